@@ -25,7 +25,7 @@ from viz.engine.upstream.engine import UpstreamEngine
 from viz.engine.upstream.settings import UpstreamSettings
 
 if TYPE_CHECKING:
-    from tests.servers.vllm_process import VllmKind
+    from benchmarks.engine_parts.vllm_process import VllmKind
 
 STREAMS = 32
 ADAPTERS = 8
@@ -42,7 +42,7 @@ async def upstream_part(
     ``kind`` is the server's; vLLM on CPUs in float32 by default. Returns the engine's tokens/s as
     a part of the server's.
     """
-    from tests.servers.vllm_process import VllmKind, VllmProcess
+    from benchmarks.engine_parts.vllm_process import VllmKind, VllmProcess
 
     kind = kind or VllmKind()
     server = VllmProcess(

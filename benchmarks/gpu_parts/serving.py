@@ -23,7 +23,7 @@ def upstream_part(device: str, python: str, folder: Path) -> tuple[dict[str, Any
         return {"vLLM": f"not run: {found} has no vLLM for CUDA (--vllm-python names one)"}, []
     from benchmarks.engine_parts.material import make_material
     from benchmarks.engine_parts.upstream import upstream_part as measure
-    from tests.servers.vllm_process import VllmKind
+    from benchmarks.engine_parts.vllm_process import VllmKind
 
     from viz.basemodel.source import models_folder
 

@@ -1,4 +1,4 @@
-"""Run the demo: `./scripts/demo [--kubo | --network] [--folder DIR]`."""
+"""Run the demo: `./scripts/demo [--kubo | --network | --upstream] [--folder DIR]`."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
+from benchmarks.engine_parts.vllm_process import VllmNotStarted
 from openai import OpenAIError
 from rich.console import Console
 
-from examples.demo import money, network, stages
+from examples.demo import money, network, stages, upstream
 from examples.demo.world import DemoError, World
 from viz.errors import VizError
 
@@ -33,6 +34,7 @@ STAGES: tuple[tuple[str, Callable[[stages.Story], None]], ...] = (
 FAILURES: tuple[type[Exception], ...] = (
     DemoError,
     VizError,
+    VllmNotStarted,
     OpenAIError,
     subprocess.SubprocessError,
     OSError,
@@ -42,12 +44,12 @@ FAILURES: tuple[type[Exception], ...] = (
 def main() -> int:
     """Run every stage; return 0 when all held."""
     parser = argparse.ArgumentParser(prog="scripts/demo", description="Viz, end to end.")
-    parser.add_argument("--kubo", action="store_true", help="store blobs in a Kubo daemon")
-    parser.add_argument("--network", action="store_true", help="three nodes, and one of them dies")
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--kubo", action="store_true", help="store blobs in a Kubo daemon")
+    kind.add_argument("--network", action="store_true", help="three nodes, and one of them dies")
+    kind.add_argument("--upstream", action="store_true", help="one question to two engines")
     parser.add_argument("--folder", type=Path, help="keep everything here instead of a temporary")
     arguments = parser.parse_args()
-    if arguments.network and arguments.kubo:
-        parser.error("--network keeps blobs in the nodes' own stores: leave out --kubo")
     console = Console(highlight=False)
     folder = arguments.folder or Path(tempfile.mkdtemp(prefix="viz-demo-"))
     folder.mkdir(parents=True, exist_ok=True)
@@ -56,6 +58,8 @@ def main() -> int:
     try:
         if arguments.network:
             network.tell(folder.resolve(), console)
+        elif arguments.upstream:
+            upstream.tell(folder.resolve(), console)
         else:
             tell(folder.resolve(), console, kubo=arguments.kubo)
     except FAILURES as error:

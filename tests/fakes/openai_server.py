@@ -30,6 +30,7 @@ class Misconduct:
     sends nothing more. ``answers_as``: a model's name -> the name whose adapter computes in truth;
     ``decodes_as``: the same, and prompts are right.
     ``more_tokens``: it sends more than asked for. ``claims``: the usage that it claims.
+    ``no_loading``: it has no call that loads adapters, as SGLang under vLLM's paths.
     """
 
     die_after: int | None = None
@@ -43,6 +44,7 @@ class Misconduct:
     no_token_ids: bool = False
     junk: bytes | None = None
     pause_s: float = 0.0
+    no_loading: bool = False
 
 
 class FakeModelServer:
@@ -119,6 +121,8 @@ class FakeModelServer:
         return web.json_response({"object": "list", "data": cards})
 
     async def _load(self, request: web.Request) -> web.Response:
+        if self.misconduct.no_loading:
+            return web.json_response({"detail": "Not Found"}, status=404)
         body = await request.json()
         name, path = body["lora_name"], Path(body["lora_path"])
         if name in self.adapters:

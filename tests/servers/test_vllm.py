@@ -7,11 +7,16 @@ of the file; the last one kills a server.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from benchmarks.engine_parts.vllm_process import CONTEXT_TOKENS, MAX_ADAPTERS, VllmProcess
+from examples.demo.market import Market, people
+from examples.demo.world import World
+from rich.console import Console
 from tests.engine_suite import (  # noqa: F401 - the suite's tests
     OPEN,
     asked,
@@ -32,7 +37,6 @@ from tests.engine_suite import (  # noqa: F401 - the suite's tests
 )
 from tests.fakes.tiny_base import make_tiny_base, write_random_adapter
 from tests.integration.engine.reference import PeftReference
-from tests.servers.vllm_process import CONTEXT_TOKENS, MAX_ADAPTERS, VllmProcess
 
 from viz.basemodel.export import export_base
 from viz.basemodel.source import LoadedBase
@@ -148,6 +152,63 @@ async def test_a_third_adapter_is_loaded_in_mid_stream(engine: UpstreamEngine, r
     third = await answer(engine, 3)
     assert await asyncio.gather(*running) == alone
     assert third == await answer(engine, 3)
+
+
+async def test_one_node_sells_an_embedded_and_an_upstream_base(
+    engine: UpstreamEngine, servers: list[VllmProcess], tmp_path: Path
+) -> None:
+    """Each paid answer of a node with two bases is that of the asked base's own weights.
+
+    So is an adapter's: it is trained on the base that the server computes, and served by it.
+    """
+    await engine.close()  # one node a server
+    bases = {
+        "here": make_tiny_base(tmp_path / "here", seed=8, quantised=True),
+        "there": tiny(tmp_path / "there"),
+    }
+    await asyncio.to_thread(sold, bases, servers, tmp_path)
+
+
+def sold(bases: dict[str, LoadedBase], servers: list[VllmProcess], folder: Path) -> None:
+    """Run a node with both bases, buy answers, and compare them with PEFT's."""
+    urls = json.dumps([each.url for each in servers])
+    sections = "".join(
+        f'[[engine]]\nbase_model = "{base.directory}"\nbase_digest = "0x{base.digest.hex()}"\n'
+        f'name = "{name}"\nmax_streams = 4\ncontext_tokens = {CONTEXT_TOKENS}\nthreads = 1\n'
+        for name, base in bases.items()
+    ) + (
+        f'backend = "upstream"\n[engine.upstream]\nurls = {urls}\narithmetic = "float32"\n'
+        f"max_adapters = {MAX_ADAPTERS}\nmax_rank = 64\n"
+    )
+    names = ("chain", "alma", "node", "buyer")
+    with people(folder / "people", Console(quiet=True), names) as (chain, alma, node, buyer):
+        market = Market(chain, alma, buyer)
+        market.start_chain()
+        market.start_node("N", node, sections)
+        market.wait_for_node("N", node)
+        market.register_work(node)
+        market.license_work(node)
+        weights = market.train(node, "--base", "there")
+        market.open_channel(market.fund_buyer(), node)
+        for name, base in bases.items():
+            reference = PeftReference(base)
+            assert_bought(market, node, name, base, reference)
+        reference.wear(weights)
+        assert_bought(market, node, f"viz-adapter-{market.adapter}", base, reference)
+        told = node.json("status", "--node", node.node_url)["engines"]
+        assert told["there"]["received_tokens"] > 0
+        assert told["there"]["canary_mismatches"] == 0
+
+
+def assert_bought(
+    market: Market, node: World, model: str, base: LoadedBase, reference: PeftReference
+) -> None:
+    prompt = base.tokenizer.render([{"role": "user", "content": "question"}])
+    answer = market.ask(node, model, "question", 24)
+    expected = reference.greedy(prompt, 24)
+    assert answer.text == base.tokenizer.decode(expected), model
+    counted = base.tokenizer.count(answer.text)
+    assert (answer.prompt_tokens, answer.completion_tokens) == (len(prompt), counted)
 
 
 async def test_a_killed_server_costs_no_answer(

@@ -46,7 +46,7 @@ def export(
     folder: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write the checkpoint that vLLM or SGLang must load to serve adapters of this base model.
+    """Write the checkpoint that a vLLM server must load to serve adapters of this base model.
 
     Adapters are trained on the base model's weights after 4-bit quantisation and back. The
     checkpoint holds these weights, in Hugging Face's layout. A server that loads the original model

@@ -109,6 +109,18 @@ async def test_a_killed_server_comes_back(two: Room) -> None:
     assert await two.answer() == whole
 
 
+async def test_a_server_that_cannot_load_adapters_is_not_used(one: Room) -> None:
+    """The operator of SGLang, or of vLLM without its setting, reads what the node needs."""
+    await one.servers[0].stop()
+    await one.until(0, ReplicaState.DOWN)
+    one.servers[0].misconduct.no_loading = True
+    await one.servers[0].start()
+    await one.until(0, ReplicaState.OUT)
+    reason = one.engine.replicas[0].reason
+    assert "another server is not supported" in reason
+    assert "--enable-lora" in reason
+
+
 async def test_without_any_server_the_answer_is_refused(one: Room) -> None:
     """Nothing is admitted, so nobody pays, while no server answers; later it goes on by itself."""
     await one.servers[0].stop()

@@ -276,8 +276,8 @@ def _fault(status: int, text: str) -> ServerFault:
     if status == 404:
         if "lora_adapter" not in text and '"Not Found"' in text:
             return ServerRefused(
-                f"{words}: it cannot load adapters at run time; start vLLM with --enable-lora and "
-                "VLLM_ALLOW_RUNTIME_LORA_UPDATING=True"
+                f"{words}: it cannot load adapters at run time; start vLLM (another server is not "
+                "supported) with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True"
             )
         return AdapterLost(words)
     if status in (429, 503):

@@ -23,6 +23,10 @@ CONTEXT_TOKENS = 512
 MAX_ADAPTERS = 4
 
 
+class VllmNotStarted(Exception):
+    """The server ended, or did not answer in time; the text has its last words."""
+
+
 @dataclass(frozen=True, slots=True)
 class VllmKind:
     """Which vLLM, and what it computes in; without ``python`` the one for CPUs, made if needed."""
@@ -92,7 +96,7 @@ class VllmProcess:
             )
 
     def wait(self) -> None:
-        """Return when the server answers; fail with its last words if it does not."""
+        """Return when the server answers; raise VllmNotStarted if it ends or takes too long."""
         assert self._child is not None
         ends = time.monotonic() + START_S
         while time.monotonic() < ends and self._child.poll() is None:
@@ -101,7 +105,8 @@ class VllmProcess:
                     return
             except (URLError, OSError):
                 time.sleep(0.5)
-        raise AssertionError(f"vLLM did not start: {self._log.read_text(errors='replace')[-2000:]}")
+        last_words = self._log.read_text(errors="replace")[-2000:]
+        raise VllmNotStarted(f"vLLM did not start: {last_words}")
 
     def kill(self) -> None:
         """End the server and its children at once, as a machine that goes away."""
