@@ -238,17 +238,17 @@ class PaidAnswer:
             texts=self._arrival.texts,
             most_units=self._open_request.most_units,
         )
-        signer, another = self._context.voucher_signer, not is_for(signed, expected)
-        if signed == self.receipt or (another and self.receipt is not None):
-            return  # a server on the way repeats itself; this answer is billed
-        if another:
+        signer = self._context.voucher_signer
+        if self.receipt is not None:
+            # This answer is billed: a server on the way repeats itself, or repeated the request.
+            # A bill for that is found among the receipts.
+            return
+        if not is_for(signed, expected):
             raise NodeUnreachable(
                 "the answer was changed on the way or is that of another request: its bill is for "
                 "another request or another text than what arrived"
             )
         try:
-            if self.receipt is not None:
-                raise NodeNotTrusted("the node bills one request twice")
             check_receipt(signed, expected, self._admission.counter)
             signer.take(signed, self._open_request)
         except (NodeNotTrusted, InvalidSignature) as error:

@@ -14,6 +14,11 @@ Invariants: every receipt belongs to one request, found by the hash of what was 
 is billed once. A bill that the answer did not bring is for at most what arrived and one step. Any
 more is taken from what the buyer forgives, or the bill is refused. So a valid signature of the node
 is not enough: it can bill neither what was not asked for, nor what it did not deliver.
+
+A bill that no request accounts for need not be a lie: a server in front of the node may have taken
+a request's name out and repeated it, or written the request anew, so that its hash is another one.
+If it bills no more than what is signed and not billed yet, which an honest node never exceeds, it
+counts as the bill of a broken answer. Any more is a lie of the node's own.
 """
 
 from __future__ import annotations
@@ -235,7 +240,8 @@ class OpenRequests:
 
         A receipt that is fetched later fits every equal request, so it may have been noted for the
         wrong one. Then the two bills are exchanged. Returns the other request, which now has the
-        other bill or none; None if nothing was exchanged.
+        other bill or none; None if nothing was exchanged. If no request is equal, the earlier bill
+        is that of a repetition, and what is returned stands for it.
         """
         equals = [
             each
@@ -244,9 +250,12 @@ class OpenRequests:
         ]
         other = next((each for each in equals if each.seq == seq), None)
         if other is None and open_request.seq not in (0, seq):
-            other = next((each for each in equals if not each.seq), None)
-            if other is None:
+            if open_request.delivered:
                 raise NodeNotTrusted("the node bills one request twice")
+            other = next((each for each in equals if not each.seq), None)
+            other = other or _unasked(
+                open_request.adapter_id, open_request.seq, open_request.billed_units
+            )
         if other is not None:
             self.note(other, open_request.seq, open_request.billed_units)
         open_request.seq, open_request.billed_units = seq, units
@@ -272,6 +281,7 @@ class OpenRequests:
 
         Returns None if the bill is above the bound and an answer that it fits still arrives. That
         answer brings the receipt, and with its text the receipt can be checked in full.
+        ``unused_units`` were signed for the adapter and are not billed yet.
         """
         receipt = signed.receipt
         if len(signed.lines) != 1:
@@ -284,6 +294,16 @@ class OpenRequests:
             and not each.seq
             and receipt.request_hash == salted_hash(signed.request_salt, each.request)
         ]
+        if not asked and units <= min(unused_units, self._request_units):
+            # If the request was written anew on the way, its answer broke off; if it was repeated,
+            # it is billed already.
+            asked = [
+                each
+                for each in (*self._left, *self._given_up)
+                if each.adapter_id == adapter_id
+                and not each.seq
+                and units <= each.bound_units(unused_units)
+            ] or [_unasked(adapter_id, receipt.seq, units)]
         if not asked:
             raise NodeNotTrusted(
                 f"the node hands out a receipt of {units} units for adapter {adapter_id}, and "
@@ -309,6 +329,11 @@ class OpenRequests:
         if seq:
             self._left.discard(open_request)
             self._given_up.pop(open_request, None)
+
+
+def _unasked(adapter_id: AdapterId, seq: int, units: Units) -> OpenRequest:
+    """Return what stands for the request behind a bill that no request accounts for."""
+    return OpenRequest(adapter_id, b"", units=units, incident=f"unasked-{seq}", refused=True)
 
 
 def _units_of(group: Iterable[OpenRequest], adapter_id: AdapterId) -> Units:

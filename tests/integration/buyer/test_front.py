@@ -52,7 +52,8 @@ class Front:
 
     The node has the request before that, and its answer is thrown away. ``written`` changes the
     bytes of a streamed answer; what it returns is the whole answer. ``acts`` answers the requests
-    to ``path`` as it likes, and asks the node as often as it likes.
+    to ``path`` as it likes, and asks the node as often as it likes. ``takes_out`` are the headers
+    that it does not hand on, in lower case, and ``rewrites`` changes each body on its way.
     """
 
     node: str
@@ -62,6 +63,8 @@ class Front:
     written: Written | None = None
     acts: Callable[[Forward], Awaitable[web.Response]] | None = None
     thrown: int = 0
+    takes_out: tuple[str, ...] = ()
+    rewrites: Written = bytes
 
     async def handle(self, request: web.Request) -> web.Response:
         if self.acts is not None and request.path == self.path:
@@ -72,14 +75,14 @@ class Front:
         sent = {
             name: value
             for name, value in request.headers.items()
-            if name.lower() not in ("host", "content-length")
+            if name.lower() not in ("host", "content-length", *self.takes_out)
         }
         async with (
             aiohttp.ClientSession() as http,
             http.request(
                 request.method,
                 self.node + str(request.rel_url),
-                data=await request.read(),
+                data=self.rewrites(await request.read()),
                 headers=sent,
                 max_field_size=64 * 1024,
             ) as answer,

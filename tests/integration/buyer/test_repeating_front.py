@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -18,8 +19,14 @@ from tests.integration.buyer.test_untrue_node import ask
 
 from viz.buyer.client import BuyerClient
 from viz.buyer.node_standing import BROKEN_ALLOWED
-from viz.errors import EngineOverloaded, NodeNotTrusted, NodeRefused, NodeUnreachable
-from viz.protocol.payment import CHAT_PATH, Challenge
+from viz.errors import (
+    EngineOverloaded,
+    NodeNotTrusted,
+    NodeRefused,
+    NodeUnreachable,
+    PriceAboveCap,
+)
+from viz.protocol.payment import CHAT_PATH, NAME_HEADER, QUOTE_HEADER, Challenge
 
 __all__ = ["buyer", "front"]
 ANSWER = "WWW-Authenticate"
@@ -61,6 +68,43 @@ async def test_a_request_that_is_repeated_on_the_way_is_served_and_billed_once(
     front.acts = None
     assert await in_step(buyer)
     assert buyer.channel.seq == 3
+
+
+@pytest.mark.parametrize("repeats", [_second, _first])
+async def test_a_request_that_is_repeated_without_its_name_accuses_nobody_for_good(
+    front: Front, buyer: BuyerClient, repeats: Acts
+) -> None:
+    """A front that hands on no header it does not know had the node bill what no request asked."""
+    assert await ask(buyer, max_tokens=8)
+    front.path, front.acts, front.takes_out = CHAT_PATH, repeats, (NAME_HEADER.lower(),)
+    for number in range(2):  # what is signed ahead does not pay for a repetition at first
+        with suppress(PriceAboveCap):  # asked for before the repetition's bill was read
+            assert await ask(buyer, max_tokens=8, seed=number)
+    front.acts = None
+    buyer.forgive()  # three repetitions may have ended the trust, like three broken answers
+    assert await in_step(buyer)
+    assert buyer.channel.seq > 4
+
+
+async def test_a_request_that_is_written_anew_on_the_way_accuses_nobody_for_good(
+    front: Front, buyer: BuyerClient
+) -> None:
+    """Gateways read JSON and write it again: the bill was for a request that nobody had made."""
+    assert await ask(buyer, max_tokens=8)
+    front.rewrites = lambda body: body.replace(b": ", b":") + b"\n" if body else body
+    with pytest.raises(NodeUnreachable, match="another request"):
+        await ask(buyer, max_tokens=8, seed=2)
+    front.rewrites = bytes
+    assert await in_step(buyer)
+    assert buyer.channel.seq == 3
+    assert len(buyer.voucher_signer.standing.broken) == 1
+
+
+async def test_a_quote_that_was_taken_out_accuses_nobody(front: Front, buyer: BuyerClient) -> None:
+    """The node bills the same at its list price, and says so: "names another quote" was a lie."""
+    front.takes_out = (QUOTE_HEADER.lower(),)
+    assert await ask(buyer, max_tokens=8)
+    assert await in_step(buyer)
 
 
 async def test_an_answer_to_an_earlier_request_is_not_taken_and_accuses_nobody(

@@ -100,7 +100,7 @@ def judge(receipt: Receipt, adapter_id: AdapterId = OFFER.adapter_id, *, exact: 
 @pytest.mark.parametrize(
     "changes",
     [
-        {"quote_hash": ZERO_HASH},
+        {"quote_hash": Hash32(b"\x11" * 32)},
         {"amount_units": RECEIPT.amount_units + 1},
         {"prompt_tokens": 301, "amount_units": AGREED.price.amount_units(301, 9)},
         {"completion_tokens": 10, "amount_units": AGREED.price.amount_units(20, 10)},

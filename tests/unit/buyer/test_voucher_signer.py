@@ -170,6 +170,41 @@ def test_a_receipt_that_nothing_accounts_for_is_refused(
         voucher_signer.require_trust()
 
 
+async def test_a_bill_of_a_repeated_request_is_a_broken_answers(
+    voucher_signer: VoucherSigner, node: Node, tmp_path: Path
+) -> None:
+    """A server on the way took the name out of the request and repeated it: no lie, but bounded.
+
+    More than what was signed ahead is never billed so by an honest node.
+    """
+    for number in range(BROKEN_ALLOWED):
+        assert not voucher_signer.fault
+        with asking(voucher_signer, ASKED, 10) as open_request:
+            signed = 15 * number + 15
+            open_request.units = 20
+            await voucher_signer.cover(ASKED, required_units=signed, wanted_units=0)
+            voucher_signer.take(receipt(voucher_signer, ASKED, 10), open_request)
+        with pytest.raises(NodeNotTrusted, match="no request"):
+            voucher_signer.take_late(receipt(voucher_signer, ASKED, 6))
+        assert voucher_signer.take_late(receipt(voucher_signer, ASKED, 5))
+    assert voucher_signer.channel.spent_units(ASKED) == signed
+    with pytest.raises(NodeNotTrusted, match="`viz channel forgive` lets"):
+        voucher_signer.require_trust()
+
+
+async def test_a_repetitions_bill_that_came_first_is_not_the_answers(
+    voucher_signer: VoucherSigner,
+) -> None:
+    """Found while the answer arrives, it was taken for the answer's own; then that came twice."""
+    with asking(voucher_signer, ASKED, 10) as open_request:
+        assert voucher_signer.take_late(receipt(voucher_signer, ASKED, 10))
+        voucher_signer.take(receipt(voucher_signer, ASKED, 10), open_request)
+        assert open_request.seq == 2
+        with pytest.raises(NodeNotTrusted, match="twice"):
+            voucher_signer.take(receipt(voucher_signer, ASKED, 10), open_request)
+    assert len(voucher_signer.standing.broken) == 1 and not voucher_signer.fault
+
+
 async def test_what_was_delivered_on_credit_is_owed_with_the_next_voucher(
     voucher_signer: VoucherSigner, node: Node
 ) -> None:
@@ -294,7 +329,7 @@ async def test_a_request_outlives_its_process_and_is_billed_once(
         voucher_signer = restarting.again()
     for adapter_id, units, request in (
         (OTHER, 1, QUESTION),
-        (ASKED, 1, b"what nobody asked"),
+        (ASKED, 31, b"what nobody asked"),
         (ASKED, 31, QUESTION),
     ):
         with pytest.raises(NodeNotTrusted):
