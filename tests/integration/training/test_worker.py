@@ -68,6 +68,8 @@ async def test_a_killed_run_resumes_to_the_same_bytes(make_run: Any, tmp_path: P
     assert bytes_of[0] == bytes_of[1]
 
 
+# Some ten workers, each with the imports of its start, which a busy machine slows most.
+@pytest.mark.timeout(900)
 async def test_a_run_that_is_stopped_again_and_again_ends_in_the_same_bytes(
     make_run: Any, tmp_path: Path
 ) -> None:
