@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import sys
+from types import FrameType
 from typing import Final
 
 # The number of new objects after which the garbage collector runs. A command makes most of its
@@ -26,6 +28,7 @@ def main() -> None:
         sys.stdout.write(f"viz {version('viz-node')}\n")
         return
     gc.set_threshold(_COLLECT_AFTER)
+    signal.signal(signal.SIGTERM, _terminated)
     from viz.cli.main import app
     from viz.private import be_private
 
@@ -35,6 +38,15 @@ def main() -> None:
     except SystemExit as end:
         _leave(end.code)
         raise
+
+
+def _terminated(number: int, _: FrameType | None) -> None:
+    """Let a command clean up as after an error; a second signal ends the process at once.
+
+    A command that serves clients stops in its own order (``console.until_signal``).
+    """
+    signal.signal(number, signal.SIG_DFL)
+    sys.exit(128 + number)
 
 
 def _leave(code: str | int | None) -> None:

@@ -15,7 +15,6 @@ from viz.cli.console import (
     BaseModelOption,
     DataDir,
     data_dir,
-    ended_by_signal,
     err,
     guarded,
     out,
@@ -89,11 +88,7 @@ def adapter(
     except OSError as error:
         raise InvalidRequest(f"{manifest} cannot be read: {error.strerror}") from error
     bounds = Bounds(max_memory_mib << 20, max_time_s)
-    report = run(
-        ended_by_signal(
-            _audit(AdapterId(adapter_id), works, envelope, given, base_model, place, bounds)
-        )
-    )
+    report = run(_audit(AdapterId(adapter_id), works, envelope, given, base_model, place, bounds))
     if not show(report, as_json=as_json):
         _say(adapter_id, report)
         if card:

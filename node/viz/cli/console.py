@@ -65,6 +65,7 @@ MEANINGS: dict[int, str] = {
     AUDIT_DIFFERENT: "an audit found something false",
     AUDIT_INCONCLUSIVE: "an audit proved nothing",
     130: "interrupted",
+    143: "ended by SIGTERM",
 }
 
 # Python's own thresholds, which ``viz.cli.main`` raises for short commands.
@@ -228,18 +229,6 @@ async def until_signal(work: Coroutine[Any, Any, None], told: str = "") -> None:
     except asyncio.CancelledError:
         if not task.cancelled():
             raise
-
-
-async def ended_by_signal(work: Coroutine[Any, Any, T]) -> T:
-    """Return the result of ``work``; SIGTERM cancels it, waits for its clean-up, and exits."""
-    task = asyncio.ensure_future(work)
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    try:
-        return await task
-    except asyncio.CancelledError:
-        if (this := asyncio.current_task()) is not None and this.cancelling():
-            raise
-        raise typer.Exit(128 + signal.SIGTERM) from None
 
 
 def _deliberate(group: BaseExceptionGroup[BaseException]) -> VizError | None:

@@ -13,6 +13,7 @@ from viz.cli.operator import OperatorClient
 from viz.domain.display import expiry
 from viz.domain.units import parse_units
 from viz.errors import VizError
+from viz.protocol.answers import AnswerObject
 
 
 @guarded
@@ -88,7 +89,7 @@ async def _license(
             grant = await operator.ask("POST", "/grants", {"contentId": content_id} | bound)
         except VizError as error:
             return found, error
-        found.append(dict(grant) | await _fetched(operator, content_id))
+        found.append(AnswerObject(grant | await _fetched(operator, content_id)))
     return found, None
 
 

@@ -30,12 +30,14 @@ from viz.cli.http import (
     require_not_foreign,
 )
 from viz.cli.noticed import notices_rows
+from viz.cli.operator_answers import PROGRESS, require_form, require_operators_form
 from viz.cli.training_progress import stands
 from viz.domain.display import moment, percent
 from viz.domain.strict_json import load_json
 from viz.domain.units import parse_units
 from viz.errors import ConfigError, InvalidRequest
 from viz.local_socket import OPERATOR_SOCKET, is_listening
+from viz.protocol.answers import AnswerObject, no_answer
 
 BASE: Final = "/operator/v1"
 _LONG_S: Final = 900
@@ -90,15 +92,25 @@ class OperatorClient:
             require_not_foreign(self._node, file)
 
     async def ask(self, method: str, path: str, body: object = None) -> Any:
-        """Return the answer to an operator's call; raise as ``viz.cli.http.ask``."""
-        return await ask(
+        """Return the answer to an operator's call, whose form is checked.
+
+        Raises as ``viz.cli.http.ask``.
+        """
+        answer = await ask(
             method, self._node, BASE + path, body, token=self._token, timeout_s=_LONG_S
         )
+        require_operators_form(method, path, answer)
+        return answer
 
     async def events(self, path: str) -> AsyncIterator[dict[str, Any]]:
-        """Yield the JSON values of a stream of server-sent events."""
+        """Yield the events of a training run, whose form is checked; raise as ``ask``."""
         async for event in events(self._node, BASE + path, token=self._token, silence_s=_LONG_S):
-            yield load_json(event.data)
+            try:
+                value = load_json(event.data, object_hook=AnswerObject)
+            except ValueError as error:
+                raise no_answer("an event of it is not JSON") from error
+            require_form(value, PROGRESS, "event")
+            yield value
 
 
 # looking

@@ -13,6 +13,7 @@ from viz.cli.operator import OperatorClient
 from viz.cli.training_progress import NOT_MEASURED, of, says, stands
 from viz.domain.display import moment, percent
 from viz.errors import NodeUnreachable, TrainingError
+from viz.protocol.answers import AnswerObject
 
 app = typer.Typer(
     no_args_is_help=True, help="List, show, follow and cancel the node's training runs."
@@ -157,6 +158,7 @@ async def _follow(operator: OperatorClient, training: str, *, quiet: bool) -> di
 
 def say_card(result: dict[str, Any]) -> None:
     """Print the result of a run: report card, weights digest, CID, and whether it is on offer."""
+    result = AnswerObject(result)
     metrics = result["metrics"]
     recall, general = metrics.get("recall"), metrics.get("general")
     repeated = metrics["memorisation"]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import pytest
 from tests.fakes.chain import DEPLOYMENT
@@ -16,6 +18,7 @@ from typer.testing import CliRunner
 from viz.chain.deployment import save_deployment
 from viz.chain.keys import create_key_file, development_account
 from viz.cli.main import app
+from viz.cli.operator_answers import FORMS, Each, Leaf, Maybe
 from viz.errors import NodeRefused, NodeUnreachable
 
 ROOT = Path(__file__).parents[3]
@@ -86,7 +89,7 @@ def server() -> Iterator[OddServer]:
             self.end_headers()
             self.wfile.write(odd.body)
 
-        do_POST = do_GET  # noqa: N815  the standard library's name
+        do_POST = do_DELETE = do_GET  # noqa: N815  the standard library's names
 
         def log_message(self, *_: object) -> None:
             return
@@ -129,6 +132,77 @@ def test_an_answer_of_no_node_ends_a_command_in_one_line(
     said = done.output.strip().splitlines()[-1]
     assert said.startswith(f"{code}: ") and ("URL" in said or "again" in said), said
     assert not any(b"signature" in body for body in server.sent)
+
+
+OPERATED = [
+    ["status"],
+    ["settle", "--collect"],
+    ["content", "license", "1", "--max-fee", "2"],
+    ["training", "list"],
+    ["training", "show", "t1"],
+    ["training", "cancel", "t1"],
+    ["train", "1", "--dry-run"],
+    ["adapter", "register", "t1"],
+    ["adapter", "activate", "1", "--prompt-price", "2"],
+    ["adapter", "permit", "1", ALMA],
+    ["adapter", "revoke", "1", ALMA],
+    ["adapter", "succeed", "1", "--dry-run"],
+    ["notice", "list"],
+    ["notice", "show", "1"],
+    ["notice", "answer", "1", "reject", "--reason", "no"],
+]
+ODD: list[object] = [None, [], {}, "x", True, -1, 1.5, 10**400, [[1]], "9" * 100]
+
+
+def _good(form: object) -> Any:
+    """An answer that has a form."""
+    if isinstance(form, dict):
+        return {name: _good(each) for name, each in form.items()}
+    if isinstance(form, list | tuple):
+        return [_good(each) for each in form]
+    if isinstance(form, Each):
+        return {"1": _good(form.form)}
+    if isinstance(form, Maybe):
+        return _good(form.form)
+    return next(each for each in (6, "done", True) if isinstance(form, Leaf) and form.fits(each))
+
+
+def _merged(answers: list[Any]) -> Any:
+    """One answer that has the members of all."""
+    found: dict[str, Any] = {}
+    for each in answers:
+        for name, value in each.items():
+            both = isinstance(value, dict) and isinstance(found.get(name), dict)
+            found[name] = _merged([found[name], value]) if both else value
+    return found
+
+
+def _places(value: Any) -> Iterator[tuple[Any, Any]]:
+    """Each object or list in an answer, with each name or number in it."""
+    names = value if isinstance(value, dict) else range(len(value))
+    for name in names:
+        yield value, name
+        if isinstance(value[name], dict | list):
+            yield from _places(value[name])
+
+
+@pytest.mark.parametrize("command", OPERATED, ids=lambda each: " ".join(each[:2]))
+def test_a_member_of_the_wrong_kind_ends_an_operators_command_in_one_line(
+    server: OddServer, home: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    """Wherever it is in the answer: it was a traceback within a table."""
+    answer = _merged([_good(form) for form in FORMS.values()])
+    words = [*command, "--node", server.url, "--data-dir", str(home)]
+    monkeypatch.setattr("viz.cli.http.require_not_foreign", lambda *_: None)
+    for number, (holder, name) in enumerate(_places(answer)):
+        kept, holder[name] = holder[name], ODD[(number + len(words)) % len(ODD)]
+        server.status, server.body = 200, json.dumps(answer).encode()
+        done = CliRunner().invoke(app, words, env={"COLUMNS": "500"})
+        assert done.exit_code in (0, NODE_FAILS), (name, holder[name], done.output, done.exception)
+        holder[name] = kept
+    server.body = json.dumps(answer).encode()
+    done = CliRunner().invoke(app, words, env={"COLUMNS": "500"})
+    assert done.exit_code == 0, (done.output, done.exception)
 
 
 def test_a_member_of_the_wrong_kind_is_told_and_not_shown(

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
+import signal
+import sys
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -268,3 +272,23 @@ async def test_the_command_keeps_each_pages_address_and_hash(
     assert all(len(each["sha256"]) == 64 for each in record["sources"])
     text = (out / "work.txt").read_text()
     assert "wrote down 14 ships" in text and "# Day 2" in text
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_an_import_that_is_stopped_leaves_nothing(
+    server: Server, tmp_path: Path, number: signal.Signals
+) -> None:
+    """The pages of a site are in a folder of their own while they are converted."""
+    server.diary(3)
+    here, out = tmp_path / "tmp", tmp_path / "work"
+    here.mkdir()
+    words = ["content", "import", server.url + "/", "--private-addresses", "--out", str(out)]
+    running = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "viz", *words, env={**os.environ, "TMPDIR": str(here)}
+    )
+    while not any(here.glob("viz-site-*/2")):
+        assert running.returncode is None
+        await asyncio.sleep(0.001)
+    running.send_signal(number)
+    assert await running.wait() in (128 + number, 130)
+    assert not any(here.iterdir()) and not out.exists()

@@ -68,26 +68,39 @@ def test_a_deliberate_error_comes_out_of_its_groups_alone() -> None:
 
 _WAITS = """
 import asyncio
-import signal
-import subprocess
 import sys
-from viz.cli import console
+import time
+from importlib import import_module
+from viz.cli import console, main
 
 async def work():
     try:
         print("began", flush=True)
         await asyncio.sleep(600)
     finally:
+        await asyncio.sleep(0)
         print("cleaned up", flush=True)
 
-console.run(console.ended_by_signal(work()), logs=False)
+def blocks():
+    try:
+        print("began", flush=True)
+        time.sleep(600)
+    finally:
+        print("cleaned up", flush=True)
+
+tree = import_module("viz.cli.main")
+tree.app = blocks if sys.argv[1] == "blocks" else lambda: console.run(work(), logs=False)
+main()
 """
 
 
+@pytest.mark.parametrize("how", ["blocks", "waits"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_lets_a_command_clean_up(number: signal.Signals) -> None:
-    """An audit holds works in a folder of its own and a worker: neither is left by a signal."""
-    running = subprocess.Popen([sys.executable, "-c", _WAITS], stdout=subprocess.PIPE, text=True)
+def test_a_signal_lets_every_command_clean_up(number: signal.Signals, how: str) -> None:
+    """An audit or an import holds works in a folder of its own, and a worker: neither is left."""
+    running = subprocess.Popen(
+        [sys.executable, "-c", _WAITS, how], stdout=subprocess.PIPE, text=True
+    )
     with running:
         assert running.stdout is not None and running.stdout.readline() == "began\n"
         running.send_signal(number)
