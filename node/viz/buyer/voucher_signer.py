@@ -321,8 +321,9 @@ class VoucherSigner:
         total is one that this ledger never signed.
         """
         if not self._reads_chain:
-            if view.settled_units < self.channel.settled_units:
-                return  # a newer view has arrived before this one
+            known = self.channel
+            if view.settled_units < known.settled_units or view.seq < known.seq:
+                return  # a newer view has arrived before this one, or a server on the way kept it
             self._ledger.commit_said(self._ledger.standing.believed(view))
         self._move_base(view.base_units)
 

@@ -19,6 +19,7 @@ from tests.integration.buyer.test_untrue_node import ask
 
 from viz.buyer.client import BuyerClient
 from viz.buyer.node_standing import BROKEN_ALLOWED
+from viz.domain.units import ZERO_ADDRESS
 from viz.errors import (
     EngineOverloaded,
     NodeNotTrusted,
@@ -26,7 +27,7 @@ from viz.errors import (
     NodeUnreachable,
     PriceAboveCap,
 )
-from viz.protocol.payment import CHAT_PATH, NAME_HEADER, QUOTE_HEADER, Challenge
+from viz.protocol.payment import CHANNEL_PATH, CHAT_PATH, NAME_HEADER, QUOTE_HEADER, Challenge
 
 __all__ = ["buyer", "front"]
 ANSWER = "WWW-Authenticate"
@@ -255,3 +256,28 @@ async def test_a_node_that_changes_its_answers_itself_is_left_after_three_bills(
         await ask(buyer, max_tokens=8, seed=9)
     assert buyer.channel.signed_units(ADAPTER) == signed
     assert buyer.channel.seq == BROKEN_ALLOWED
+
+
+async def test_an_earlier_view_of_the_channel_is_passed_over(
+    front: Front, buyer: BuyerClient
+) -> None:
+    """One from before the deposit told the buyer to open a channel, until its process ended."""
+    kept: list[web.Response] = []
+
+    async def cached(forward: Forward) -> web.Response:
+        kept.append(await forward())
+        assert isinstance(kept[0].body, bytes)
+        old = {
+            **json.loads(kept[0].body),
+            "payer": ZERO_ADDRESS,
+            "deposit": "0",
+            "seq": 0,
+            "lines": [],
+        }
+        return web.json_response(old)
+
+    assert await ask(buyer, max_tokens=8)
+    front.path, front.acts = CHANNEL_PATH.format(signer=buyer.signer), cached
+    await buyer.sync()
+    front.acts = None
+    assert kept and await in_step(buyer)
