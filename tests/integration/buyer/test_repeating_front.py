@@ -13,7 +13,7 @@ import pytest
 from aiohttp import web
 from multidict import CIMultiDict
 from tests.fakes.chain import address_of
-from tests.integration.api.harness import ADAPTER
+from tests.integration.api.harness import ADAPTER, DEPOSIT
 from tests.integration.buyer.test_front import Forward, Front, Written, buyer, front, in_step
 from tests.integration.buyer.test_untrue_node import ask
 
@@ -277,7 +277,9 @@ async def test_an_earlier_view_of_the_channel_is_passed_over(
         return web.json_response(old)
 
     assert await ask(buyer, max_tokens=8)
+    before = buyer.channel
     front.path, front.acts = CHANNEL_PATH.format(signer=buyer.signer), cached
     await buyer.sync()
+    assert (buyer.channel.payer, buyer.channel.deposit_units) == (before.payer, DEPOSIT)
     front.acts = None
     assert kept and await in_step(buyer)
