@@ -13,11 +13,3 @@ digest: ``load_base``), ``preparation`` (in a child), ``nf4`` (quantise, dequant
 file format).
 Importing this package imports neither torch nor transformers.
 """
-
-import os
-
-# OpenMP threads that spin while they wait take the CPU from each other if the machine has other
-# work too (training, a test run): products were measured 13 times slower on two busy cores. The
-# OpenMP runtime reads this variable once, when torch loads it, so it is set before torch is
-# imported.
-os.environ.setdefault("GOMP_SPINCOUNT", "2000")

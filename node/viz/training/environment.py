@@ -53,9 +53,8 @@ def child_environment(settings: TrainingSettings) -> dict[str, str]:
     threads = str(settings.threads)
     return {
         "OMP_NUM_THREADS": threads,
-        # A thread that waits for the others sleeps. It would spin for milliseconds by default, and
-        # beside other work keep the core that they need. The worker imports torch before
-        # viz.basemodel, whose own value would come too late.
+        # A thread that waits for the others sleeps at once: even a short spin keeps the core that
+        # they need, where there is other work.
         "GOMP_SPINCOUNT": "0",
         "MKL_NUM_THREADS": threads,
         "TOKENIZERS_PARALLELISM": "false",
