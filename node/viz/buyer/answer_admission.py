@@ -22,7 +22,7 @@ from viz.buyer.open_requests import OpenRequest
 from viz.buyer.request import AskedRequest
 from viz.buyer.stream_payer import StreamPayer
 from viz.client.node_client import challenge_of, problem_of
-from viz.domain.units import hex_of
+from viz.domain.units import Units, hex_of
 from viz.errors import (
     AccessTokenInvalid,
     InvalidRequest,
@@ -65,6 +65,8 @@ class AnswerAdmission:
         self.sent = False
         self.refused = False
         self.kept = False
+        # What the request may cost at most, as its record on disk says.
+        self._kept_units: Units = -1
         self._offer: AdapterOffer
         self._renewed = False
         # Whether the next attempt carries a voucher.
@@ -133,7 +135,9 @@ class AnswerAdmission:
         self.payer.agree(agreed)
         await context.node.pin(self._offer)
         token = await context.access.token()
-        if not self.kept:
+        if self.open_request.most_units > self._kept_units:
+            # Again if the next quote allows more: a process that is killed knows its record only.
+            self._kept_units = self.open_request.most_units
             await asyncio.to_thread(context.voucher_signer.keep, self.open_request)
             self.kept = True
         rides = self.payer.riding() if self._rides else None

@@ -28,6 +28,9 @@ from viz.protocol.wire import JSON_INTEGER_MAX, Json, Reader
 BROKEN_ALLOWED: Final = 3
 BROKEN_AMONG: Final = 64
 EMPTY_ALLOWED: Final = 8
+# Incidents leave the window, and what they cost adds up: this share of all bills may be lost in the
+# end, which is that of the incidents allowed.
+LOST_SHARE: Final = 32
 # Small bills for text that was on its way when the buyer left are summed up in few rows.
 _SMALL_ROWS: Final = 4
 MAX_KEPT: Final = 1_024
@@ -51,6 +54,7 @@ class NodeStanding:
     Without a chain, only the wallets in ``payers`` are believed to have paid, and settled total and
     deposit together only up to ``limit_units``. ``forgiven_units`` may still be billed beyond what
     arrived. ``broken`` holds the incidents in which answers were billed and not delivered.
+    ``lost_units`` is what such incidents cost since the node is trusted.
     ``undelivered`` counts the bills of answers that were broken, left at once or empty; ``empty``
     counts the latest consecutive answers without text. ``fault`` says why the node is not asked any
     more; it is empty while the node is trusted.
@@ -63,6 +67,7 @@ class NodeStanding:
     undelivered: int = 0
     empty: int = 0
     fault: str = ""
+    lost_units: Units = 0
 
     # the deposit
 
@@ -108,7 +113,9 @@ class NodeStanding:
 
     def forgiven(self, forgiven_units: Units) -> Self:
         """Return the standing after trust is restored, with a new amount to forgive."""
-        return replace(self, fault="", broken={}, empty=0, forgiven_units=forgiven_units)
+        return replace(
+            self, fault="", broken={}, lost_units=0, empty=0, forgiven_units=forgiven_units
+        )
 
     def billed_beyond(self, units: Units) -> Self:
         """Return the standing after a bill that exceeds its request's bound by ``units``."""
@@ -128,6 +135,28 @@ class NodeStanding:
         after = replace(self, undelivered=self.undelivered + 1)
         lost = Incident(after._delivered(seq), lost_units)
         return after._with(incident, lost, allowed_units=allowed)
+
+    def lost(self, lost_units: Units, billed_units: Units, allowed_units: Units) -> Self:
+        """Return the standing after a loss, which is held against all that was billed so far.
+
+        So a node that keeps just below what ends the trust gains no more with time than its share.
+        """
+        after = replace(self, lost_units=self.lost_units + lost_units)
+        if after.lost_units <= allowed_units + billed_units // LOST_SHARE:
+            return after
+        return after.distrusting(
+            "it broke off answers again and again: what it billed and did not deliver is more than "
+            f"a step may cost and 1/{LOST_SHARE} of all bills"
+        )
+
+    def owing(self, lost_units: Units, allowed_units: Units) -> Self:
+        """Return the standing before a voucher pays so much of broken answers without a bill."""
+        if self.lost_units + lost_units <= allowed_units:
+            return self
+        return self.distrusting(
+            "it broke off answers, did not bill them, and wants to be paid for more that did not "
+            "arrive than a step may cost"
+        )
 
     def billed_left(self, seq: int, lost_units: Units, allowed: Units) -> Self:
         """Return the standing after a bill for more than had arrived when the buyer left."""
@@ -203,6 +232,7 @@ class NodeStanding:
             "undelivered": self.undelivered,
             "empty": self.empty,
             "fault": self.fault,
+            "lost": str(self.lost_units),
         }
 
     @classmethod
@@ -225,4 +255,5 @@ class NodeStanding:
             reader.optional("undelivered", reader.integer) or 0,
             reader.optional("empty", reader.integer) or 0,
             reader.text("fault", 4_000),
+            reader.optional("lost", reader.units) or 0,
         )

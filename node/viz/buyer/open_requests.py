@@ -223,17 +223,22 @@ class OpenRequests:
         left = _units_of(self._left - self._under_way, adapter_id)
         return min(self._request_units, left + lost)
 
-    def broken_unbilled(self, adapter_id: AdapterId) -> list[OpenRequest]:
-        """Return the adapter's answers that the node broke off and did not bill."""
-        return [
+    def unbilled(
+        self, adapter_id: AdapterId, resting_units: Units
+    ) -> tuple[list[OpenRequest], Units]:
+        """Return the adapter's answers that the node broke off and did not bill.
+
+        And how much of ``resting_units``, which only requests that ended without a bill justify,
+        did not arrive in these answers and is not what others may have cost.
+        """
+        ended = [
             each
             for each in (*self._left, *self._given_up)
-            if each.incident
-            and not each.refused
-            and not each.excused_units
-            and each.adapter_id == adapter_id
-            and not each.seq
+            if each.adapter_id == adapter_id and not each.refused and not each.seq
         ]
+        broken = [each for each in ended if each.incident and not each.excused_units]
+        arrived = sum(each.arrived_units if each in broken else each.units for each in ended)
+        return broken, max(0, resting_units - arrived)
 
     def bill(self, open_request: OpenRequest, seq: int, units: Units) -> OpenRequest | None:
         """Note the receipt that a request's own answer brought; raise NodeNotTrusted for a second.

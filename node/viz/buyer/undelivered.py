@@ -59,6 +59,8 @@ class Undelivered:
         elif incident:
             lost_units = max(0, units - open_request.arrived_units)
             after = standing.billed_broken(incident, seq, lost_units, self._allowed_units)
+            all_units = sum(self._ledger.channel.spent.values())
+            after = after.lost(lost_units, all_units, self._allowed_units)
         elif open_request.excused_units:
             lost_units = units - open_request.excused_units
             after = standing.billed_left(seq, lost_units, self._allowed_units)
@@ -66,9 +68,15 @@ class Undelivered:
             return
         self._ledger.commit_standing(after)
 
-    def signed_for(self, unbilled: Iterable[OpenRequest]) -> None:
-        """Hold against the node the broken answers without a bill that are signed for now."""
+    def signed_for(self, unbilled: Iterable[OpenRequest], lost_units: Units) -> None:
+        """Hold against the node the broken answers without a bill that are signed for now.
+
+        ``lost_units`` of what is signed for them did not arrive.
+        """
+        unbilled = list(unbilled)
         standing = self._ledger.standing
+        if unbilled:
+            standing = standing.owing(lost_units, self._allowed_units)
         for each in unbilled:
             standing = standing.signed_unbilled(each.incident, self._ledger.channel.seq)
         self._ledger.commit_standing(standing)

@@ -221,7 +221,9 @@ class VoucherSigner:
                     f"{amount(ceiling, self._deployment)}"
                 )
             if self.rests_on_unbilled(adapter_id, required_units):
-                self._undelivered.signed_for(self._open_requests.broken_unbilled(adapter_id))
+                resting = required_units - self.channel.spent_units(adapter_id)
+                resting -= self._open_requests.under_way_units(adapter_id)
+                self._undelivered.signed_for(*self._open_requests.unbilled(adapter_id, resting))
                 self.require_trust()
             if base_units is not None:
                 self._move_base(base_units)

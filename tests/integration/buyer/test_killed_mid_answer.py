@@ -181,3 +181,26 @@ async def test_a_token_that_a_node_no_longer_knows_is_renewed(tmp_path: Path) ->
                 client.access._token = type(first)(lost, first.expires_at_s)
                 await use()
                 assert (await client.token()).token != lost
+
+
+async def test_a_buyer_that_was_killed_knows_what_its_last_quote_allowed(tmp_path: Path) -> None:
+    """The record said what the first quote allowed, that of a shorter question before.
+
+    The bill for the longer one was above it, and an honest node was accused.
+    """
+    (tmp_path / "node").mkdir()
+    async with running_node(tmp_path / "node") as node:
+        node.chain.balances[public_address(PAYER_KEY)] = 10**9
+        async with buying(node, tmp_path / "buyer") as client:
+            await client.open_channel(PAYER_KEY, DEPOSIT)
+            async with client.ask({**question(1), "max_tokens": 8}) as answer:
+                _ = [chunk async for chunk in answer]
+            async with client.ask({**question(2), "temperature": 0}) as answer:
+                async for _ in answer:
+                    if len(answer.text) > 80:
+                        break
+                shutil.copytree(tmp_path / "buyer", tmp_path / "left")
+        async with buying(node, tmp_path / "left") as again:
+            await again.sync()
+            again.require_trust()
+            assert again.channel.seq == 2

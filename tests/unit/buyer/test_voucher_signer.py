@@ -632,6 +632,57 @@ async def test_breaks_that_are_paid_for_without_a_bill_count_as_well(
                     await voucher_signer.cover(ASKED, required_units=demand, wanted_units=0)
 
 
+async def test_a_batch_that_is_paid_for_without_a_bill_weighs_what_it_cost(
+    ledger: BuyerLedger, node: Node
+) -> None:
+    """64 answers broken off together are one mishap, and their vouchers paid for all of them.
+
+    What arrived is owed, and costs no trust; a step (60 units) that did not arrive may be lost.
+    """
+    limits = Limits(request_units=200, completion_price_units=60_000_000, step_tokens=1)
+    voucher_signer = VoucherSigner(cast(NodeClient, node), ledger, DEPLOYMENT, limits)
+    with ExitStack() as stack:
+        batch = [stack.enter_context(asking(voucher_signer, ASKED, 8)) for _ in range(15)]
+        await voucher_signer.cover(ASKED, required_units=120, wanted_units=0)
+        for each in batch[:7]:
+            each.arrived_units = 8
+        for each in batch:
+            voucher_signer.leave_unreceipted(each, broken=True)
+    with asking(voucher_signer, ASKED, 5):
+        await voucher_signer.cover(ASKED, required_units=60, wanted_units=0)
+        assert not voucher_signer.fault
+        with pytest.raises(NodeNotTrusted, match="did not bill them"):
+            await voucher_signer.cover(ASKED, required_units=125, wanted_units=0)
+
+
+def test_what_mishaps_cost_adds_up_to_a_share_of_all_bills(voucher_signer: VoucherSigner) -> None:
+    """Two among 64 answers, for ever, and each far dearer than the answers: it was never enough.
+
+    Mishaps at the price of the answers around them stay within the share.
+    """
+
+    def rob(cost: Units) -> None:
+        for _ in range(BROKEN_ALLOWED - 1):
+            left(voucher_signer, cost, broken=True)
+            voucher_signer.take_late(receipt(voucher_signer, ASKED, cost))
+        for _ in range(BROKEN_AMONG):
+            with asking(voucher_signer, ASKED, 1) as open_request:
+                voucher_signer.take(receipt(voucher_signer, ASKED, 1), open_request)
+
+    for _ in range(2 * CAP):
+        rob(1)
+    assert not voucher_signer.fault
+    rounds = 0
+    while not voucher_signer.fault:
+        rob(20)
+        rounds += 1
+    assert rounds < 10
+    with pytest.raises(NodeNotTrusted, match=r"again and again.*`viz channel forgive` lets"):
+        voucher_signer.require_trust()
+    voucher_signer.forgive()
+    assert voucher_signer.standing.lost_units == 0
+
+
 # what a node says of the deposit
 
 
