@@ -197,7 +197,8 @@ class NodeStanding:
         if times >= BROKEN_ALLOWED:
             return after.distrusting(
                 f"it broke off answers, or let them wait until they were given up, {times} times "
-                f"among {BROKEN_AMONG} answers, and they were paid for"
+                f"among {BROKEN_AMONG} answers, and they were paid for (a server in front of it "
+                "that repeats or changes what passes looks the same)"
             )
         lost_units = sum(each.lost_units for each in broken.values())
         if allowed_units is not None and lost_units > allowed_units:
