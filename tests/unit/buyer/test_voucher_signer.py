@@ -695,7 +695,7 @@ def view(voucher_signer: VoucherSigner, **said: Any) -> ChannelView:
         base_units=0,
         best=(),
         lines=(),
-        seq=0,
+        seq=voucher_signer.channel.seq,
         head=ZERO_HASH,
         **{**values, **said},
     )
