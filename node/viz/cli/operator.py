@@ -30,7 +30,7 @@ from viz.cli.http import (
     require_not_foreign,
 )
 from viz.cli.noticed import notices_rows
-from viz.cli.operator_answers import PROGRESS, require_form, require_operators_form
+from viz.cli.operator_answers import require_operators_form, require_progress
 from viz.cli.training_progress import stands
 from viz.domain.display import moment, percent
 from viz.domain.strict_json import load_json
@@ -109,7 +109,7 @@ class OperatorClient:
                 value = load_json(event.data, object_hook=AnswerObject)
             except ValueError as error:
                 raise no_answer("an event of it is not JSON") from error
-            require_form(value, PROGRESS, "event")
+            require_progress(value)
             yield value
 
 

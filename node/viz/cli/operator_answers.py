@@ -4,268 +4,226 @@ Commands print these answers and calculate with them. The node may be of another
 another program may have its socket or port: then one sentence says so, and no command fails within
 its table.
 
-Owns the form of each answer, as far as commands use it. A member that is absent is not checked
-here: an ``AnswerObject`` tells of it when it is looked up.
+Owns the form of each answer, as far as commands use it, as schemas of pydantic's core. A member
+that is absent is not checked here: an ``AnswerObject`` tells of it when it is looked up.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from functools import cache
 from typing import Final
+
+from pydantic import ValidationError
+from pydantic_core import CoreSchema, SchemaValidator
+from pydantic_core.core_schema import (
+    bool_schema,
+    dict_schema,
+    float_schema,
+    int_schema,
+    list_schema,
+    nullable_schema,
+    str_schema,
+    tuple_positional_schema,
+    typed_dict_field,
+    typed_dict_schema,
+    union_schema,
+)
 
 from viz.protocol.answers import no_answer
 
-MAX_DECIMALS: Final = 77
-MAX_DIGITS: Final = 78
-MAX_NUMBER: Final = 10**18
+_MOST: Final = 10**18
+_TEXT: Final = str_schema(strict=True)
+_FLAG: Final = bool_schema(strict=True)
+_NUMBER: Final = float_schema(strict=True, ge=-_MOST, le=_MOST)
+_WHOLE: Final = int_schema(strict=True, ge=0, le=10**78)
+# More decimals than this have no power of ten within 256 bits.
+_DECIMALS: Final = int_schema(strict=True, ge=0, le=77)
+# Base units: digits as text, or a whole number.
+_AMOUNT: Final = union_schema([str_schema(strict=True, pattern="^[0-9]{1,78}$"), _WHOLE])
 
 
-class Leaf:
-    """What one value must be; ``said`` names it in the error."""
-
-    said = "what it is"
-
-    def fits(self, value: object) -> bool:
-        raise NotImplementedError
+def _members(forms: dict[str, CoreSchema]) -> CoreSchema:
+    """Return the form of an object by the forms of the members that commands use."""
+    return typed_dict_schema(
+        {name: typed_dict_field(form, required=False) for name, form in forms.items()}
+    )
 
 
-class _NumberLeaf(Leaf):
-    said = "a number"
-
-    def fits(self, value: object) -> bool:
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            return False
-        return abs(value) <= MAX_NUMBER
-
-
-class _WholeLeaf(Leaf):
-    """A whole number of at most ``most``."""
-
-    said = "a whole number"
-
-    def __init__(self, most: int = 10**MAX_DIGITS) -> None:
-        self._most = most
-
-    def fits(self, value: object) -> bool:
-        return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= self._most
-
-
-class _AmountLeaf(Leaf):
-    """Base units: digits as text, or a whole number."""
-
-    said = "an amount"
-
-    def fits(self, value: object) -> bool:
-        text = value if isinstance(value, str) else str(value) if WHOLE.fits(value) else ""
-        return text.isascii() and text.isdecimal() and len(text) <= MAX_DIGITS
-
-
-class _TextLeaf(Leaf):
-    said = "text"
-
-    def fits(self, value: object) -> bool:
-        return isinstance(value, str)
-
-
-class _FlagLeaf(Leaf):
-    said = "true or false"
-
-    def fits(self, value: object) -> bool:
-        return isinstance(value, bool)
-
-
-class Maybe:
-    """A value that may be null."""
-
-    def __init__(self, form: AnswerForm) -> None:
-        self.form = form
-
-
-class Each:
-    """An object whose members all have one form, by names that are not known before."""
-
-    def __init__(self, form: AnswerForm) -> None:
-        self.form = form
-
-
-AnswerForm = (
-    Leaf | Maybe | Each | dict[str, "AnswerForm"] | list["AnswerForm"] | tuple["AnswerForm", ...]
+_COUNT: Final = _members({"adapter": _WHOLE, "base": _WHOLE, "asked": _WHOLE, "kept": _WHOLE})
+_LONGEST: Final = _members({"longest_tokens": nullable_schema(_WHOLE)})
+_EXAMPLES: Final = list_schema(_members({"question": _TEXT, "answer": _TEXT}))
+_PUBLICATION: Final = _members(
+    {
+        "cid": _TEXT,
+        "offer": nullable_schema(_members({"model": _TEXT})),
+        "state": _TEXT,
+        "detail": _TEXT,
+        "code": _TEXT,
+    }
 )
-WHOLE: Final = _WholeLeaf()
-NUMBER, TEXT, FLAG, AMOUNT = _NumberLeaf(), _TextLeaf(), _FlagLeaf(), _AmountLeaf()
-
-
-def require_form(value: object, form: AnswerForm, name: str = "the answer") -> None:
-    """Raise NodeRefused if a value has not the form.
-
-    A list has one form for all of its items, a tuple one form for each.
-    """
-    if isinstance(form, Maybe):
-        if value is not None:
-            require_form(value, form.form, name)
-    elif isinstance(form, Leaf):
-        if not form.fits(value):
-            raise no_answer(f"its {name!r} is not {form.said}")
-    elif isinstance(form, tuple):
-        if not isinstance(value, list) or len(value) != len(form):
-            raise no_answer(f"its {name!r} is not a list of {len(form)}")
-        for part, its in zip(value, form, strict=True):
-            require_form(part, its, name)
-    elif isinstance(form, list):
-        if not isinstance(value, list):
-            raise no_answer(f"its {name!r} is not a list")
-        for part in value:
-            require_form(part, form[0], name)
-    elif not isinstance(value, Mapping):
-        raise no_answer(f"its {name!r} is not an object")
-    else:
-        members: Mapping[str, AnswerForm] = (
-            dict.fromkeys(value, form.form) if isinstance(form, Each) else form
-        )
-        for key in members.keys() & value.keys():
-            require_form(value[key], members[key], key)
-
-
-_COUNT: Final[AnswerForm] = {"adapter": WHOLE, "base": WHOLE, "asked": WHOLE, "kept": WHOLE}
-_LONGEST: Final[AnswerForm] = {"longest_tokens": Maybe(WHOLE)}
-_EXAMPLES: Final[AnswerForm] = [{"question": TEXT, "answer": TEXT}]
-_PUBLICATION: Final[AnswerForm] = {
-    "cid": TEXT,
-    "offer": Maybe({"model": TEXT}),
-    "state": TEXT,
-    "detail": TEXT,
-    "code": TEXT,
-}
-_RESULT: Final[AnswerForm] = {
-    "metrics": {
-        "recall": Maybe(
+_RESULT: Final = _members(
+    {
+        "metrics": _members(
             {
-                "adapter": WHOLE,
-                "base": WHOLE,
-                "asked": WHOLE,
-                "examples": {"right": _EXAMPLES, "wrong": _EXAMPLES},
+                "recall": nullable_schema(
+                    _members(
+                        {
+                            "adapter": _WHOLE,
+                            "base": _WHOLE,
+                            "asked": _WHOLE,
+                            "examples": _members({"right": _EXAMPLES, "wrong": _EXAMPLES}),
+                        }
+                    )
+                ),
+                "general": nullable_schema(_COUNT),
+                "committed": nullable_schema(_COUNT),
+                "memorisation": _members({"adapter": _LONGEST, "base": _LONGEST}),
+                "seconds": _NUMBER,
             }
         ),
-        "general": Maybe(_COUNT),
-        "committed": Maybe(_COUNT),
-        "memorisation": {"adapter": _LONGEST, "base": _LONGEST},
-        "seconds": NUMBER,
-    },
-    "shares": [(WHOLE, WHOLE)],
-    "weightsDigest": TEXT,
-    "publication": Maybe(_PUBLICATION),
-}
-PROGRESS: Final[AnswerForm] = {
-    "event": TEXT,
-    "rows": WHOLE,
-    "steps": Maybe(WHOLE),
-    "step": Maybe(WHOLE),
-    "loss": NUMBER,
-    "right": WHOLE,
-    "asked": WHOLE,
-    "what": TEXT,
-    "state": TEXT,
-    "error": Maybe(TEXT),
+        "shares": list_schema(tuple_positional_schema([_WHOLE, _WHOLE])),
+        "weightsDigest": _TEXT,
+        "publication": nullable_schema(_PUBLICATION),
+    }
+)
+_PROGRESS: Final = _members(
+    {
+        "event": _TEXT,
+        "rows": _WHOLE,
+        "steps": nullable_schema(_WHOLE),
+        "step": nullable_schema(_WHOLE),
+        "loss": _NUMBER,
+        "right": _WHOLE,
+        "asked": _WHOLE,
+        "what": _TEXT,
+        "state": _TEXT,
+        "error": nullable_schema(_TEXT),
+        "result": _RESULT,
+    }
+)
+_TRAINING: Final[dict[str, CoreSchema]] = {
+    "id": _TEXT,
+    "state": _TEXT,
+    "request": _members({"name": _TEXT}),
+    "progress": _PROGRESS,
     "result": _RESULT,
+    "error": nullable_schema(_TEXT),
+    "createdAt": _WHOLE,
 }
-_TRAINING: Final[dict[str, AnswerForm]] = {
-    "id": TEXT,
-    "state": TEXT,
-    "request": {"name": TEXT},
-    "progress": PROGRESS,
-    "result": _RESULT,
-    "error": Maybe(TEXT),
-    "createdAt": WHOLE,
+_PLAN: Final[dict[str, CoreSchema]] = {
+    "estimate": _members(
+        {
+            "rows": _WHOLE,
+            "held_out_rows": _WHOLE,
+            "steps": _WHOLE,
+            "tokens_a_step": _WHOLE,
+            "seconds": _NUMBER,
+        }
+    ),
+    "settings": _members({"probes": _WHOLE, "device": _TEXT}),
+    "memory": nullable_schema(
+        _members(
+            {
+                "host": nullable_schema(dict_schema(values_schema=_WHOLE)),
+                "device": nullable_schema(dict_schema(values_schema=_WHOLE)),
+            }
+        )
+    ),
+    "fees_units": dict_schema(values_schema=_AMOUNT),
 }
-_PLAN: Final[dict[str, AnswerForm]] = {
-    "estimate": {
-        "rows": WHOLE,
-        "held_out_rows": WHOLE,
-        "steps": WHOLE,
-        "tokens_a_step": WHOLE,
-        "seconds": NUMBER,
-    },
-    "settings": {"probes": WHOLE, "device": TEXT},
-    "memory": Maybe({"host": Maybe(Each(WHOLE)), "device": Maybe(Each(WHOLE))}),
-    "fees_units": Each(AMOUNT),
+_NOTICE_VIEW: Final = _members(
+    {
+        "noticeId": _WHOLE,
+        "contentId": nullable_schema(_WHOLE),
+        "adapterId": nullable_schema(_WHOLE),
+        "kind": _TEXT,
+        "state": _TEXT,
+        "standing": _FLAG,
+        "receivedAt": _WHOLE,
+        "effectiveAt": _WHOLE,
+        "answeredAt": _WHOLE,
+        "reason": _TEXT,
+    }
+)
+_NOTICE: Final[dict[str, CoreSchema]] = {
+    "view": _NOTICE_VIEW,
+    "notifier": _TEXT,
+    "contact": _TEXT,
+    "statement": _TEXT,
+    "evidenceHash": _TEXT,
 }
-_NOTICE: Final[dict[str, AnswerForm]] = {
-    "view": {
-        "noticeId": WHOLE,
-        "contentId": Maybe(WHOLE),
-        "adapterId": Maybe(WHOLE),
-        "kind": TEXT,
-        "state": TEXT,
-        "standing": FLAG,
-        "receivedAt": WHOLE,
-        "effectiveAt": WHOLE,
-        "answeredAt": WHOLE,
-        "reason": TEXT,
-    },
-    "notifier": TEXT,
-    "contact": TEXT,
-    "statement": TEXT,
-    "evidenceHash": TEXT,
-}
-_OFFER: Final[AnswerForm] = {
-    "adapterId": WHOLE,
-    "model": TEXT,
-    "promptPrice": AMOUNT,
-    "completionPrice": AMOUNT,
-}
-_SENT: Final[AnswerForm] = {
-    "gas_used": WHOLE,
-    "events": [{"name": TEXT, "args": {"paid": AMOUNT}}],
-    "hash": TEXT,
-    "serves": FLAG,
-    "servesUntil": WHOLE,
-}
+_OFFER: Final = _members(
+    {"adapterId": _WHOLE, "model": _TEXT, "promptPrice": _AMOUNT, "completionPrice": _AMOUNT}
+)
+_SENT: Final = _members(
+    {
+        "gas_used": _WHOLE,
+        "events": list_schema(_members({"name": _TEXT, "args": _members({"paid": _AMOUNT})})),
+        "hash": _TEXT,
+        "serves": _FLAG,
+        "servesUntil": _WHOLE,
+    }
+)
 # By the method and the first word of the path; the longest that fits counts.
-FORMS: Final[dict[str, AnswerForm]] = {
-    "GET /status": {
-        "node": TEXT,
-        "tokenDecimals": _WholeLeaf(MAX_DECIMALS),
-        "failing": Each({"since": WHOLE, "error": TEXT}),
-        "balance": AMOUNT,
-        "owed": AMOUNT,
-        "billed": AMOUNT,
-        "unclaimed": AMOUNT,
-        "channels": WHOLE,
-        "receipts": WHOLE,
-        "running": WHOLE,
-        "openNotices": WHOLE,
-        "adapters": [_OFFER],
-        "trainings": [_TRAINING],
-    },
-    "POST /grants": {"content_id": WHOLE, "expires_at": AMOUNT, "live": FLAG},
-    "POST /works": {"path": TEXT, "title": TEXT},
-    "POST /publications": {
-        "cid": TEXT,
-        "adapter_id": Maybe(WHOLE),
-        "detail": TEXT,
-        "offer": Maybe({"model": TEXT}),
-    },
-    "POST /adapters": {"model": TEXT},
+_EVENT: Final = "event"
+FORMS: Final[dict[str, CoreSchema]] = {
+    "GET /status": _members(
+        {
+            "node": _TEXT,
+            "tokenDecimals": _DECIMALS,
+            "failing": dict_schema(values_schema=_members({"since": _WHOLE, "error": _TEXT})),
+            "balance": _AMOUNT,
+            "owed": _AMOUNT,
+            "billed": _AMOUNT,
+            "unclaimed": _AMOUNT,
+            "channels": _WHOLE,
+            "receipts": _WHOLE,
+            "running": _WHOLE,
+            "openNotices": _WHOLE,
+            "adapters": list_schema(_OFFER),
+            "trainings": list_schema(_members(_TRAINING)),
+        }
+    ),
+    "POST /grants": _members({"content_id": _WHOLE, "expires_at": _AMOUNT, "live": _FLAG}),
+    "GET /works": _members(
+        {"notices": list_schema(_members({"url": _TEXT, "view": _NOTICE_VIEW}))}
+    ),
+    "POST /works": _members({"path": _TEXT, "title": _TEXT}),
+    "POST /publications": _members(
+        {
+            "cid": _TEXT,
+            "adapter_id": nullable_schema(_WHOLE),
+            "detail": _TEXT,
+            "offer": nullable_schema(_members({"model": _TEXT})),
+        }
+    ),
+    "POST /adapters": _members({"model": _TEXT}),
     "POST /adapters/permissions": _SENT,
-    "GET /adapters": {
-        "without": [WHOLE],
-        "request": {"works": [{"contentId": WHOLE}]},
-        "royaltyBps": WHOLE,
-        "trainerBps": WHOLE,
-    },
-    "GET /trainings": {**_TRAINING, "trainings": [_TRAINING]},
-    "DELETE /trainings": _TRAINING,
-    "POST /trainings": {**_TRAINING, **_PLAN},
-    "GET /notices": {**_NOTICE, "notices": [_NOTICE]},
-    "POST /notices": _NOTICE,
-    "POST /settle": {
-        "settled": WHOLE,
-        "dropped": WHOLE,
-        "waiting": WHOLE,
-        "claimed_units": AMOUNT,
-        "transactions": [_SENT],
-    },
-    "GET /royalties": {"royalties": [{"adapterId": WHOLE, "owed": AMOUNT}]},
+    "GET /adapters": _members(
+        {
+            "without": list_schema(_WHOLE),
+            "request": _members({"works": list_schema(_members({"contentId": _WHOLE}))}),
+            "royaltyBps": _WHOLE,
+            "trainerBps": _WHOLE,
+        }
+    ),
+    "GET /trainings": _members({**_TRAINING, "trainings": list_schema(_members(_TRAINING))}),
+    "DELETE /trainings": _members(_TRAINING),
+    "POST /trainings": _members({**_TRAINING, **_PLAN}),
+    "GET /notices": _members({**_NOTICE, "notices": list_schema(_members(_NOTICE))}),
+    "POST /notices": _members(_NOTICE),
+    "POST /settle": _members(
+        {
+            "settled": _WHOLE,
+            "dropped": _WHOLE,
+            "waiting": _WHOLE,
+            "claimed_units": _AMOUNT,
+            "transactions": list_schema(_SENT),
+        }
+    ),
+    "GET /royalties": _members(
+        {"royalties": list_schema(_members({"adapterId": _WHOLE, "owed": _AMOUNT}))}
+    ),
     "POST /distribute": _SENT,
 }
 
@@ -275,4 +233,23 @@ def require_operators_form(method: str, path: str, value: object) -> None:
     asked = f"{method} {path}"
     known = [each for each in FORMS if asked == each or asked.startswith((each + "/", each + "?"))]
     if known:
-        require_form(value, FORMS[max(known, key=len)])
+        _require(max(known, key=len), value)
+
+
+def require_progress(value: object) -> None:
+    """Raise NodeRefused if an event of a training run has not the form that commands show."""
+    _require(_EVENT, value)
+
+
+def _require(name: str, value: object) -> None:
+    try:
+        _validator(name).validate_python(value)
+    except ValidationError as error:
+        wrong = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        place = ".".join(map(str, wrong["loc"])) or "the answer"
+        raise no_answer(f"{place!r} in it: {wrong['msg']}") from error
+
+
+@cache
+def _validator(name: str) -> SchemaValidator:
+    return SchemaValidator(_PROGRESS if name == _EVENT else FORMS[name])

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from viz.chain.deployment import save_deployment
 from viz.chain.keys import create_key_file, development_account
 from viz.cli.main import app
-from viz.cli.operator_answers import FORMS, Each, Leaf, Maybe
+from viz.cli.operator_answers import FORMS
 from viz.errors import NodeRefused, NodeUnreachable
 
 ROOT = Path(__file__).parents[3]
@@ -154,17 +154,20 @@ OPERATED = [
 ODD: list[object] = [None, [], {}, "x", True, -1, 1.5, 10**400, [[1]], "9" * 100]
 
 
-def _good(form: object) -> Any:
-    """An answer that has a form."""
-    if isinstance(form, dict):
-        return {name: _good(each) for name, each in form.items()}
-    if isinstance(form, list | tuple):
-        return [_good(each) for each in form]
-    if isinstance(form, Each):
-        return {"1": _good(form.form)}
-    if isinstance(form, Maybe):
-        return _good(form.form)
-    return next(each for each in (6, "done", True) if isinstance(form, Leaf) and form.fits(each))
+def _good(form: Any) -> Any:
+    """An answer that has a form of pydantic's core."""
+    kind = form["type"]
+    if kind == "typed-dict":
+        return {name: _good(field["schema"]) for name, field in form["fields"].items()}
+    if kind == "tuple":
+        return [_good(each) for each in form["items_schema"]]
+    if kind == "list":
+        return [_good(form["items_schema"])]
+    if kind == "dict":
+        return {"1": _good(form["values_schema"])}
+    if kind == "nullable":
+        return _good(form["schema"])
+    return {"int": 6, "float": 6, "union": 6, "str": "done", "bool": True}[kind]
 
 
 def _merged(answers: list[Any]) -> Any:
@@ -172,8 +175,13 @@ def _merged(answers: list[Any]) -> Any:
     found: dict[str, Any] = {}
     for each in answers:
         for name, value in each.items():
-            both = isinstance(value, dict) and isinstance(found.get(name), dict)
-            found[name] = _merged([found[name], value]) if both else value
+            before = found.get(name)
+            if isinstance(value, dict) and isinstance(before, dict):
+                found[name] = _merged([before, value])
+            elif isinstance(value, list) and isinstance(value[0], dict) and before:
+                found[name] = [_merged([before[0], value[0]])]
+            else:
+                found[name] = value
     return found
 
 
