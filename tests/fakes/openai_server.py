@@ -187,7 +187,7 @@ class FakeModelServer:
             await asyncio.sleep(bad.pause_s)
             if bad.die_after is not None and made > bad.die_after:
                 assert request.transport is not None
-                request.transport.abort()
+                request.transport.close()  # what was sent arrives: a reset could overtake it
                 return response
             if bad.silent_after is not None and made > bad.silent_after:
                 await asyncio.sleep(3_600)

@@ -122,6 +122,7 @@ def forgive(
     node: NodeUrl = LOCAL_NODE,
     folder: DataDir = None,
     deployment: DeploymentFile = None,
+    rpc: BuyerRpcOption = "",
     password_file: PasswordFile = None,
     as_json: AsJson = False,
 ) -> None:
@@ -131,7 +132,7 @@ def forgive(
 
     async def work() -> dict[str, Any]:
         secret = partial(password, password_file)
-        async with channel_control(node, folder, deployment, secret) as control:
+        async with channel_control(node, folder, deployment, secret, rpc) as control:
             return await control.forgive(units)
 
     found = run(work())
