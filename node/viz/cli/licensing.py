@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Final, NoReturn
 
 import typer
 
@@ -15,11 +15,16 @@ from viz.domain.units import parse_units
 from viz.errors import VizError
 from viz.protocol.answers import AnswerObject
 
+_NOWHERE: Final[dict[str, Any]] = {"path": None, "title": "", "detail": "", "error": None}
+
 
 @guarded
 def license_work(
     content_ids: Annotated[list[int], typer.Argument(help="Works to acquire a grant to.")],
     max_fee: Annotated[str, typer.Option(help="Pay at most this much for each work.")] = "",
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Only the grant: the owner gives you the work's file.")
+    ] = False,
     node: OperatedNode = "",
     folder: DataDir = None,
     as_json: AsJson = False,
@@ -29,11 +34,12 @@ def license_work(
     Notices on the works that this node has are printed first. A licensed work is fetched from the
     custodians in its listing, opened, checked against the chain, and stored in the node's folder,
     readable by the operator only. If a work cannot be fetched, the grant is yours all the same: the
-    command says what to do, and ends with the exit code of the reason.
+    command says what to do, and ends with the exit code of the reason. With --offline nothing is
+    fetched.
     """
     operator = OperatorClient(node, folder)
     run(say_notices(operator, content_ids), logs=False)
-    grants, stopped = run(_license(operator, content_ids, max_fee), logs=False)
+    grants, stopped = run(_license(operator, content_ids, max_fee, fetches=not offline), logs=False)
     missing = [grant for grant in grants if grant["error"] is not None]
     told = [{k: v for k, v in grant.items() if k != "error"} for grant in grants]
     if grants and not show(told, as_json=as_json):
@@ -76,7 +82,7 @@ def _end_without(missing: list[dict[str, Any]]) -> NoReturn:
 
 
 async def _license(
-    operator: OperatorClient, content_ids: list[int], max_fee: str
+    operator: OperatorClient, content_ids: list[int], max_fee: str, *, fetches: bool
 ) -> tuple[list[dict[str, Any]], VizError | None]:
     """Return the grants that were acquired, and the error that ended it before the last one."""
     bound = {}
@@ -89,7 +95,8 @@ async def _license(
             grant = await operator.ask("POST", "/grants", {"contentId": content_id} | bound)
         except VizError as error:
             return found, error
-        found.append(AnswerObject(grant | await _fetched(operator, content_id)))
+        place = await _fetched(operator, content_id) if fetches else dict(_NOWHERE)
+        found.append(AnswerObject(grant | place))
     return found, None
 
 
@@ -98,5 +105,5 @@ async def _fetched(operator: OperatorClient, content_id: int) -> dict[str, Any]:
     try:
         work = await operator.ask("POST", "/works", {"contentId": content_id})
     except VizError as error:
-        return {"path": None, "title": "", "detail": error.detail, "error": error}
-    return {"path": work["path"], "title": work["title"], "detail": "", "error": None}
+        return {**_NOWHERE, "detail": error.detail, "error": error}
+    return {**_NOWHERE, "path": work["path"], "title": work["title"]}
