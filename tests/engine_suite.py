@@ -111,6 +111,7 @@ async def test_unread_stream_is_bounded(engine: Engine) -> None:
 async def test_cancel_frees_and_ends(engine: Engine) -> None:
     """Cancelling is idempotent, ends the stream as cancelled and frees its place."""
     stream = await engine.generate(asked(engine, temperature=1.0, seed=2, max_tokens=400))
+    stream.allow(3)  # so that it cannot end by itself before it is cancelled
     await asyncio.wait_for(anext(stream), 60)
     await asyncio.wait_for(stream.cancel(), 60)
     await asyncio.wait_for(stream.cancel(), 60)

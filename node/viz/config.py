@@ -3,7 +3,8 @@
 The command line stands above the environment (``VIZ_API__PORT=8402``), the environment above the
 file (``viz.toml``), and the file above the defaults. Unknown keys are refused. Secrets come from
 the environment, or from a file that a ``*_FILE`` variable names, and never from the TOML file.
-``viz.backends`` gives each part its own settings; nothing else takes this tree apart. Every key is
+The composition root takes the tree apart and gives each part its own settings: ``viz.backends``,
+``viz.started_engines`` (the engines) and ``viz.node`` (HTTP and loops). Every key is
 explained in ``viz.example.toml``, and a test holds the two together.
 """
 

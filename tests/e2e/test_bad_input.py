@@ -153,7 +153,7 @@ def check_refusal(code: int, out: str, err: str, case: Case) -> None:
 
 def standing(town: Town) -> dict[str, Any]:
     """Return what no refusal may change."""
-    kept = ("balance", "owed", "channels", "unclaimed", "receipts", "billed", "adapters")
+    kept = ("balance", "collectable", "channels", "unclaimed", "receipts", "billed", "adapters")
     found = town.status()
     return {name: found[name] for name in kept} | {"trainings": len(found["trainings"])}
 

@@ -194,5 +194,14 @@ def open_to_others(folder: Path, made_here: tuple[str, ...]) -> list[str]:
 def status(home: Home) -> dict[str, Any]:
     """Return what of `viz status` a restart must not change."""
     found = json.loads(home.run("viz status --json"))
-    same = ("node", "balance", "owed", "channels", "receipts", "billed", "unclaimed", "adapters")
+    same = (
+        "node",
+        "balance",
+        "collectable",
+        "channels",
+        "receipts",
+        "billed",
+        "unclaimed",
+        "adapters",
+    )
     return {name: found[name] for name in same}

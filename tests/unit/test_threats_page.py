@@ -36,6 +36,23 @@ def test_every_test_that_the_pages_name_exists() -> None:
     assert missing == []
 
 
+def test_a_test_is_in_the_file_that_is_named_before_it() -> None:
+    """Who follows a row to a file finds there what the row names."""
+    sources = [*ROOT.glob("contracts/test/**/*.sol"), *ROOT.glob("tests/**/test_*.py")]
+    texts = {str(path): path.read_text() for path in sources}
+    elsewhere = []
+    for row in re.findall(r"^\| \d+[ab]? \|.*$", THREATS, re.MULTILINE):
+        files: list[str] = []
+        for name in re.findall(r"`([^`]+)`", row.split("|")[-2]):
+            if "." in name or "/" in name:
+                files = [text for path, text in texts.items() if name in path]
+            elif name.startswith("test_") and files:
+                if any(re.search(rf"(function|def) \w*{name}", text) for text in files):
+                    continue
+                elsewhere.append((row[:60], name))
+    assert elsewhere == []
+
+
 def test_every_numbered_attack_is_listed_once_with_a_test() -> None:
     """A number is an attack's name for ever: none is missing, doubled, or without a test."""
     numbered = re.findall(r"^\| (\d+)([ab]?) \|.*\| ([^|]*) \|$", THREATS, re.MULTILINE)

@@ -66,7 +66,7 @@ async def _chain(parts: NodeContext) -> Figures:
             "Seconds since the newest block, by this machine's clock",
             max(0, parts.clock.now_s() - head.time_s),
         ),
-        _gauge("viz_owed_units", "Token base units to collect from Settlement", collectable),
+        _gauge("viz_collectable_units", "Token base units to collect from Settlement", collectable),
         _gauge("viz_balance_units", "Token base units of the node's key", balance),
     ]
 

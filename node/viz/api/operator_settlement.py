@@ -25,7 +25,7 @@ async def status(request: web.Request) -> web.Response:
             "tokenDecimals": parts.chain.deployment.token_decimals,
             "tokenSymbol": parts.chain.deployment.token_symbol,
             "balance": str(await parts.chain.token_balance(node)),
-            "owed": str(await parts.chain.collectable(node)),
+            "collectable": str(await parts.chain.collectable(node)),
             "channels": len(rows),
             "unclaimed": str(sum(sum(row.unclaimed().values()) for row in rows)),
             "receipts": sum(row.seq for row in rows),
@@ -96,7 +96,11 @@ async def royalties(request: web.Request) -> web.Response:
         sold |= row.lines.keys()
     found = await parts.payouts.undistributed(sorted(sold - {BASE_MODEL}))
     return web.json_response(
-        {"royalties": [{"adapterId": key, "owed": str(units)} for key, units in found.items()]}
+        {
+            "royalties": [
+                {"adapterId": key, "undistributed": str(units)} for key, units in found.items()
+            ]
+        }
     )
 
 

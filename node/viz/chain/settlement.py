@@ -62,9 +62,9 @@ class Settlement(Contract):
     async def preview_claim(self, node: Address, rows: bytes) -> tuple[RowStatus, ...]:
         """Return how ``claim(rows)`` by ``node`` would judge each row at the newest block.
 
-        The claim is executed on top of that block. At a confirmed block, a row after another claim
-        would be judged on the base from before that claim. A reorganisation can make the answer
-        wrong, which costs only gas: no row is given up because of one answer (``ClaimLoop``).
+        The claim is executed on top of that block; a confirmed block does not know the claims mined
+        since. A reorganisation can make the answer wrong, which costs only gas: no row is given up
+        because of one answer (``ClaimService``).
         """
         codes = await self._view("previewClaim", node, rows)
         try:

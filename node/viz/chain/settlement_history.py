@@ -39,7 +39,7 @@ class SettlementRead:
 
     def to_json(self) -> dict[str, Any]:
         """Return the result as JSON values; amounts are base units."""
-        books, owed = self.books, self.books.owed_units()
+        books, least = self.books, self.books.must_hold_units()
         return {
             "verdict": verdict_of(self.findings(), checked=True),
             "toBlock": self.last.number,
@@ -49,7 +49,7 @@ class SettlementRead:
             "undistributed": str(sum(map(books.undistributed, books.adapters))),
             "balances": str(sum(books.balances.values())),
             "held": str(self.held_units),
-            "beyond": str(self.held_units - owed),
+            "beyond": str(self.held_units - least),
             "findings": list(self.findings()),
         }
 
@@ -79,10 +79,10 @@ class SettlementHistory:
         books = rebuild(await self.events(last.number), await self.transfers(last.number))
         differences = await self._compared(books, last.number)
         held = await self._chain.token.balance(self._where.settlement, block=last.number)
-        if held < books.owed_units():
+        if held < books.must_hold_units():
             differences.append(
-                f"Settlement holds {held} units, but owes {books.owed_units()}: "
-                f"{books.owed_units() - held} are missing"
+                f"Settlement holds {held} units, but owes {books.must_hold_units()}: "
+                f"{books.must_hold_units() - held} are missing"
             )
         await self._require(last)
         return SettlementRead(last, books, held, tuple(differences))

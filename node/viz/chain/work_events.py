@@ -59,14 +59,14 @@ class WorkEvents:
         history = work_history(content_id, adapters, events)
         # Few endpoints keep older states than these; logs are kept longer.
         if last.number > await self._rpc.block_number() - _STATES_KEPT:
-            owed = {
+            undistributed = {
                 each.adapter_id: await self._chain.settlement.undistributed(
                     each.adapter_id, block=last.number
                 )
                 for each in adapters
             }
             await self.require_block(last)
-            require_undistributed(history, owed)
+            require_undistributed(history, undistributed)
         await self.require_block(last)
         return WorkRead(history, adapters, last)
 

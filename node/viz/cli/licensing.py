@@ -8,8 +8,8 @@ import typer
 
 from viz.cli.console import AsJson, DataDir, err, exit_code, guarded, run, say, show, table
 from viz.cli.http import OperatedNode
-from viz.cli.noticed import say_notices
 from viz.cli.operator import OperatorClient
+from viz.cli.works_notices import say_notices
 from viz.domain.display import expiry
 from viz.domain.units import parse_units
 from viz.errors import VizError

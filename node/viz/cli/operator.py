@@ -143,7 +143,7 @@ def status(node: OperatedNode = "", folder: DataDir = None, as_json: AsJson = Fa
 
 _MONEY: Final = (
     ("wallet", "balance"),
-    ("to collect", "owed"),
+    ("to collect", "collectable"),
     ("billed so far", "billed"),
     ("signed, not claimed", "unclaimed"),
 )

@@ -173,7 +173,7 @@ FORMS: Final[dict[str, CoreSchema]] = {
             "tokenDecimals": _DECIMALS,
             "failing": dict_schema(values_schema=_members({"since": _WHOLE, "error": _TEXT})),
             "balance": _AMOUNT,
-            "owed": _AMOUNT,
+            "collectable": _AMOUNT,
             "billed": _AMOUNT,
             "unclaimed": _AMOUNT,
             "channels": _WHOLE,
@@ -222,7 +222,7 @@ FORMS: Final[dict[str, CoreSchema]] = {
         }
     ),
     "GET /royalties": _members(
-        {"royalties": list_schema(_members({"adapterId": _WHOLE, "owed": _AMOUNT}))}
+        {"royalties": list_schema(_members({"adapterId": _WHOLE, "undistributed": _AMOUNT}))}
     ),
     "POST /distribute": _SENT,
 }

@@ -92,7 +92,7 @@ async def _settle(
             paid = await done(f"creators of {number}", "/distribute", {"adapterId": number})
             if paid is not None:
                 found["distributed"][number] = paid
-    if collect and int(collectable := (await operator.ask("GET", "/status"))["owed"]):
+    if collect and int(collectable := (await operator.ask("GET", "/status"))["collectable"]):
         found["collectedUnits"] = collectable
         found["collected"] = await done("collecting", "/collect")
     return found, errors

@@ -9,7 +9,6 @@ import typer
 
 from viz.cli.console import AsJson, DataDir, guarded, money, run, show, table
 from viz.cli.http import OperatedNode
-from viz.cli.noticed import say_notices
 from viz.cli.operator import (
     DescriptionOption,
     NameOption,
@@ -22,6 +21,7 @@ from viz.cli.operator import (
     priced,
 )
 from viz.cli.training import follow, say_card
+from viz.cli.works_notices import say_notices
 from viz.domain.strict_json import load_json
 from viz.errors import InvalidRequest
 from viz.protocol.problems import error_of

@@ -299,12 +299,12 @@ async def restore(backends: Backends, services: Services) -> None:
 def loops(services: Services) -> dict[str, LoopFunction]:
     """Return the loops to run until the node stops, by their names in the log."""
     return {
-        "books": services.channels.run,
+        "channels": services.channels.run,
         "settlement": services.claims.run,
         "training": services.trainings.run,
         "publication": services.publisher.run,
-        "housekeeping": services.maintenance.run,
-        "watchdog": services.reconciliation.run,
+        "maintenance": services.maintenance.run,
+        "reconciliation": services.reconciliation.run,
         "clock": services.clock_check.run,
         "withdrawals": services.withdrawals.run,
         "listings": services.works.listings.run,

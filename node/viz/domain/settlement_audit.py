@@ -73,7 +73,7 @@ class RebuiltBooks:
         adapter = self.adapters[adapter_id]
         return adapter.works_units - adapter.distributed_units
 
-    def owed_units(self) -> Units:
+    def must_hold_units(self) -> Units:
         """Return what Settlement must hold: deposits, undistributed royalties, balances."""
         return (
             sum(each.deposit_units for each in self.channels.values())

@@ -115,7 +115,7 @@ async def test_creators_of_every_adapter_ever_sold_are_named_while_they_are_owed
     await node.parts.catalogue.drop(ADAPTER)
     path = "/operator/v1/royalties"
     _, said, _ = await buyer.call("GET", path, headers=OPERATOR)
-    assert said["royalties"] == [{"adapterId": ADAPTER, "owed": "12"}]
+    assert said["royalties"] == [{"adapterId": ADAPTER, "undistributed": "12"}]
     node.chain.royalties[ADAPTER] = 0
     _, said, _ = await buyer.call("GET", path, headers=OPERATOR)
     assert said["royalties"] == []

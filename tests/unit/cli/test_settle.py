@@ -22,9 +22,9 @@ class Answers:
     async def ask(self, method: str, path: str, body: Any = None) -> Any:
         self.asked.append((path, body))
         if path == "/status":
-            return {"tokenDecimals": 6, "adapters": [{"adapterId": 9}], "owed": "5"}
+            return {"tokenDecimals": 6, "adapters": [{"adapterId": 9}], "collectable": "5"}
         if path == "/royalties":
-            return {"royalties": [{"adapterId": each, "owed": "1"} for each in (1, 2, 3)]}
+            return {"royalties": [{"adapterId": each, "undistributed": "1"} for each in (1, 2, 3)]}
         if path == "/settle":
             raise ChainUnreachable("no answer")
         if body == {"adapterId": 2}:

@@ -66,7 +66,7 @@ class Scheduler:
         """Return how long the loop may sleep; None if it need not wake before an event.
 
         While a sequence that may run has no slot, the loop must notice when a paused one's grace
-        time has passed, and always when a kept slot's time has.
+        time has passed. It must also wake when a kept slot expires.
         """
         grace = self._grace_s / 4 if any(s.may_run() for s in self.without_slot()) else None
         times = [each for each in (grace, self.prefixes.wait_s()) if each is not None]

@@ -36,7 +36,7 @@ _log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class ServingPolicy:
-    """Set how a request pays: in steps of ``step_tokens``, which a stream pays one at a time.
+    """Set how a request pays. A stream pays for ``step_tokens`` at a time.
 
     A stream without money waits ``voucher_grace_s`` for a voucher. A request that does not stream
     pays for its prompt and its max_tokens ahead, at most ``max_prepay_units``.

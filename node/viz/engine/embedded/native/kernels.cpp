@@ -71,7 +71,7 @@ const char* answer_of(Call call) noexcept {
 // Applies RoPE to queries in place and to keys, and writes keys and values to the cache.
 void keep(Worker& worker, const Model& model, const Batch& batch, long layer, float* mixed) {
   const long dim = model.dim, line = (model.heads + 2 * model.kv_heads) * dim;
-  worker.halve(batch.rows, [&](long row) {
+  worker.split(batch.rows, [&](long row) {
     const long position = batch.positions[row];
     const float* cosines = model.cosines + position * (dim / 2);
     const float* sines = model.sines + position * (dim / 2);

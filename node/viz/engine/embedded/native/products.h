@@ -102,7 +102,7 @@ struct Tiles {
 // Packs the rows that `fill` returns k-major into tiles, as `tile` reads them.
 template <typename Fill>
 void pack(Worker& worker, const Tiles& tiles, long depth, float* packed, Fill fill) {
-  worker.halve(tiles.count, [&](long t) {
+  worker.split(tiles.count, [&](long t) {
     const long from = tiles.row(t), size = tiles.size(t);
     float* to = packed + from * depth;
     for (long r = 0; r < size; ++r) {

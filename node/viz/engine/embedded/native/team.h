@@ -1,6 +1,6 @@
 // A team of threads that share the work of one call. OpenMP is not used, because torch uses the same
-// runtime: it counts the threads of every team that torch ever started, and if they are more than
-// the processors, all threads sleep at barriers instead of spinning. A step has 400 barriers; with
+// runtime: it counts the threads of every team that torch ever started, and if that is more threads
+// than processors, all threads sleep at barriers instead of spinning. A step has 400 barriers; with
 // sleeping threads they take longer than the step's products.
 #pragma once
 
@@ -41,7 +41,7 @@ struct Worker {
   void share(long count, long chunk, Body body);
   // The same, in as many chunks as there are threads.
   template <typename Body>
-  void halve(long count, Body body) {
+  void split(long count, Body body) {
     share(count, (count + threads - 1) / threads, body);
   }
   // Barrier: returns when every thread has called it. Several loops may run between two barriers.
