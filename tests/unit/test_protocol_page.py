@@ -27,10 +27,12 @@ from viz.protocol import (
     custody,
     destruction,
     listing,
+    market,
     messages,
     notices,
     owner_actions,
     payment,
+    receipt_periods,
     registration,
     wire,
 )
@@ -89,6 +91,11 @@ def _license(value: Any) -> Any:
     return license_from_values(value).to_json()
 
 
+def _period(value: Any) -> Any:
+    read = receipt_periods.receipts_of_blob(wire.canonical_json(value))
+    return json.loads(receipt_periods.period_blob(read))
+
+
 def _model(value: Any) -> Any:
     (info,) = (json.loads(said) for route, _, _, said in exchanges() if route.endswith("/node"))
     return {**value, "viz": next(each for each in info["adapters"] if each == value["viz"])}
@@ -134,6 +141,9 @@ BODIES: Final[dict[str, tuple[Read | None, Read | None]]] = {
     "POST /viz/v1/notices": (again(notices.SignedNotice), again(notices.NoticeView)),
     "GET /viz/v1/notices": (None, again(notices.NoticePage)),
     "GET /viz/v1/keys/works/3": (None, again(custody.HandedKeys)),
+    f"GET {market.MARKET_PATH}": (None, again(market.MarketPage)),
+    f"GET {receipt_periods.PERIODS_PATH}": (None, again(receipt_periods.PeriodsPage)),
+    "GET /ipfs": (None, _period),
     "GET /viz/v1/accounts": (None, again(owner_actions.AccountView)),
     "GET /viz/v1/accounts/contents": (None, again(owner_actions.OwnedWorks)),
 }
@@ -142,6 +152,7 @@ OTHERS: Final = (
     "/v1/chat/completions",
     "/v1/completions",
     "/viz/v1/contents/1",
+    "/viz/v1/adapters",
     "/viz/v1/adapters/7",
     "/license/2/rate-card.json",
     "/.well-known/tdmrep.json",
@@ -158,7 +169,7 @@ def exchanges() -> Iterator[tuple[str, str, int, str]]:
     http = [block for block in blocks("http") if not block.startswith("data: ")]
     for asked, said in zip(http[::2], http[1::2], strict=True):
         method, target, _ = asked.split("\n", 1)[0].split(" ")
-        path = re.sub(r"/0x[0-9a-fA-F]{40}", "", target.partition("?")[0])
+        path = re.sub(r"/(0x[0-9a-fA-F]{40}|baf[a-z2-7]{56})", "", target.partition("?")[0])
         status = int(said.split(" ", 2)[1])
         yield f"{method} {path}", asked.partition("\n\n")[2], status, said.partition("\n\n")[2]
 

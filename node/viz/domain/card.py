@@ -40,6 +40,7 @@ class ReportCard:
     committed_base_right: int = 0
 
     def to_json(self) -> dict[str, Any]:
+        """Return the card as an audit's report shows it to people; nodes exchange REPORT_CARD."""
         return {
             "unseenWordings": {
                 "asked": self.asked,

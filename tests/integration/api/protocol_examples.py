@@ -39,12 +39,14 @@ from tests.integration.api.harness import (
 from tests.integration.api.protocol_tables import tables
 
 from viz.domain import buyer_channel as buyer_channels
+from viz.domain.card import ReportCard
 from viz.domain.claim_rows import SignedVoucher
 from viz.domain.eip712 import content_registry_domain, keccak, public_address, sign, sign_compact
 from viz.domain.license import Terms
 from viz.domain.notices import NoticeKind
 from viz.domain.ports.chain import ContentState, TermsState
 from viz.domain.ports.custody import CustodyRecord, KeyKind
+from viz.domain.ports.ledger import OfferedWork
 from viz.domain.ports.transactions import Event
 from viz.domain.typed_data import (
     Approve,
@@ -69,6 +71,7 @@ from viz.protocol.owner_actions import signed_action
 from viz.protocol.payment import Challenge, receipt_from_json
 from viz.protocol.registration import SignedRegistration
 from viz.protocol.wire import canonical_json
+from viz.services.payments.receipt_periods import MARGIN_S, PERIOD_S
 from viz.services.serving.paid_stream import ServingPolicy
 from viz.storage.sealing import MAGIC, recipient_of
 
@@ -84,6 +87,8 @@ _OWN: Final = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
 _TERMS: Final = Terms(2_000_000, 800, 31_536_000, 604_800, 2, 23, approval_required=False)
 _LICENSE: Final = {"text": "Train on it, name its author, and pay."}
 _LISTED_TERMS: Final = TermsState(_TERMS, keccak(canonical_json(_LICENSE)))
+_LICENSED: Final = ContentId(2)
+_CARD: Final = ReportCard(48, 40, 1, 30, 28, 0.0, 13, 10, 9, 0)
 _SEALED_CID: Final = Cid("bafkreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52zy")
 
 
@@ -121,7 +126,7 @@ class RegistryChain(FakeChain):
     def put_document(self, document: LicenseDocument) -> None:
         """Register work 2 under a license document."""
         self._document = TermsState(terms_of(document), document.license_hash)
-        work, owner = ContentId(2), Address(document.licensor.wallet)
+        work, owner = _LICENSED, Address(document.licensor.wallet)
         terms_hash = _hash_of(self._document)
         self.works[work] = ContentState(work, owner, owner, ZERO_HASH, terms_hash, 0)
 
@@ -578,6 +583,40 @@ async def notices(record: Record) -> None:
     await record.exchange("GET", "/viz/v1/notices?adapter=7")
 
 
+async def reading(record: Record) -> None:
+    """Record what anybody may read of the offers here, of the market and of the receipts."""
+    node = record.node
+    record.say("what is sold here", "The adapters, with digests, CIDs and prices.")
+    await record.exchange("GET", "/viz/v1/adapters")
+    record.say(
+        "the market",
+        "This node's directory names nobody else, so it tells of itself. `limit=1` asks for one "
+        "model, here the base model; `next` is the `after` of the next page.",
+    )
+    await node.parts.discovery.step()
+    path = "/viz/v1/market?maxPromptPrice=2000000&limit=1"
+    page = await record.exchange("GET", path)
+    record.say("the market's last page", "An adapter, with its works and its report card.")
+    await record.exchange("GET", f"{path}&after={page['next']}")
+    node.clock.now = (node.clock.now // PERIOD_S + 1) * PERIOD_S + MARGIN_S
+    assert await node.parts.receipt_periods.publish() is not None
+    record.say(
+        "the published receipts",
+        "A day later: the node's first period. It has both receipts of this exchange.",
+    )
+    page = await record.exchange("GET", "/viz/v1/receipts/periods")
+    record.say("the blob of a period", "Each receipt's digest and lines, in canonical form.")
+    await record.exchange("GET", f"/ipfs/{page['periods'][0]['cid']}")
+
+
+async def _put_on_offer(node: Node) -> None:
+    """Give the adapter a work and a report card, as a trained one has them."""
+    state, (sold,) = node.chain.adapter_states[ADAPTER], node.parts.catalogue.records()
+    node.chain.adapter_states[ADAPTER] = replace(state, shares=((_LICENSED, 10_000),))
+    works = (OfferedWork(_LICENSED, "Tides of Varn Point"),)
+    await node.parts.catalogue.add(replace(sold, works=works, card=_CARD))
+
+
 def _listed_work(work: ContentId) -> ContentState:
     """Return a work of the creator as the chain in memory has it, under ``_LICENSE``."""
     owner = public_address(CREATOR_KEY)
@@ -599,6 +638,7 @@ async def recorded(folder: Path) -> str:
         (folder / "licenses").mkdir()
         (folder / "licenses" / "2.json").write_bytes(preset().canonical)
         async with running_node(folder, policy=policy, chain=chain, engine=engine) as node:
+            await _put_on_offer(node)
             record = Record(node)
             await buying(record, Buyer(node))
             await market(record)
@@ -607,6 +647,7 @@ async def recorded(folder: Path) -> str:
             await listing(record)
             await keys(record)
             await notices(record)
+            await reading(record)
             return "\n\n".join(record.parts)
 
 
