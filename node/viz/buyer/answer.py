@@ -167,7 +167,10 @@ class PaidAnswer:
         )
 
     async def _read(self, response: aiohttp.ClientResponse) -> AsyncIterator[AnswerChunk]:
-        reader, waiting, now_s = SseReader(), self._open_request, time.monotonic
+        # A server on the way may have taken out the header that asks for payment events. The node
+        # then sends them as comments.
+        reader = SseReader(commented=frozenset((NEED_VOUCHER_EVENT, RECEIPT_EVENT)))
+        waiting, now_s = self._open_request, time.monotonic
         try:
             async for raw in response.content.iter_any():
                 self._arrival.read(len(raw))

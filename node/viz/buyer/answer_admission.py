@@ -22,6 +22,7 @@ from viz.buyer.open_requests import OpenRequest
 from viz.buyer.request import AskedRequest
 from viz.buyer.stream_payer import StreamPayer
 from viz.client.node_client import challenge_of, problem_of
+from viz.domain.trust import REPLICAS
 from viz.domain.units import Units, hex_of
 from viz.errors import (
     AccessTokenInvalid,
@@ -116,7 +117,10 @@ class AnswerAdmission:
             await attempt.aclose()
             left = len(context.voucher_signer.beginning(self.open_request))
             attempts -= 0 if left < beginning else 1
-        raise NodeRefused("the node keeps asking for payment: it does not accept what it is sent")
+        raise NodeRefused(
+            "the node keeps asking for payment: it does not accept what it is sent, and nothing "
+            f"more is signed now. {REPLICAS}"
+        )
 
     async def _attempt(self, stack: AsyncExitStack) -> aiohttp.ClientResponse | None:
         """Send the request once; return the response if the answer began.

@@ -90,10 +90,13 @@ class ChannelSync:
         The node may bill an answer a moment after the buyer left it. So a requirement above the
         ceiling is checked again after each of a few waits.
         """
-        if self._voucher_signer.rests_on_unbilled(adapter_id, required_units):
+        signer = self._voucher_signer
+        if signer.rests_on_unbilled(adapter_id, required_units):
             await self.sync()
         for wait_s in LATE_BILL_WAITS_S:
-            if self._voucher_signer.allows(adapter_id, required_units):
+            if signer.allows(adapter_id, required_units) and not signer.overdrawn(
+                adapter_id, required_units
+            ):
                 return
             await asyncio.sleep(wait_s)
             await self.sync()

@@ -169,7 +169,13 @@ class BuyerLedger:
         The line is not synced to disk. If it is lost, the node is asked for the receipt again. The
         request's record is therefore kept until the next line is synced.
         """
-        self._append(receipt_line(link, billed), sync=False)
+        try:
+            self._append(receipt_line(link, billed), sync=False)
+        except StoreError as error:
+            raise StoreError(
+                f"{error.detail}. The answer arrived and its bill could not be kept: it is read "
+                "from the node again with the next question, and is paid once"
+            ) from error
         self.channel = after
         if billed:
             self._billed.add(billed)
@@ -326,7 +332,8 @@ class BuyerLedger:
 
 def _unwritable(path: Path, error: OSError) -> StoreError:
     return StoreError(
-        f"{path} cannot be written ({error.strerror}): nothing was signed; make room and ask again"
+        f"{path} cannot be written ({error.strerror}), and nothing is signed until it can: make "
+        "room and ask again"
     )
 
 

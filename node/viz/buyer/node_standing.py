@@ -54,7 +54,8 @@ class NodeStanding:
     Without a chain, only the wallets in ``payers`` are believed to have paid, and settled total and
     deposit together only up to ``limit_units``. ``forgiven_units`` may still be billed beyond what
     arrived. ``broken`` holds the incidents in which answers were billed and not delivered.
-    ``lost_units`` is what such incidents cost since the node is trusted.
+    ``lost_units`` is what was billed and not delivered since the node is trusted. ``credits``: the
+    node has delivered more than was signed, so its bills may exceed what is signed.
     ``undelivered`` counts the bills of answers that were broken, left at once or empty; ``empty``
     counts the latest consecutive answers without text. ``fault`` says why the node is not asked any
     more; it is empty while the node is trusted.
@@ -68,6 +69,7 @@ class NodeStanding:
     empty: int = 0
     fault: str = ""
     lost_units: Units = 0
+    credits: bool = False
 
     # the deposit
 
@@ -142,21 +144,35 @@ class NodeStanding:
         So a node that keeps just below what ends the trust gains no more with time than its share.
         """
         after = replace(self, lost_units=self.lost_units + lost_units)
-        if after.lost_units <= allowed_units + billed_units // LOST_SHARE:
+        if after.rest_units(billed_units, allowed_units) >= 0:
             return after
         return after.distrusting(
-            "it broke off answers again and again: what it billed and did not deliver is more than "
+            "answers ended early again and again: what it billed and did not deliver is more than "
             f"a step may cost and 1/{LOST_SHARE} of all bills"
         )
 
-    def owing(self, lost_units: Units, allowed_units: Units) -> Self:
-        """Return the standing before a voucher pays so much of broken answers without a bill."""
-        if self.lost_units + lost_units <= allowed_units:
+    def rest_units(self, billed_units: Units, allowed_units: Units) -> Units:
+        """Return what may still be lost: of a step and a share of all bills, what is not lost yet.
+
+        Negative if more was lost. ``allowed_units`` is what a step may cost.
+        """
+        return allowed_units + billed_units // LOST_SHARE - self.lost_units
+
+    def owing(self, held_units: Units, billed_units: Units, allowed_units: Units) -> Self:
+        """Return the standing before a voucher is signed after which the node holds so much.
+
+        ``held_units`` are signed for answers that ended without a bill, and did not arrive.
+        """
+        if held_units <= max(0, self.rest_units(billed_units, allowed_units)):
             return self
         return self.distrusting(
-            "it broke off answers, did not bill them, and wants to be paid for more that did not "
-            "arrive than a step may cost"
+            "answers ended early, it did not bill them, and what is signed for them and did not "
+            f"arrive would be more than a step may cost and 1/{LOST_SHARE} of all bills"
         )
+
+    def on_credit(self) -> Self:
+        """Return the standing of a node that has delivered more than was signed."""
+        return self if self.credits else replace(self, credits=True)
 
     def billed_left(self, seq: int, lost_units: Units, allowed: Units) -> Self:
         """Return the standing after a bill for more than had arrived when the buyer left."""
@@ -198,7 +214,8 @@ class NodeStanding:
             return after.distrusting(
                 f"it broke off answers, or let them wait until they were given up, {times} times "
                 f"among {BROKEN_AMONG} answers, and they were paid for (a server in front of it "
-                "that repeats or changes what passes looks the same)"
+                "that repeats or changes what passes looks the same, and so does another copy of "
+                "this buyer's folder that asks as well)"
             )
         lost_units = sum(each.lost_units for each in broken.values())
         if allowed_units is not None and lost_units > allowed_units:
@@ -234,6 +251,7 @@ class NodeStanding:
             "empty": self.empty,
             "fault": self.fault,
             "lost": str(self.lost_units),
+            "credits": self.credits,
         }
 
     @classmethod
@@ -257,4 +275,5 @@ class NodeStanding:
             reader.optional("empty", reader.integer) or 0,
             reader.text("fault", 4_000),
             reader.optional("lost", reader.units) or 0,
+            reader.optional("credits", reader.boolean) or False,
         )

@@ -18,18 +18,21 @@ is not enough: it can bill neither what was not asked for, nor what it did not d
 A bill that no request accounts for need not be a lie: a server in front of the node may have taken
 a request's name out and repeated it, or written the request anew, so that its hash is another one.
 If it bills no more than what is signed and not billed yet, which an honest node never exceeds, it
-counts as the bill of a broken answer. Any more is a lie of the node's own.
+counts as the bill of a broken answer. Any more is a lie of the node's own. A node that delivered on
+credit is the exception: its bills may exceed what is signed. From such a node a bill without a
+request is taken up to what may be lost in all, and the buyer may allow more.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from viz.domain.display import amount
+from viz.domain.node_channel import Vector
 from viz.domain.ports.chain import Deployment
 from viz.domain.receipt import SignedReceipt, salted_hash
 from viz.domain.trust import UNACCOUNTED
@@ -39,6 +42,8 @@ from viz.errors import NodeNotTrusted
 # A node bills a broken answer within moments; after this time it has most likely lost the bill.
 UNRECEIPTED_S: Final = 180.0
 GIVEN_UP_KEPT: Final = 256
+# When a request of an earlier process ended: before all of this one's.
+EARLIER_S: Final = -1.0
 STALLED_S: Final = 5.0
 
 
@@ -58,7 +63,8 @@ class OpenRequest:
 
     The end: ``name`` is the name of its record in the ledger. ``incident`` is the incident in which
     the node did not finish the answer. ``unknown``: its process ended before the answer did, so
-    nobody knows what arrived. ``refused``: an answer refused it.
+    nobody knows what arrived. ``refused``: an answer refused it. ``pardoned``: the buyer has
+    forgiven the node since it ended, so what did not arrive of it is held against nobody.
 
     While the buyer waits for text, ``waits_since_s`` is when this wait began; else it is 0.
     """
@@ -72,6 +78,7 @@ class OpenRequest:
     incident: str = ""
     unknown: bool = False
     refused: bool = False
+    pardoned: bool = False
     began_s: float = field(default_factory=time.monotonic)
     left_at_s: float = 0.0
     seq: int = 0
@@ -83,6 +90,11 @@ class OpenRequest:
     delivered: bool = False
     weighed: bool = False
     waits_since_s: float = 0.0
+
+    @property
+    def broke(self) -> bool:
+        """Whether the node did not finish the answer, or let the buyer wait until it left."""
+        return bool(self.incident) and not self.excused_units
 
     @property
     def stalled(self) -> bool:
@@ -223,25 +235,50 @@ class OpenRequests:
         left = _units_of(self._left - self._under_way, adapter_id)
         return min(self._request_units, left + lost)
 
-    def unbilled(
-        self, adapter_id: AdapterId, resting_units: Units
-    ) -> tuple[list[OpenRequest], Units]:
-        """Return the adapter's answers that the node broke off and did not bill.
+    def heard_units(self, adapter_id: AdapterId, unused_units: Units) -> Units:
+        """Return what arrived in the answers that the buyer left and that are not billed yet.
 
-        And how much of ``resting_units``, which only requests that ended without a bill justify,
-        did not arrive in these answers and is not what others may have cost.
+        An answer that the node broke off is not one of them: what arrived of it is signed for when
+        the node demands it. The bounds are those of ``left_units``.
         """
-        ended = [
+        heard = [each for each in self._left - self._under_way if not each.broke]
+        lost = [each for each in self._given_up if not each.broke]
+        given_up = min(unused_units, _arrived_in(lost, adapter_id))
+        return min(self._request_units, _arrived_in(heard, adapter_id) + given_up)
+
+    def ended(self) -> list[OpenRequest]:
+        """Return the requests that ended without a bill and may still get one."""
+        return [
             each
-            for each in (*self._left, *self._given_up)
-            if each.adapter_id == adapter_id and not each.refused and not each.seq
+            for each in (*(self._left - self._under_way), *self._given_up)
+            if not each.refused and not each.seq
         ]
-        broken = [each for each in ended if each.incident and not each.excused_units]
-        arrived = sum(each.arrived_units if each in broken else each.units for each in ended)
-        return broken, max(0, resting_units - arrived)
+
+    def undelivered_units(self, signed: Mapping[AdapterId, Units], spent: Vector) -> Units:
+        """Return what ``signed`` pays for ended requests without a bill, and did not arrive.
+
+        This is the sum over all adapters. What a receipt bills, what arrived and what the requests
+        under way may cost is subtracted. ``signed`` and ``spent`` are cumulative.
+        """
+        ended, found = self.ended(), 0
+        for adapter_id in {each.adapter_id for each in ended}:
+            resting = signed.get(adapter_id, 0) - spent.get(adapter_id, 0)
+            resting -= self.under_way_units(adapter_id) + _arrived_in(ended, adapter_id)
+            missing = sum(
+                max(0, each.units - each.arrived_units)
+                for each in ended
+                if each.adapter_id == adapter_id and not each.pardoned
+            )
+            found += max(0, min(resting, missing))
+        return found
+
+    def require_unbilled(self, open_request: OpenRequest, seq: int) -> None:
+        """Raise NodeNotTrusted if the request's own answer has brought another receipt before."""
+        if open_request.delivered and open_request.seq != seq:
+            raise NodeNotTrusted("the node bills one request twice")
 
     def bill(self, open_request: OpenRequest, seq: int, units: Units) -> OpenRequest | None:
-        """Note the receipt that a request's own answer brought; raise NodeNotTrusted for a second.
+        """Note the receipt that a request's own answer brought (see ``require_unbilled``).
 
         A receipt that is fetched later fits every equal request, so it may have been noted for the
         wrong one. Then the two bills are exchanged. Returns the other request, which now has the
@@ -255,8 +292,6 @@ class OpenRequests:
         ]
         other = next((each for each in equals if each.seq == seq), None)
         if other is None and open_request.seq not in (0, seq):
-            if open_request.delivered:
-                raise NodeNotTrusted("the node bills one request twice")
             other = next((each for each in equals if not each.seq), None)
             other = other or _unasked(
                 open_request.adapter_id, open_request.seq, open_request.billed_units
@@ -281,12 +316,15 @@ class OpenRequests:
                 return each
         return None
 
-    def match(self, signed: SignedReceipt, unused_units: Units) -> Match | None:
+    def match(
+        self, signed: SignedReceipt, unused_units: Units, credit_units: Units | None = None
+    ) -> Match | None:
         """Return the request behind a receipt that no answer brought; raise NodeNotTrusted.
 
         Returns None if the bill is above the bound and an answer that it fits still arrives. That
         answer brings the receipt, and with its text the receipt can be checked in full.
-        ``unused_units`` were signed for the adapter and are not billed yet.
+        ``unused_units`` were signed for the adapter and are not billed yet. ``credit_units`` is not
+        None if the node delivered on credit: the most that a bill without a request may then cost.
         """
         receipt = signed.receipt
         if len(signed.lines) != 1:
@@ -299,16 +337,22 @@ class OpenRequests:
             and not each.seq
             and receipt.request_hash == salted_hash(signed.request_salt, each.request)
         ]
-        if not asked and units <= min(unused_units, self._request_units):
+        if not asked:
             # If the request was written anew on the way, its answer broke off; if it was repeated,
             # it is billed already.
-            asked = [
-                each
-                for each in (*self._left, *self._given_up)
-                if each.adapter_id == adapter_id
-                and not each.seq
-                and units <= each.bound_units(unused_units)
-            ] or [_unasked(adapter_id, receipt.seq, units)]
+            reach_units = max(unused_units, credit_units or 0)
+            if credit_units is not None or units <= unused_units:
+                asked = [
+                    each
+                    for each in (*self._left, *self._given_up)
+                    if each.adapter_id == adapter_id
+                    and not each.seq
+                    and units <= each.bound_units(unused_units)
+                ]
+            if not asked and units <= reach_units:
+                asked = [_unasked(adapter_id, receipt.seq, units)]
+            elif not asked and credit_units is not None:
+                return Match(_unasked(adapter_id, receipt.seq, units), units - reach_units)
         if not asked:
             raise NodeNotTrusted(
                 f"the node hands out a receipt of {units} units for adapter {adapter_id}, and "
@@ -339,6 +383,10 @@ class OpenRequests:
 def _unasked(adapter_id: AdapterId, seq: int, units: Units) -> OpenRequest:
     """Return what stands for the request behind a bill that no request accounts for."""
     return OpenRequest(adapter_id, b"", units=units, incident=f"unasked-{seq}", refused=True)
+
+
+def _arrived_in(group: Iterable[OpenRequest], adapter_id: AdapterId) -> Units:
+    return sum(each.arrived_units for each in group if each.adapter_id == adapter_id)
 
 
 def _units_of(group: Iterable[OpenRequest], adapter_id: AdapterId) -> Units:

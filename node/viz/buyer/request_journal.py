@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from viz.buyer.open_requests import OpenRequest
+from viz.buyer.open_requests import EARLIER_S, OpenRequest
 from viz.domain.units import AdapterId
 from viz.errors import BooksMismatch, InvalidRequest
 from viz.private import write_private
@@ -44,6 +44,7 @@ class RequestJournal:
             "excused": str(open_request.excused_units),
             "ended": bool(open_request.left_at_s),
             "refused": open_request.refused,
+            "pardoned": open_request.pardoned,
         }
         whole = json.dumps(head).encode() + b"\n" + open_request.request
         write_private(path, whole, path.with_suffix(".new"))
@@ -79,6 +80,7 @@ class RequestJournal:
 def _read(path: Path) -> OpenRequest:
     head, _, body = path.read_bytes().partition(b"\n")
     reader = Reader(parse_json(head), "a request under way")
+    ended = reader.boolean("ended")
     return OpenRequest(
         AdapterId(reader.integer("adapter")),
         body,
@@ -88,6 +90,9 @@ def _read(path: Path) -> OpenRequest:
         name=path.stem,
         incident=reader.text("incident", 64),
         excused_units=reader.optional("excused", reader.units) or 0,
-        unknown=not reader.boolean("ended"),
+        unknown=not ended,
+        # Its bill is weighed like that of an answer which ended in this process.
+        left_at_s=EARLIER_S if ended else 0.0,
         refused=reader.optional("refused", reader.boolean) or False,
+        pardoned=reader.optional("pardoned", reader.boolean) or False,
     )

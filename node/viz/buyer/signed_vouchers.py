@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from viz.domain.buyer_channel import BuyerChannel, VoucherDraft
 from viz.domain.claim_rows import SignedVoucher
 from viz.domain.eip712 import Domain, sign_compact
+from viz.domain.trust import REPLICAS
 from viz.domain.units import AdapterId, Units
+from viz.domain.usage import Lines
 from viz.errors import BooksMismatch, LineBelowBest, PaymentRequired, StaleVoucher
 from viz.protocol.wire import Reader
+
+# What to do if the node says that this key signed what is not in the ledger.
+OTHER_COPY: Final = (
+    "the node holds a voucher of this key that is not in the ledger, so nothing more is signed. If "
+    "the folder was copied (a second process, or a backup that was restored), another copy of it "
+    "pays from this channel: go on with that copy alone. If there is none, the node or a server in "
+    "front of it says what is not true. `viz channel leave` brings the rest of the deposit back"
+)
 
 
 def signed_row(key: bytes, domain: Domain, draft: VoucherDraft) -> SignedVoucher:
@@ -42,14 +54,26 @@ def base_named(channel: BuyerChannel, refusal: StaleVoucher | LineBelowBest) -> 
     base = reader.units("base")
     at_base = channel.points.get(base)
     if at_base is None:
-        raise StaleVoucher(f"the node names base {base}, which this key never signed")
-    for adapter_id, units in reader.lines("best"):
-        if channel.signed_units(adapter_id) - at_base.get(adapter_id, 0) < units:
-            raise BooksMismatch(
-                "the node holds a voucher of this key that is not in the ledger: close the "
-                "channel and open one with a new session key"
-            )
+        raise StaleVoucher(f"the node names base {base}, which this key never signed. {REPLICAS}")
+    require_own_vouchers(channel, base, reader.lines("best"))
     return base
+
+
+def require_own_vouchers(channel: BuyerChannel, base_units: Units, best: Lines) -> None:
+    """Raise BooksMismatch if ``best``, which a node says it holds, pays more than was signed.
+
+    ``best`` is on the base ``base_units``. It proves nothing against the node: another copy of the
+    buyer's folder may have signed it.
+    """
+    at_base = channel.points.get(base_units)
+    if at_base is None:
+        # Older bases are forgotten. One above all that was signed is not one of them.
+        if base_units > channel.total_units:
+            raise BooksMismatch(OTHER_COPY)
+        return
+    for adapter_id, units in best:
+        if channel.signed_units(adapter_id) - at_base.get(adapter_id, 0) < units:
+            raise BooksMismatch(OTHER_COPY)
 
 
 def owed_named(refusal: PaymentRequired) -> tuple[AdapterId, Units]:

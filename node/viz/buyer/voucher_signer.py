@@ -5,10 +5,11 @@ request says how much it may cost (``viz.buyer.open_requests``).
 
 Invariants: no voucher is signed before its end point is on disk. An adapter's signed amount never
 exceeds what its receipts bill, plus what its requests under way may cost, plus what its requests
-without a receipt may have cost (one request's cap at most). An adapter that was not asked for gets
-nothing: its ceiling is 0. A receipt counts only if one request accounts for it. If the buyer reads
-a chain, deposit, payer and settled total come from there. If not, the node's word on them is
-believed up to what was signed for.
+without a receipt may have cost (one request's cap at most). The last is signed only if the node
+demands it, and what did not arrive of it is bounded over all adapters (``viz.buyer.undelivered``).
+An adapter that was not asked for gets nothing: its ceiling is 0. A receipt counts only if one
+request accounts for it. If the buyer reads a chain, deposit, payer and settled total come from
+there. If not, the node's word on them is believed up to what was signed for.
 """
 
 from __future__ import annotations
@@ -19,14 +20,19 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, suppress
 from typing import Final
 
-import structlog
-
-from viz.buyer.checks import Limits, with_receipt
+from viz.buyer.bills import Bills
+from viz.buyer.checks import Limits
 from viz.buyer.held_by_node import HeldByNode
 from viz.buyer.ledger import BuyerLedger
 from viz.buyer.node_standing import NodeStanding
 from viz.buyer.open_requests import OpenRequest, OpenRequests
-from viz.buyer.signed_vouchers import base_named, owed_named, signed_row, within_deposit
+from viz.buyer.signed_vouchers import (
+    base_named,
+    owed_named,
+    require_own_vouchers,
+    signed_row,
+    within_deposit,
+)
 from viz.buyer.undelivered import Undelivered
 from viz.client.node_client import NodeClient
 from viz.domain.buyer_channel import BuyerChannel, draft_final, draft_voucher, raise_signed
@@ -36,7 +42,7 @@ from viz.domain.eip712 import settlement_domain
 from viz.domain.node_channel import VoucherOffer
 from viz.domain.ports.chain import ChannelState, Deployment
 from viz.domain.receipt import SignedReceipt
-from viz.domain.trust import way_back
+from viz.domain.trust import REPLICAS, way_back
 from viz.domain.units import AdapterId, Units
 from viz.domain.usage import sum_of
 from viz.errors import (
@@ -52,7 +58,6 @@ from viz.errors import (
 from viz.protocol.messages import ChannelView
 
 ATTEMPTS: Final = 6
-_log = structlog.get_logger()
 
 
 class VoucherSigner:
@@ -69,12 +74,13 @@ class VoucherSigner:
     ) -> None:
         """With ``reads_chain``, the channel's state comes from ``observe``, not from the node."""
         self._open_requests = OpenRequests(limits.request_units, ledger.unbilled)
-        self._undelivered = Undelivered(ledger, limits.step_units)
+        self._undelivered = Undelivered(ledger, self._open_requests, limits.step_units)
         self._reads_chain = reads_chain
         self._api = api
         self._ledger = ledger
         self._deployment = deployment
         self.domain = settlement_domain(deployment.chain_id, deployment.settlement)
+        self._bills = Bills(ledger, self._open_requests, self._undelivered, self.domain, deployment)
         self._base_units: Units = ledger.channel.settled_units
         self.held = HeldByNode()
         self._paying = asyncio.Lock()
@@ -92,6 +98,7 @@ class VoucherSigner:
 
     def forgive(self, forgiven_units: Units = 0) -> None:
         """Trust the node again, and pay up to ``forgiven_units`` of bills beyond what arrived."""
+        self._undelivered.pardon()
         self._ledger.commit_standing(self._ledger.standing.forgiven(forgiven_units))
 
     @property
@@ -129,6 +136,7 @@ class VoucherSigner:
 
         ``broken``: the node, or the connection to it, ended the answer. If not, the buyer left.
         """
+        adapter_id = open_request.adapter_id
         if open_request.delivered or open_request.left_at_s:
             return
         self._undelivered.ended(open_request, broken=broken)
@@ -141,6 +149,8 @@ class VoucherSigner:
         # If this cannot be written, the record from before the request was sent stays valid.
         with suppress(StoreError):
             self._ledger.keep_request(open_request)
+            if open_request.arrived_units and not self.channel.unused_units(adapter_id):
+                self._ledger.commit_standing(self.standing.on_credit())
 
     def drop(self, open_request: OpenRequest, *, refused: bool = False) -> None:
         """Forget a request that was never sent or was free; a bill for it is a lie.
@@ -161,19 +171,27 @@ class VoucherSigner:
         return self._open_requests.lacks_receipts or bool(self.channel.unlinked)
 
     def earned_units(self, adapter_id: AdapterId) -> Units:
-        """Return what the adapter may have earned, without the requests under way.
+        """Return what the adapter has earned, without the requests under way.
 
-        That is the sum of its receipts and of the answers that broke off without one, whose bill
-        the node may have lost.
+        That is the sum of its receipts, and of what arrived before the buyer left an answer that is
+        not billed yet.
         """
-        unused = self._unused_units(adapter_id)
-        return self.channel.spent_units(adapter_id) + self._open_requests.left_units(
-            adapter_id, unused
-        )
+        heard = self._open_requests.heard_units(adapter_id, self.channel.unused_units(adapter_id))
+        return self.channel.spent_units(adapter_id) + heard
+
+    def _unforced_units(self, adapter_id: AdapterId) -> Units:
+        """Return the most that is signed for the adapter without a demand of the node."""
+        return self.earned_units(adapter_id) + self._open_requests.under_way_units(adapter_id)
 
     def ceiling_units(self, adapter_id: AdapterId) -> Units:
-        """Return the most that may be signed for the adapter now, over the channel's life."""
-        return self.earned_units(adapter_id) + self._open_requests.under_way_units(adapter_id)
+        """Return the most that may be signed for the adapter now, over the channel's life.
+
+        It contains what requests that ended without a receipt may have cost, whose bill the node
+        may have lost.
+        """
+        left = self._open_requests.left_units(adapter_id, self.channel.unused_units(adapter_id))
+        under_way = self._open_requests.under_way_units(adapter_id)
+        return self.channel.spent_units(adapter_id) + left + under_way
 
     def beginning(self, open_request: OpenRequest) -> list[OpenRequest]:
         """Return the other requests for the same adapter that the node has not begun to answer."""
@@ -193,8 +211,13 @@ class VoucherSigner:
             <= self.ceiling_units(adapter_id)
         )
 
-    def _unused_units(self, adapter_id: AdapterId) -> Units:
-        return max(0, self.channel.signed_units(adapter_id) - self.channel.spent_units(adapter_id))
+    def overdrawn(self, adapter_id: AdapterId, required_units: Units) -> bool:
+        """Say whether so much is not signed yet, and would pay more than may be lost."""
+        return self._undelivered.overdrawn(adapter_id, required_units)
+
+    def _judge(self, adapter_id: AdapterId, required_units: Units) -> None:
+        self._undelivered.judge(adapter_id, required_units)
+        self.require_trust()
 
     # paying
 
@@ -220,14 +243,13 @@ class VoucherSigner:
                     f"{adapter_id}; what was asked and has arrived justifies "
                     f"{amount(ceiling, self._deployment)}"
                 )
-            if self.rests_on_unbilled(adapter_id, required_units):
-                resting = required_units - self.channel.spent_units(adapter_id)
-                resting -= self._open_requests.under_way_units(adapter_id)
-                self._undelivered.signed_for(*self._open_requests.unbilled(adapter_id, resting))
-                self.require_trust()
+            self._judge(adapter_id, required_units)
             if base_units is not None:
                 self._move_base(base_units)
-            wanted_units = within_deposit(self.channel, adapter_id, min(wanted_units, ceiling))
+            wanted_units = min(wanted_units, self._unforced_units(adapter_id))
+            if self.overdrawn(adapter_id, wanted_units):
+                wanted_units = 0
+            wanted_units = within_deposit(self.channel, adapter_id, wanted_units)
             targets = {adapter_id: max(required_units, wanted_units)}
             for _ in range(ATTEMPTS):
                 if self.held.units(adapter_id) >= targets[adapter_id]:
@@ -240,12 +262,16 @@ class VoucherSigner:
                     # The node delivered on credit more than the voucher pays.
                     owing, units = owed_named(error)
                     if self.allows(owing, units) and units > targets.get(owing, 0):
+                        self._judge(owing, units)
                         targets[owing] = units
                     elif required_units:
                         raise
                     else:
                         return  # signed ahead, not demanded: the node will say what it needs
-            raise NodeRefused("the node names a new base with every voucher: it is out of step")
+            raise NodeRefused(
+                "the node refuses every voucher, each time for another reason: it is out of step, "
+                f"and nothing more is signed now. {REPLICAS}"
+            )
 
     def riding(self, opened: OpenRequest, ahead_units: Units) -> tuple[VoucherOffer, Units] | None:
         """Return a voucher to send with the request, and the amount that it pays the adapter.
@@ -253,11 +279,13 @@ class VoucherSigner:
         Returns None if the node has enough, if it was never seen to ask before it serves, or if the
         deposit or the ceiling is too small: then the node says what it needs. Raises StoreError.
         """
-        adapter_id, ceiling = opened.adapter_id, self.ceiling_units(opened.adapter_id)
+        adapter_id, ceiling = opened.adapter_id, self._unforced_units(opened.adapter_id)
         others = self._open_requests.under_way_units(adapter_id) - opened.units
         least = self.channel.spent_units(adapter_id) + others + opened.first_units
         target = within_deposit(self.channel, adapter_id, min(least + ahead_units, ceiling))
         if not self.held.asks or target < least or self.held.units(adapter_id) >= least:
+            return None
+        if self.overdrawn(adapter_id, target):
             return None
         signed = self._sign({adapter_id: target})
         return None if signed is None else (signed[1], target)
@@ -320,8 +348,9 @@ class VoucherSigner:
         """Take over what a channel's view says of base, deposit and settled total.
 
         Raises NodeNotTrusted if the payer signed no deposit here, and BooksMismatch if the settled
-        total is one that this ledger never signed.
+        total, or a voucher that the node holds, is one that this ledger never signed.
         """
+        require_own_vouchers(self.channel, view.base_units, view.best)
         if not self._reads_chain:
             known = self.channel
             if view.settled_units < known.settled_units or view.seq < known.seq:
@@ -344,50 +373,15 @@ class VoucherSigner:
         if base_units in self.channel.points:
             self._base_units = max(self._base_units, base_units)
 
-    def take(self, signed: SignedReceipt, open_request: OpenRequest) -> None:
-        """Keep the receipt that a request's answer brought, after it was checked against it.
+    # bills
 
-        Raises NodeRefused if the node did not sign it, InvalidSignature if it contradicts the
-        receipts before it, and NodeNotTrusted for a second receipt of one request.
-        """
-        after, link = with_receipt(self.channel, self.domain, signed)
-        other = self._open_requests.bill(open_request, link.seq, signed.receipt.amount_units)
-        if other is not None and other.seq:
-            self._undelivered.billed(other)
-        if after is not self.channel:
-            self._ledger.commit_receipt(after, link, open_request.name)
-        else:
-            self._ledger.drop_request(open_request)
+    def take(self, signed: SignedReceipt, open_request: OpenRequest) -> None:
+        """Keep the receipt that a request's answer brought; see ``Bills.take``."""
+        self._bills.take(signed, open_request)
 
     def take_late(self, signed: SignedReceipt) -> bool:
-        """Store a receipt that did not come with its answer, if it matches one of our requests.
-
-        Returns False if its answer is still arriving and will bring it. Raises as ``take`` does,
-        and NodeNotTrusted if no request matches or if it bills more than what arrived, one step and
-        what the buyer forgives.
-        """
-        after, link = with_receipt(self.channel, self.domain, signed)
-        if after is self.channel:
-            return True
-        unused = sum(self._unused_units(key) for key, _ in link.lines)
-        match = self._open_requests.match(signed, unused)
-        if match is None:
-            return False
-        open_request, beyond_units = match
-        standing = self._ledger.standing
-        if beyond_units > standing.forgiven_units:
-            raise match.refusal(signed, self._deployment)
-        if beyond_units:
-            self._ledger.commit_standing(standing.billed_beyond(beyond_units))
-        self._open_requests.note(open_request, link.seq, signed.receipt.amount_units)
-        self._ledger.commit_receipt(after, link, open_request.name)
-        if open_request.incident:
-            _log.warning(
-                "an answer that had broken off was billed",
-                cost=amount(open_request.billed_units, self._deployment),
-            )
-        self._undelivered.billed(open_request)
-        return True
+        """Keep a receipt that did not come with its answer; see ``Bills.take_late``."""
+        return self._bills.take_late(signed)
 
     def answered(self, *, empty: bool) -> None:
         """Note that an answer ended well and was billed, with text or without any."""
@@ -395,5 +389,4 @@ class VoucherSigner:
 
     def all_receipts_known(self) -> None:
         """Give up the requests that the node had time to bill; call it if no receipt is missing."""
-        for each in self._open_requests.forget_old():
-            self._ledger.drop_request(each)
+        self._undelivered.forget_old()

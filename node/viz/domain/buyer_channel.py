@@ -92,6 +92,10 @@ class BuyerChannel:
         """What receipts say was used of the adapter."""
         return self.spent.get(adapter_id, 0)
 
+    def unused_units(self, adapter_id: AdapterId) -> Units:
+        """What was signed for the adapter and is not billed yet; 0 if more was billed."""
+        return max(0, self.signed_units(adapter_id) - self.spent_units(adapter_id))
+
 
 @dataclass(frozen=True, slots=True)
 class VoucherDraft:

@@ -13,7 +13,11 @@ from viz.domain.ports.chain import Deployment
 from viz.domain.units import Address
 from viz.errors import NodeNotTrusted
 
-# What a buyer can do after its node sent false data.
+# What to do about a node that contradicts itself from one answer to the next.
+REPLICAS: Final = (
+    "If several servers answer at its address, each with a ledger of its own, its operator must "
+    "give them one; ask again later, or `viz channel leave` brings the rest of the deposit back"
+)
 # Ends the text of a fault that no amount makes good: a bill for a request that nobody made.
 UNACCOUNTED: Final = "no request of this channel accounts for it"
 
@@ -53,7 +57,11 @@ def way_back(fault: str) -> str:
     """Return what to do about a node that is no longer trusted, one sentence without its end."""
     rest = "`viz channel close` or `viz channel leave` brings the rest of the deposit back"
     if UNACCOUNTED in fault:
-        return f"{rest}. `viz channel forgive` does not help: such a bill is never paid"
+        return (
+            f"{rest}. `viz channel forgive` does not help: such a bill is never paid. If another "
+            "copy of this buyer's folder made the request (a second process, or before a backup "
+            "was restored), the node is honest: go on with that copy alone"
+        )
     return (
         f"{rest}, and `viz channel forgive` lets the node be asked again (with --allow if it "
         "billed too much)"

@@ -24,6 +24,8 @@ class SseReader:
     """Collects bytes and returns complete events of at most ``max_event_bytes``.
 
     ``refusal`` is the error class for a larger event, ``sender`` names the sender in its message.
+    A comment is skipped, unless its first word is in ``commented``: then it is the event of this
+    name, and the rest of the line is its data.
     """
 
     def __init__(
@@ -32,7 +34,9 @@ class SseReader:
         *,
         refusal: type[VizError] = NodeRefused,
         sender: str = "the node",
+        commented: frozenset[str] = frozenset(),
     ) -> None:
+        self._commented = commented
         self._max_event_bytes = max_event_bytes
         self._refusal, self._sender = refusal, sender
         self._rest: list[bytes] = []
@@ -64,7 +68,11 @@ class SseReader:
                 continue
             field, _, value = line.partition(":")
             value = value.removeprefix(" ")
-            if field == "event":
+            if not field:
+                name, _, data = value.partition(" ")
+                if name in self._commented:
+                    found.append(ServerEvent(name, data))
+            elif field == "event":
                 # "message" is what an event without a name is (WHATWG HTML, section 9.2.6).
                 self._name = "" if value == "message" else value
             elif field == "data":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from tests.integration.buyer.conftest import PASSWORD
 from tests.integration.buyer.test_untrue_node import ask
 
 from viz.buyer import channel_sync
+from viz.buyer.checks import Limits
 from viz.buyer.client import BuyerClient
 from viz.buyer.node_standing import BROKEN_ALLOWED
 from viz.client import node_client
@@ -106,6 +108,13 @@ class Front:
 
 @pytest.fixture
 async def front(node: Node, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Front]:
+    async with fronting(node, monkeypatch) as made:
+        yield made
+
+
+@asynccontextmanager
+async def fronting(node: Node, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Front]:
+    """Run a front before the node."""
     monkeypatch.setattr(node_client, "VOUCHER_AGAIN_S", 0.01)
     monkeypatch.setattr(channel_sync, "LATE_BILL_WAITS_S", (0.0, 0.1))
     made = Front(node.url)
@@ -121,20 +130,32 @@ async def front(node: Node, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Fr
 
 @pytest.fixture
 async def buyer(node: Node, front: Front, tmp_path: Path) -> AsyncIterator[BuyerClient]:
+    async with buying_through(front, node, tmp_path / "buyer") as client:
+        await client.open_channel(PAYER_KEY, DEPOSIT)
+        yield client
+
+
+@asynccontextmanager
+async def buying_through(
+    front: Front, node: Node, home: Path, limits: Limits | None = None
+) -> AsyncIterator[BuyerClient]:
+    """Connect a buyer to the node behind the front; it has no channel yet."""
     async with aiohttp.ClientSession() as http:
         client = await BuyerClient.connect(
             http,
             front.url,
-            home=tmp_path / "buyer",
+            home=home,
             password=PASSWORD,
             expected=DEPLOYMENT,
             clock=node.clock,
             origin=ORIGIN,
             scrypt_n=2,
+            limits=limits or Limits(),
         )
-        await client.open_channel(PAYER_KEY, DEPOSIT)
-        yield client
-        await client.aclose()
+        try:
+            yield client
+        finally:
+            await client.aclose()
 
 
 async def in_step(buyer: BuyerClient) -> bool:

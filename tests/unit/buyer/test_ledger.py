@@ -113,7 +113,7 @@ def test_a_directory_that_cannot_be_synced_leaves_no_line(
 
     with monkeypatch.context() as broken:
         broken.setattr(ledger_module, "sync_to_disk", fails)
-        with pytest.raises(StoreError, match="nothing was signed"):
+        with pytest.raises(StoreError, match="nothing is signed"):
             observe(ledger, 1_000, 0)
     assert _file(tmp_path).read_bytes() == b"" and ledger.channel.deposit_units == 0
     observe(ledger, 1_000, 0)

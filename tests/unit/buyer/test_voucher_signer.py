@@ -426,7 +426,7 @@ async def test_what_broke_off_is_no_dead_end(
     for round_ in range(1, 6):
         voucher_signer.all_receipts_known()
         spent = 10 * (round_ - 1)
-        assert voucher_signer.earned_units(ASKED) == spent + 20
+        assert voucher_signer.ceiling_units(ASKED) == spent + 20
         with asking(voucher_signer, ASKED, 10) as open_request:
             with pytest.raises(PriceAboveCap):
                 await voucher_signer.cover(ASKED, required_units=spent + 31, wanted_units=0)

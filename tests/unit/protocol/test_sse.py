@@ -38,3 +38,14 @@ def test_the_longest_line_may_come_byte_by_byte() -> None:
         assert reader.feed(text[at : at + 1]) == []
     assert reader.feed(b"\n\n") == [ServerEvent("", text[6:].decode())]
     assert reader.feed(b"data: next\n\n") == [ServerEvent("", "next")]
+
+
+def test_a_comment_is_an_event_only_if_it_is_asked_for() -> None:
+    """A node writes payment events as comments if a server took out the header that asks for them.
+
+    Any other comment is skipped, and the event around it stays whole.
+    """
+    raw = b'data: 1\n: payment-receipt {"a":1}\n: other {}\n\n'
+    assert SseReader().feed(raw) == [ServerEvent("", "1")]
+    asked = SseReader(commented=frozenset(("payment-receipt",)))
+    assert asked.feed(raw) == [ServerEvent("payment-receipt", '{"a":1}'), ServerEvent("", "1")]

@@ -82,7 +82,10 @@ class Sessions:
             )
         ours = self._challenge_of(session.challenge[:_SALT_BYTES], signer, session.expiry_s)
         if not hmac.compare_digest(ours, session.challenge):
-            raise AccessTokenInvalid("the challenge is not one of this node: ask for a new one")
+            raise AccessTokenInvalid(
+                "the challenge is not one of this node, or it was answered or is over: ask for a "
+                "new one. If several servers answer at this address, they need one ledger"
+            )
         until_s = session.expiry_s - self._policy.access_token_s + CHALLENGE_VALID_S
         if min(session.expiry_s, until_s) <= self._clock.now_s():
             raise AccessTokenInvalid("the session has expired: ask for a new challenge")

@@ -1,0 +1,184 @@
+"""One account of what a node holds or billed and did not deliver; what a full disk does to it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from tests.fakes.chain import DEPLOYMENT
+from tests.unit.buyer.test_ledger import NODE, observe, opened
+from tests.unit.buyer.test_voucher_signer import (
+    ASKED,
+    CAP,
+    OTHER,
+    Node,
+    Restarting,
+    asking,
+    left,
+    purse_of,
+    receipt,
+)
+
+from viz.buyer import open_requests as exposure_module
+from viz.buyer.checks import Limits
+from viz.buyer.ledger import BuyerLedger
+from viz.buyer.node_standing import LOST_SHARE, NodeStanding
+from viz.buyer.voucher_signer import VoucherSigner
+from viz.client.node_client import NodeClient
+from viz.domain.node_channel import VoucherOffer
+from viz.domain.units import AdapterId, Units
+from viz.errors import NodeNotTrusted, NodeRefused, StaleVoucher, StoreError
+from viz.protocol.messages import ChannelView
+from viz.protocol.problems import error_of
+
+
+@pytest.fixture
+def node() -> Node:
+    return Node()
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> BuyerLedger:
+    ledger = opened(tmp_path)
+    observe(ledger, 100_000, 0)
+    ledger.commit_standing(NodeStanding((NODE,), 100_000))
+    return ledger
+
+
+@pytest.fixture
+def voucher_signer(ledger: BuyerLedger, node: Node) -> VoucherSigner:
+    return purse_of(ledger, node)
+
+
+async def paid_and_broken(
+    voucher_signer: VoucherSigner, adapter_id: AdapterId, units: Units, arrived_units: Units = 0
+) -> None:
+    """Sign a whole step for an answer, which then breaks off and is not billed."""
+    with asking(voucher_signer, adapter_id, units) as open_request:
+        voucher_signer.keep(open_request)
+        signed = voucher_signer.channel.signed_units(adapter_id) + units
+        await voucher_signer.cover(adapter_id, required_units=signed, wanted_units=0)
+        open_request.arrived_units = arrived_units
+        voucher_signer.leave_unreceipted(open_request, broken=True)
+
+
+@pytest.mark.parametrize("restart", [False, True])
+async def test_answers_that_break_off_at_one_adapter_after_another_add_up(
+    voucher_signer: VoucherSigner, node: Node, ledger: BuyerLedger, tmp_path: Path, restart: bool
+) -> None:
+    """A step at each of many adapters, never billed: a step in all may be lost, and one that runs.
+
+    The account is not begun anew in the buyer's next process.
+    """
+    restarting = Restarting(tmp_path, ledger, node)
+    with pytest.raises(NodeNotTrusted, match="did not bill them"):
+        for number in range(20):
+            await paid_and_broken(voucher_signer, AdapterId(number), 20)
+            voucher_signer = restarting.again() if restart else voucher_signer
+    assert CAP < voucher_signer.channel.total_units <= CAP + 20
+
+
+async def test_what_arrived_before_a_break_is_not_lost(voucher_signer: VoucherSigner) -> None:
+    """A node whose answers break off late has delivered what it holds."""
+    for number in range(20):
+        await paid_and_broken(voucher_signer, AdapterId(number), 20, arrived_units=19)
+    voucher_signer.require_trust()
+
+
+async def test_an_account_that_is_full_signs_nothing_ahead(voucher_signer: VoucherSigner) -> None:
+    """Text that arrives lets the buyer sign ahead; it waits for a demand then, which is judged."""
+    for number in range(4):
+        await paid_and_broken(voucher_signer, AdapterId(number), 20)
+    with asking(voucher_signer, OTHER, 20):
+        await voucher_signer.cover(OTHER, required_units=0, wanted_units=20)
+        assert voucher_signer.channel.signed_units(OTHER) == 0 and not voucher_signer.fault
+
+
+async def test_a_broken_answer_that_is_forgotten_stays_in_the_account(
+    voucher_signer: VoucherSigner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only so many requests are kept; what is signed for those beyond is lost for good."""
+    monkeypatch.setattr(exposure_module, "UNRECEIPTED_S", -1.0)
+    monkeypatch.setattr(exposure_module, "GIVEN_UP_KEPT", 0)
+    await paid_and_broken(voucher_signer, ASKED, 20)
+    voucher_signer.all_receipts_known()
+    assert voucher_signer.standing.lost_units == 20
+
+
+async def test_forgiving_empties_the_account_in_later_processes_too(
+    voucher_signer: VoucherSigner, node: Node, ledger: BuyerLedger, tmp_path: Path
+) -> None:
+    """What is signed stays signed, so it would end the trust again with the next voucher."""
+    for number in range(4):
+        await paid_and_broken(voucher_signer, AdapterId(number), 20)
+    voucher_signer.forgive()
+    voucher_signer = Restarting(tmp_path, ledger, node).again()
+    await paid_and_broken(voucher_signer, OTHER, 20)
+    voucher_signer.require_trust()
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_bills_of_left_answers_add_up_for_ever(
+    voucher_signer: VoucherSigner, node: Node, ledger: BuyerLedger, tmp_path: Path, restart: bool
+) -> None:
+    """Just below a step among 64 answers, for ever, was never enough: 206,400 units in 200 answers.
+
+    Such bills are weighed too if the answer was left in an earlier process.
+    """
+    restarting = Restarting(tmp_path, ledger, node)
+    lost, answers = 0, 0
+    while not voucher_signer.fault and answers < 2_000:
+        left(voucher_signer, 40, arrived_units=3, excused_units=4)
+        voucher_signer = restarting.again() if restart and not answers % 8 else voucher_signer
+        voucher_signer.take_late(receipt(voucher_signer, ASKED, 5))
+        lost, answers = lost + 1, answers + 1
+        for _ in range(2):
+            with asking(voucher_signer, ASKED, 1) as open_request:
+                voucher_signer.take(receipt(voucher_signer, ASKED, 1), open_request)
+    all_bills = sum(voucher_signer.channel.spent.values())
+    assert CAP < lost <= CAP + all_bills // LOST_SHARE + 1
+    with pytest.raises(NodeNotTrusted, match="again and again"):
+        voucher_signer.require_trust()
+
+
+def _full(change: Any, *, sync: bool = True) -> None:
+    raise StoreError("the disk is full")
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_bill_that_cannot_be_written_is_the_requests_when_it_is_read_again(
+    voucher_signer: VoucherSigner, monkeypatch: pytest.MonkeyPatch, late: bool
+) -> None:
+    """The request counted as billed, so its own bill was one that nobody asked for, and three full
+    disks ended the trust."""
+    for _ in range(4):
+        with asking(voucher_signer, ASKED, 5) as open_request:
+            voucher_signer.keep(open_request)
+            open_request.arrived_units = open_request.excused_units = 5
+            signed = receipt(voucher_signer, ASKED, 5)
+            with monkeypatch.context() as full, pytest.raises(StoreError, match="read from the"):
+                full.setattr(voucher_signer._ledger, "_append", _full)
+                if late:
+                    voucher_signer.take_late(signed)
+                else:
+                    voucher_signer.take(signed, open_request)
+            voucher_signer.leave_unreceipted(open_request)
+        assert voucher_signer.take_late(signed)
+    assert voucher_signer.channel.spent_units(ASKED) == 20
+    assert not voucher_signer.standing.broken and not voucher_signer.standing.lost_units
+
+
+async def test_a_node_that_refuses_every_voucher_is_out_of_step(ledger: BuyerLedger) -> None:
+    """Several servers, each with a ledger of its own, look so: what to do is said."""
+
+    class Replicas(Node):
+        async def voucher(self, offer: VoucherOffer) -> ChannelView:
+            self.taken.append(offer)
+            raise error_of(
+                {"code": StaleVoucher.code, "detail": "no", "base": "0", "best": []}, 409
+            )
+
+    signer = VoucherSigner(cast(NodeClient, Replicas()), ledger, DEPLOYMENT, Limits())
+    with asking(signer, ASKED, 10), pytest.raises(NodeRefused, match=r"one; ask again.*leave"):
+        await signer.cover(ASKED, required_units=10, wanted_units=10)
