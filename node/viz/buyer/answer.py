@@ -30,6 +30,7 @@ from viz.buyer.stream_payer import StreamPayer
 from viz.domain.receipt import SignedReceipt
 from viz.domain.units import Units
 from viz.errors import (
+    BooksMismatch,
     DepositExceeded,
     InvalidSignature,
     NodeNotTrusted,
@@ -155,11 +156,12 @@ class PaidAnswer:
     def _is_ours(self, error: VizError) -> bool:
         """Say whether the buyer ended the answer: no deposit left, no disk, or its cap reached.
 
-        An error that the node answered with is never the buyer's own, whatever its class. If an
+        An error that the node answered with is never the buyer's own, whatever its class, and no
+        more is one that follows from what the node says of the buyer's vouchers. If an
         answer that the buyer ended is billed for more than what arrived, it counts like an answer
         that the buyer left.
         """
-        if error.answered:
+        if error.answered or isinstance(error, BooksMismatch):
             return False
         capped = self._open_request.units >= self._context.limits.request_units
         return isinstance(error, DepositExceeded | StoreError) or (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -218,6 +219,21 @@ async def test_a_node_that_died_before_is_not_asked_again_soon(network: Network)
         served = network.served("c")
         answer = await read(buyer, chat(seed=3))
         assert len(answer.parts) == 1 and network.served("c") == served + 60
+
+
+async def test_a_node_that_holds_a_copys_voucher_is_left_for_another(network: Network) -> None:
+    """What one node says of its channel is no fault of this buyer, so another node is asked.
+
+    The buyer's folder was restored from a backup, and the node holds what was signed after it.
+    """
+    async with network.buyer() as buyer:
+        await read(buyer, chat())
+    shutil.copytree(network.folder / "buyer", network.folder / "copy")
+    async with network.buyer() as buyer:
+        await read(buyer, chat(max_tokens=120, seed=2))
+    async with network.buyer(home=network.folder / "copy") as restored:
+        answer = await read(restored, chat(seed=3))
+    assert answer.parts[-1].node == network.address("c")
 
 
 async def test_a_node_that_falls_silent_is_left(

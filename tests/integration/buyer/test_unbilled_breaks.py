@@ -147,7 +147,7 @@ async def test_each_question_its_own_process_is_no_way_around_it(
 
 
 def _long(rogue: Rogue, _: bytes) -> list[Part]:
-    """An answer for which all is demanded that may be signed, and which goes on until it is left."""
+    """An answer that demands all that may be signed for it, and goes on until it is left."""
     every = rogue.client.voucher_signer.ceiling_units(ADAPTER)
     return [said("a"), rogue.need(every), *[PAUSE] * 3, *[said("a")] * 20, *[PAUSE] * 400]
 

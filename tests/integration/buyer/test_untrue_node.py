@@ -33,6 +33,7 @@ from viz.domain.units import ZERO_HASH, Hash32
 from viz.domain.usage import UsageLine, usage_hash
 from viz.errors import (
     ChannelClosing,
+    LineBelowBest,
     NodeNotTrusted,
     NodeRefused,
     NodeUnreachable,
@@ -410,14 +411,16 @@ async def test_a_node_that_lies_about_the_deployment_is_left_before_any_signatur
     assert node.chain.balances == before
 
 
-@pytest.mark.parametrize("kind", [ChannelClosing, StaleVoucher, StoreFull])
+@pytest.mark.parametrize("kind", [ChannelClosing, LineBelowBest, StaleVoucher, StoreFull])
 async def test_a_break_is_the_nodes_whatever_error_it_names(
     liar: Liar, monkeypatch: pytest.MonkeyPatch, kind: type[VizError]
 ) -> None:
     """A node that refuses the voucher it asked for has broken the answer off, by any code."""
     client = liar.client
     real = client.api.voucher
-    refused = error_of({"code": kind.code, "detail": "no", "base": "5", "best": []}, 402)
+    # A line below the best says that the node holds a voucher which this buyer never signed.
+    held = {"base": "0", "best": [[ADAPTER, "999"]]} if kind is LineBelowBest else {"base": "5"}
+    refused = error_of({"code": kind.code, "detail": "no", "best": [], **held}, 402)
 
     async def voucher(offer: Any) -> Any:
         raise refused

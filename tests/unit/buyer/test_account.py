@@ -130,7 +130,7 @@ def test_bills_of_left_answers_add_up_for_ever(
     lost, answers = 0, 0
     while not voucher_signer.fault and answers < 2_000:
         left(voucher_signer, 40, arrived_units=3, excused_units=4)
-        voucher_signer = restarting.again() if restart and not answers % 8 else voucher_signer
+        voucher_signer = restarting.again() if restart and not answers % 16 else voucher_signer
         voucher_signer.take_late(receipt(voucher_signer, ASKED, 5))
         lost, answers = lost + 1, answers + 1
         for _ in range(2):

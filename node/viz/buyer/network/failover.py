@@ -29,6 +29,7 @@ from viz.buyer.received import AnswerChunk
 from viz.domain.display import amount
 from viz.domain.units import Address, Units
 from viz.errors import (
+    BooksMismatch,
     BudgetSpent,
     InvalidKeyFile,
     InvalidRequest,
@@ -250,6 +251,8 @@ class NetworkAnswer:
         """Return whether the fault is in the request, so that every node would refuse it."""
         if self.parts and error.answered and isinstance(error, InvalidRequest):
             return False  # a node that cannot continue an answer
+        if isinstance(error, StoreError) and (error.answered or isinstance(error, BooksMismatch)):
+            return False  # the node's own ledger, or what it says of one channel
         return isinstance(error, _OF_THE_REQUEST)
 
     # the stream
