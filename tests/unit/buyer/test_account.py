@@ -95,6 +95,18 @@ async def test_an_account_that_is_full_signs_nothing_ahead(voucher_signer: Vouch
         assert voucher_signer.channel.signed_units(OTHER) == 0 and not voucher_signer.fault
 
 
+async def test_an_account_that_is_full_lets_no_voucher_ride(voucher_signer: VoucherSigner) -> None:
+    """A voucher on the request itself is not judged, so there is none: the node must demand it."""
+    voucher_signer.held.asks = True
+    for number in range(4):
+        with asking(voucher_signer, AdapterId(number), 20) as open_request:
+            open_request.first_units = 20
+            rides = voucher_signer.riding(open_request, 0)
+        assert (rides is not None) == (number < 3)
+        if rides:
+            await paid_and_broken(voucher_signer, AdapterId(100 + number), 25)
+
+
 async def test_a_broken_answer_that_is_forgotten_stays_in_the_account(
     voucher_signer: VoucherSigner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
