@@ -58,12 +58,12 @@ def choose_backend(
 ) -> Backend:
     """Choose between torch in float32, torch in bfloat16 and the compiled pass (float32 sums).
 
-    "auto" and "float32" take the compiled pass where it can be had: it decodes fastest, and it
-    gives a request the same bits whatever other requests run beside it, which torch does not.
-    Elsewhere "auto" takes bfloat16 if the processor multiplies it in hardware, else float32.
-    ``build_directory`` None forbids compiling. ``capacity`` is the most tokens of a sequence (None:
-    the model's own limit). Raises ModelUnavailable if ``wanted`` is "native" and the compiled pass
-    is not available.
+    "auto" and "float32" take the compiled pass where it can be had. It decoded fastest on the
+    processors measured (AVX2, and AVX-512 without AMX: docs/engine-log.md), and it gives a request
+    the same bits whatever other requests run beside it, which torch does not. Elsewhere "auto"
+    takes bfloat16 if the processor multiplies it in hardware, else float32. ``build_directory``
+    None forbids compiling. ``capacity`` is the most tokens of a sequence (None: the model's own
+    limit). Raises ModelUnavailable if ``wanted`` is "native" and there is no compiled pass.
     """
     import torch
 
