@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import typer
 
-from viz.cli.content import register
+from viz.cli.creator.content import register
 
 if __name__ == "__main__":
     typer.run(register)

@@ -30,8 +30,8 @@ from tests.fakes.engine import FakeEngine
 from tests.integration.api.harness import NODE_KEY, Buyer, Node, running_node
 
 from viz.api.context import ApiLimits
-from viz.api.openai_answer import Answer, Choice, usage
-from viz.api.openai_request import read_chat
+from viz.api.openai.answer import Answer, Choice, usage
+from viz.api.openai.request import read_chat
 from viz.cli.console import serving_loop
 from viz.domain.ports.chain import ChannelState
 from viz.domain.ports.engine import GenerationRequest

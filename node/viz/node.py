@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Final
 
 from viz.api.app import create_app, create_runner
+from viz.api.connections.listening import listen, listen_for_operator, refuse_taken_port
 from viz.api.context import ApiLimits, NodeTerms
-from viz.api.listening import listen, listen_for_operator, refuse_taken_port
 from viz.backends import open_backends, service_settings
 from viz.basemodel.preparation import ReportProgress
 from viz.composition.services import build_services, loops, node_context, restore

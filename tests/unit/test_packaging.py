@@ -39,7 +39,7 @@ CORE_MODULES = (
     "viz.domain.node_channel",
     "viz.chain",
     "viz.api",
-    "viz.cli.license",
+    "viz.cli.creator.license",
     # A custodian: a node without an engine.
     "viz.node",
 )

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from tests.fakes.chain import DEPLOYMENT, address_of
 
-from viz.buyer.ledger import BuyerLedger
+from viz.buyer.ledger.ledger import BuyerLedger
 from viz.chain.devnet import _hold
 from viz.private import (
     close_if_there,

@@ -16,27 +16,10 @@ import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from viz.api import (
-    announcement,
-    contents,
-    custody,
-    gateway,
-    health,
-    licenses,
-    listings,
-    market,
-    notices,
-    openai,
-    operator,
-    own_offers,
-    owners,
-    payments,
-    provenance,
-    receipts,
-    unpaid_help,
-)
+from viz.api import payments, unpaid_help
 from viz.api.access import OPERATOR_PATH, is_operator
 from viz.api.client_address import PROXIES
+from viz.api.connections.server import TOO_LARGE, HttpRunner, name_server
 from viz.api.context import (
     LIMITS,
     LOGINS,
@@ -51,9 +34,25 @@ from viz.api.context import (
     NodeContext,
     send,
 )
-from viz.api.http_server import TOO_LARGE, HttpRunner, name_server
-from viz.api.metrics import METRICS, Metrics
-from viz.api.named_requests import NAMED, NamedRequests
+from viz.api.gateway import gateway
+from viz.api.market import (
+    contents,
+    custody,
+    licenses,
+    listings,
+    market,
+    notices,
+    own_offers,
+    owners,
+    provenance,
+    receipts,
+)
+from viz.api.monitoring import health
+from viz.api.monitoring.metrics import METRICS, Metrics
+from viz.api.openai import routes as openai
+from viz.api.openai.named_requests import NAMED, NamedRequests
+from viz.api.operator import announcement
+from viz.api.operator import commands as operator
 from viz.api.problems import http_problem, opaque, problem
 from viz.api.rate_limit import Looks, RateLimit
 from viz.errors import InvalidRequest, VizError

@@ -10,9 +10,9 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final
 
-from viz.buyer.answer import PaidAnswer
+from viz.buyer.answers.answer import PaidAnswer
 from viz.buyer.client import BuyerClient
-from viz.buyer.offers import find_offer
+from viz.buyer.terms.offers import find_offer
 from viz.errors import PromptTooLong
 from viz.protocol.payment import CHAT_PATH
 

@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Protocol
 
-from viz.buyer.answer import PaidAnswer
 from viz.buyer.answer_length import ask_fitting
+from viz.buyer.answers.answer import PaidAnswer
+from viz.buyer.answers.completion import usage_of
+from viz.buyer.answers.received import AnswerChunk
 from viz.buyer.client import BuyerClient
-from viz.buyer.completion import usage_of
-from viz.buyer.received import AnswerChunk
 from viz.domain.ports.chain import Deployment
 from viz.domain.units import Units
 from viz.protocol.answer_evidence import AnswerEvidence

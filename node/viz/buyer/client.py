@@ -20,28 +20,28 @@ from typing import Any, Final, Self
 
 import aiohttp
 
-from viz.buyer.answer import PaidAnswer
-from viz.buyer.answer_context import AnswerContext
-from viz.buyer.channel_sync import ChannelSync
-from viz.buyer.checks import Limits
-from viz.buyer.closing import close_together
-from viz.buyer.counting import Counters, TokenCount
-from viz.buyer.counting_pins import CountingPins
-from viz.buyer.known_node import KnownNode
-from viz.buyer.ledger import BuyerLedger
-from viz.buyer.names import Names
-from viz.buyer.prices import Prices, limits_in
-from viz.buyer.quotes import KeptQuotes
-from viz.buyer.session import BuyerSession
-from viz.buyer.spending import Spending
-from viz.buyer.voucher_signer import VoucherSigner
-from viz.buyer.wallet import Wallet, wallet_of
-from viz.buyer.wallet_signing import (
+from viz.buyer.answers.answer import PaidAnswer
+from viz.buyer.answers.context import AnswerContext
+from viz.buyer.channels.closing import close_together
+from viz.buyer.channels.session import BuyerSession
+from viz.buyer.channels.sync import ChannelSync
+from viz.buyer.ledger.ledger import BuyerLedger
+from viz.buyer.ledger.names import Names
+from viz.buyer.ledger.spending import Spending
+from viz.buyer.terms.checks import Limits
+from viz.buyer.terms.counting import Counters, TokenCount
+from viz.buyer.terms.counting_pins import CountingPins
+from viz.buyer.terms.known_node import KnownNode
+from viz.buyer.terms.prices import Prices, limits_in
+from viz.buyer.terms.quotes import KeptQuotes
+from viz.buyer.vouchers.voucher_signer import VoucherSigner
+from viz.buyer.wallet.signing import (
     PendingDeposit,
     checked_chain_time_s,
     require_depositable,
     signed_close,
 )
+from viz.buyer.wallet.wallet import Wallet, wallet_of
 from viz.client.node_client import NodeClient
 from viz.clock import SystemClock
 from viz.domain.buyer_channel import BuyerChannel
@@ -285,7 +285,7 @@ class BuyerClient:
         The node is asked to close at what it billed (docs/adr/0011), but may close at what was
         signed. The answer states the total.
         Raises NodeNotTrusted if the node's Close does not verify, and the node's refusals. To leave
-        a node that does not answer, use ``viz.buyer.unilateral_close``.
+        a node that does not answer, use ``viz.buyer.channels.unilateral_close``.
         """
         await self.look()
         request, signature = await self.request_close(payer)

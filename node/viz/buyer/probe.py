@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from viz.buyer.asking import OneNode, pass_on
 from viz.buyer.client import BuyerClient
-from viz.buyer.wallet import Wallet
+from viz.buyer.wallet.wallet import Wallet
 from viz.domain.eip712 import Domain, settlement_domain
 from viz.domain.receipt_audit import PublicReceipt
 from viz.errors import InvalidSignature, NodeNotTrusted, VizError

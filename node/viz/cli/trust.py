@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 import typer
 
+from viz.cli.buyer.networking import remember_node
 from viz.cli.console import (
     AsJson,
     DataDir,
@@ -23,7 +24,6 @@ from viz.cli.console import (
     show,
 )
 from viz.cli.http import RPC_VARIABLE, ask
-from viz.cli.networking import remember_node
 from viz.client.node_address import checked
 from viz.domain.display import counted
 from viz.errors import ChainMismatch, ConfigError

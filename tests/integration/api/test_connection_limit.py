@@ -15,9 +15,9 @@ import pytest
 from tests.integration.api.harness import OPERATOR_TOKEN, Buyer, Node, running_node
 from typer.testing import CliRunner
 
-from viz.api import connection_limit
 from viz.api.client_address import IpNetwork
-from viz.api.connection_limit import (
+from viz.api.connections import limit as connection_limit
+from viz.api.connections.limit import (
     OPERATOR_CONNECTIONS,
     SHARES,
     SPARE,

@@ -14,7 +14,7 @@ from tests.fakes.blobs import MemoryBlobStore
 from tests.fakes.car import car_of
 from tests.integration.api.harness import Node, running_node
 
-from viz.api.gateway import MAX_READERS
+from viz.api.gateway.gateway import MAX_READERS
 from viz.domain.units import Cid
 from viz.storage.cid import RAW as LEAF
 from viz.storage.cid import codec_of, to_binary
@@ -98,7 +98,7 @@ async def test_who_does_not_read_holds_a_chunk_and_is_cut_off(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A slow reader costs neither the memory of a blob nor anybody else's place for long."""
-    monkeypatch.setattr("viz.api.gateway.MAX_READERS", 1)
+    monkeypatch.setattr("viz.api.gateway.gateway.MAX_READERS", 1)
     blobs = Counting()
     async with running_node(tmp_path, client_timeout_s=1, blobs=blobs) as node:
         cid = await blobs.add(LONG)

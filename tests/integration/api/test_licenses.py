@@ -17,7 +17,7 @@ from tests.integration.api.harness import NODE_KEY, ORIGIN, Node, running_node
 from tests.unit.protocol.license import specifications as spec
 
 from viz.api.context import ApiLimits
-from viz.api.licenses import KEPT_S
+from viz.api.market.licenses import KEPT_S
 from viz.domain.eip712 import keccak
 from viz.domain.ports.chain import ContentState, TermsState
 from viz.domain.ports.custody import CustodyRecord

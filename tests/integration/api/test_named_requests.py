@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tests.integration.api.harness import ADAPTER, Buyer, running_node
 
-from viz.api.named_requests import NAME_KEPT_S, NAMED
+from viz.api.openai.named_requests import NAME_KEPT_S, NAMED
 from viz.protocol import payment
 from viz.protocol.payment import MAX_NAME_CHARS, NAME_HEADER
 

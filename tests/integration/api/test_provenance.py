@@ -18,7 +18,7 @@ from tests.fakes.licenses import preset
 from tests.integration.api.harness import ADAPTER, NODE_KEY, Node, running_node
 from tests.integration.api.test_licenses import OWNER, Registry, get, keep, registry
 
-from viz.api.provenance import KEPT_S
+from viz.api.market.provenance import KEPT_S
 from viz.domain.eip712 import public_address
 from viz.domain.manifest import Manifest, SourceWork, manifest_hash, open_manifest, seal_manifest
 from viz.domain.ports.chain import AcquiredGrant

@@ -11,7 +11,7 @@ from tests.fakes.blobs import MemoryBlobStore
 from tests.fakes.chain import FakeChain
 from tests.integration.api.harness import NODE_KEY, Buyer, Node, running_node
 
-from viz.cli.periods import read_periods
+from viz.cli.audit.periods import read_periods
 from viz.domain.receipt_audit import PublicReceipt
 from viz.domain.receipt_periods import PeriodAudit, audit_periods
 from viz.errors import StorageUnavailable

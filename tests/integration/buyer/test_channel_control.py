@@ -21,12 +21,12 @@ from tests.integration.buyer.conftest import PASSWORD, buying
 from tests.integration.buyer.test_proxy import MODEL, Silent
 from typer.testing import CliRunner, Result
 
-from viz.buyer.channel_control import ChannelControl
 from viz.buyer.client import BuyerClient
-from viz.buyer.control_client import ProxyControl, find_proxies
-from viz.buyer.control_server import SOCKET, serving_control
-from viz.buyer.proxy import running_proxy
-from viz.buyer.wallet import KeyWallet, Wallet
+from viz.buyer.control.client import ProxyControl, find_proxies
+from viz.buyer.control.commands import ChannelControl
+from viz.buyer.control.server import SOCKET, serving_control
+from viz.buyer.proxy.proxy import running_proxy
+from viz.buyer.wallet.wallet import KeyWallet, Wallet
 from viz.chain.deployment import save_deployment
 from viz.chain.keys import create_key_file
 from viz.cli.main import app

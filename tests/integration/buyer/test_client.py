@@ -24,9 +24,9 @@ from tests.integration.api.harness import (
 )
 from tests.integration.buyer.conftest import buying
 
-from viz.buyer.answer import PaidAnswer
-from viz.buyer.checks import Limits
+from viz.buyer.answers.answer import PaidAnswer
 from viz.buyer.client import BuyerClient
+from viz.buyer.terms.checks import Limits
 from viz.client.node_client import NodeClient
 from viz.domain.eip712 import public_address
 from viz.domain.node_channel import VoucherOffer

@@ -24,9 +24,9 @@ from tests.integration.buyer.conftest import buying
 from tests.integration.buyer.test_client import ask, chat
 from tests.integration.buyer.test_killed_node import Kill
 
-from viz.buyer.channel_control import ChannelControl
 from viz.buyer.client import BuyerClient
-from viz.buyer.wallet import KeyWallet
+from viz.buyer.control.commands import ChannelControl
+from viz.buyer.wallet.wallet import KeyWallet
 from viz.domain.claim_rows import SignedVoucher
 from viz.domain.eip712 import public_address, sign, sign_compact
 from viz.domain.ports.transactions import Call

@@ -11,7 +11,7 @@ from tests.integration.buyer.conftest import buying
 from tests.integration.buyer.test_front import Front, buying_through, front, in_step
 from tests.integration.buyer.test_untrue_node import ask, chat
 
-from viz.buyer.checks import Limits
+from viz.buyer.terms.checks import Limits
 from viz.errors import BooksMismatch, NodeUnreachable
 from viz.protocol.payment import CHAT_PATH
 

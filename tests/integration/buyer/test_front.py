@@ -16,10 +16,10 @@ from tests.integration.api.harness import ADAPTER, DEPOSIT, ORIGIN, PAYER_KEY, N
 from tests.integration.buyer.conftest import PASSWORD
 from tests.integration.buyer.test_untrue_node import ask
 
-from viz.buyer import channel_sync
-from viz.buyer.checks import Limits
+from viz.buyer.channels import sync as channel_sync
 from viz.buyer.client import BuyerClient
-from viz.buyer.node_standing import BROKEN_ALLOWED
+from viz.buyer.ledger.node_standing import BROKEN_ALLOWED
+from viz.buyer.terms.checks import Limits
 from viz.client import node_client
 from viz.domain.eip712 import public_address
 from viz.errors import InvalidRequest, NodeNotTrusted, NodeRefused, NodeUnreachable

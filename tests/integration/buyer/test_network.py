@@ -23,8 +23,8 @@ from viz.buyer.network.buyer import NetworkBuyer
 from viz.buyer.network.failover import NetworkAnswer
 from viz.buyer.network.opening import NetworkSources, network_buyer
 from viz.buyer.network.record import NetworkFile, day_of
-from viz.buyer.prices import limits_in
-from viz.buyer.wallet import KeyWallet
+from viz.buyer.terms.prices import limits_in
+from viz.buyer.wallet.wallet import KeyWallet
 from viz.domain.display import amount
 from viz.domain.eip712 import public_address
 from viz.domain.ports.chain import NodeEntry
@@ -265,7 +265,7 @@ async def test_an_answer_goes_on_where_a_server_before_its_node_wrote_into_it(
             written.append(0)
             return [*found, ServerEvent("", "<html>504 Gateway Time-out</html>")]
 
-    monkeypatch.setattr("viz.buyer.answer.SseReader", Front)
+    monkeypatch.setattr("viz.buyer.answers.answer.SseReader", Front)
     async with network.buyer() as buyer:
         answer = await read(buyer, chat(max_tokens=120))
     first, second = answer.parts

@@ -13,7 +13,7 @@ import pytest
 from tests.integration.api.harness import ADAPTER
 
 from viz.buyer.client import BuyerClient
-from viz.buyer.proxy import running_proxy
+from viz.buyer.proxy.proxy import running_proxy
 from viz.errors import ConfigError
 
 MODEL = f"viz-adapter-{ADAPTER}"

@@ -15,9 +15,9 @@ from multidict import CIMultiDict
 from tests.integration.api.harness import ADAPTER
 from tests.integration.buyer.test_untrue_node import ask
 
-from viz.buyer import channel_sync
+from viz.buyer.channels import sync as channel_sync
 from viz.buyer.client import BuyerClient
-from viz.buyer.node_standing import BROKEN_ALLOWED
+from viz.buyer.ledger.node_standing import BROKEN_ALLOWED
 from viz.client import node_client
 from viz.client.node_client import problem_of
 from viz.errors import NodeNotTrusted, NodeRefused, NodeUnreachable, PriceAboveCap

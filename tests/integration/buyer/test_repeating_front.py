@@ -18,7 +18,7 @@ from tests.integration.buyer.test_front import Forward, Front, Written, buyer, f
 from tests.integration.buyer.test_untrue_node import ask
 
 from viz.buyer.client import BuyerClient
-from viz.buyer.node_standing import BROKEN_ALLOWED
+from viz.buyer.ledger.node_standing import BROKEN_ALLOWED
 from viz.domain.units import ZERO_ADDRESS
 from viz.errors import (
     EngineOverloaded,

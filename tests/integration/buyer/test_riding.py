@@ -59,7 +59,7 @@ async def test_a_node_that_ignores_vouchers_on_requests_is_paid_as_before(
     async def ignore(*_: Any) -> None:
         return None
 
-    monkeypatch.setattr("viz.api.openai.take_voucher_of", ignore)
+    monkeypatch.setattr("viz.api.openai.routes.take_voucher_of", ignore)
     for number in range(8):
         assert (await ask(client, chat(f"question {number}"))).receipt is not None
 

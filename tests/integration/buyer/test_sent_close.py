@@ -26,10 +26,10 @@ from tests.integration.buyer.test_unilateral_close import (
 from tests.integration.chain.testnet import Testnet, address
 from typer.testing import CliRunner, Result
 
-from viz.buyer.channel_control import ChannelControl
-from viz.buyer.wallet import KeyWallet
+from viz.buyer.control.commands import ChannelControl
+from viz.buyer.wallet.wallet import KeyWallet
 from viz.chain.keys import create_key_file, development_account
-from viz.cli import channel as commands
+from viz.cli.buyer import channel as commands
 from viz.cli.main import app
 from viz.domain.eip712 import settlement_domain, sign
 from viz.domain.typed_data import Close

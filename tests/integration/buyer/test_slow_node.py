@@ -10,8 +10,8 @@ import aiohttp
 import pytest
 from tests.fakes.chain import FakeClock
 
-from viz.buyer import received
-from viz.buyer.received import ReceivedAnswer
+from viz.buyer.answers import received
+from viz.buyer.answers.received import ReceivedAnswer
 from viz.client import node_client
 from viz.client.node_client import NodeClient, problem_of
 from viz.errors import NodeUnreachable

@@ -16,8 +16,8 @@ from tests.integration.buyer.conftest import buying
 from tests.integration.buyer.test_untrue_node import DONE, MODEL, Liar, said
 from typer.testing import CliRunner, Result
 
-from viz.buyer.channel_control import ChannelControl
-from viz.cli import buyer as command
+from viz.buyer.control.commands import ChannelControl
+from viz.cli.buyer import buyer as command
 from viz.cli.main import app
 from viz.domain.eip712 import public_address
 

@@ -19,9 +19,9 @@ from tests.integration.buyer.conftest import buying
 from tests.integration.buyer.rogue import CUT, PAUSE, Part, Rogue, Script
 from tests.integration.buyer.test_untrue_node import DONE, PROMPT_TOKENS, ask, chat, said
 
-from viz.buyer import channel_sync
-from viz.buyer.checks import Limits
+from viz.buyer.channels import sync as channel_sync
 from viz.buyer.client import BuyerClient
+from viz.buyer.terms.checks import Limits
 from viz.domain.node_channel import VoucherOffer
 from viz.domain.units import AdapterId, Units
 from viz.errors import NodeNotTrusted, PaymentRequired, StoreConflict, VizError

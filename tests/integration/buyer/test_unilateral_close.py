@@ -12,7 +12,7 @@ import pytest
 from tests.integration.chain.testnet import CLOSE_DELAY_S, Testnet, address
 from typer.testing import CliRunner
 
-from viz.buyer.ledger import BuyerLedger
+from viz.buyer.ledger.ledger import BuyerLedger
 from viz.chain.keys import create_key_file, development_account, load_key_file
 from viz.cli.main import app
 from viz.domain.claim_rows import SignedVoucher, pack_row

@@ -19,11 +19,11 @@ from tests.fakes.chain import FakeClock, address_of
 from tests.integration.api.harness import ADAPTER, DEPOSIT, NODE_KEY, PAYER_KEY, PRICE, Node
 from tests.integration.buyer.conftest import buying
 
-from viz.api import own_offers
-from viz.buyer import received
-from viz.buyer.checks import Limits
+from viz.api.market import own_offers
+from viz.buyer.answers import received
 from viz.buyer.client import BuyerClient
-from viz.buyer.open_requests import OpenRequest
+from viz.buyer.ledger.open_requests import OpenRequest
+from viz.buyer.terms.checks import Limits
 from viz.client.node_client import NodeClient
 from viz.domain.eip712 import sign
 from viz.domain.pricing import Price

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from viz.chain.deployment import save_deployment
 from viz.chain.keys import create_key_file, development_account
 from viz.cli.main import app
-from viz.cli.operator_answers import FORMS
+from viz.cli.operator.answers import FORMS
 from viz.errors import NodeRefused, NodeUnreachable
 
 ROOT = Path(__file__).parents[3]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from viz.cli import http
-from viz.cli.operator import OperatorClient
+from viz.cli.operator.running_node import OperatorClient
 from viz.errors import NodeUnreachable
 from viz.local_socket import OPERATOR_SOCKET, listeners
 

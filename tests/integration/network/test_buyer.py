@@ -23,8 +23,8 @@ from viz.buyer.network.budget import Budget
 from viz.buyer.network.buyer import NetworkBuyer
 from viz.buyer.network.failover import NetworkAnswer
 from viz.buyer.network.opening import NetworkSources, network_buyer
-from viz.buyer.prices import limits_in
-from viz.buyer.wallet import KeyWallet
+from viz.buyer.terms.prices import limits_in
+from viz.buyer.wallet.wallet import KeyWallet
 from viz.chain.keys import development_account
 from viz.domain.shares import split_revenue
 from viz.domain.units import AdapterId, Address, Hash32, Units, parse_address

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from viz.api.openai_answer import Answer, Choice
+from viz.api.openai.answer import Answer, Choice
 from viz.domain.ports.engine import Piece, TokenLogprob
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from openai.types import chat, completion_create_params
 
-from viz.api.openai_request import read_chat, read_completion
+from viz.api.openai.request import read_chat, read_completion
 from viz.domain.text_request import TextRequest
 from viz.errors import InvalidRequest
 

@@ -13,7 +13,7 @@ import pytest_asyncio
 from tests.fakes.chain import DEPLOYMENT
 from tests.fakes.tiny_base import make_tiny_base, random_adapter, write_random_adapter
 
-from viz.api.openai_request import read_chat, read_completion
+from viz.api.openai.request import read_chat, read_completion
 from viz.audit.answer_audit import AnswerAudit, Judge, audit_answer, require_weights
 from viz.basemodel.adapter_file import write_adapter
 from viz.basemodel.source import LoadedBase

@@ -20,11 +20,11 @@ from tests.unit.buyer.test_voucher_signer import (
     receipt,
 )
 
-from viz.buyer import open_requests as exposure_module
-from viz.buyer.checks import Limits
-from viz.buyer.ledger import BuyerLedger
-from viz.buyer.node_standing import LOST_SHARE, NodeStanding
-from viz.buyer.voucher_signer import VoucherSigner
+from viz.buyer.ledger import open_requests as exposure_module
+from viz.buyer.ledger.ledger import BuyerLedger
+from viz.buyer.ledger.node_standing import LOST_SHARE, NodeStanding
+from viz.buyer.terms.checks import Limits
+from viz.buyer.vouchers.voucher_signer import VoucherSigner
 from viz.client.node_client import NodeClient
 from viz.domain.node_channel import VoucherOffer
 from viz.domain.units import AdapterId, Units

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from tests.unit.protocol.test_payment import INFO, NODE_KEY
 
-from viz.buyer.checks import ExpectedReceipt, agreed_quote, check_quote, check_receipt, is_for
-from viz.buyer.counting import Counter
+from viz.buyer.terms.checks import ExpectedReceipt, agreed_quote, check_quote, check_receipt, is_for
+from viz.buyer.terms.counting import Counter
 from viz.domain.eip712 import public_address, settlement_domain, sign
 from viz.domain.ports.chain import Deployment
 from viz.domain.pricing import Price

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from viz.basemodel.packaged import TOKENIZER_OF_BASE, find_tokenizer
 from viz.basemodel.tokenizer import ChatTokenizer
-from viz.buyer.counting import Counter, Counters, TextCount
-from viz.buyer.request import AskedRequest
+from viz.buyer.terms.counting import Counter, Counters, TextCount
+from viz.buyer.terms.request import AskedRequest
 from viz.domain.units import ZERO_HASH
 from viz.protocol.payment import CHAT_PATH, COMPLETIONS_PATH
 

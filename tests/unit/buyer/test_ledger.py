@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from tests.fakes.chain import DEPLOYMENT
 
-from viz.buyer import ledger as ledger_module
-from viz.buyer.ledger import BuyerLedger
+from viz.buyer.ledger import ledger as ledger_module
+from viz.buyer.ledger.ledger import BuyerLedger
 from viz.domain.buyer_channel import (
     BuyerChannel,
     ReceiptLink,

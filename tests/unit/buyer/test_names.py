@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from tests.unit.buyer.test_ledger import opened
 
-from viz.buyer.names import Names
-from viz.buyer.offers import find_offer
+from viz.buyer.ledger.names import Names
+from viz.buyer.terms.offers import find_offer
 from viz.domain.units import ZERO_HASH, AdapterId
 from viz.errors import UnknownModel
 from viz.protocol.messages import AdapterOffer, adapter_model

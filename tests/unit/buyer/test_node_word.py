@@ -13,10 +13,10 @@ from tests.fakes.chain import DEPLOYMENT
 from tests.unit.buyer.test_ledger import NODE, observe, opened, pay, receive
 from tests.unit.buyer.test_voucher_signer import Node, view
 
-from viz.buyer import ledger as ledger_module
-from viz.buyer.checks import Limits
-from viz.buyer.ledger import BuyerLedger
-from viz.buyer.voucher_signer import VoucherSigner
+from viz.buyer.ledger import ledger as ledger_module
+from viz.buyer.ledger.ledger import BuyerLedger
+from viz.buyer.terms.checks import Limits
+from viz.buyer.vouchers.voucher_signer import VoucherSigner
 from viz.client.node_client import NodeClient
 from viz.domain import buyer_channel
 from viz.domain.ports.chain import ChannelState

@@ -9,9 +9,9 @@ import pytest
 from tests.fakes.chain import DEPLOYMENT
 from tests.unit.buyer.test_ledger import opened
 
-from viz.buyer.checks import Limits
-from viz.buyer.ledger import BuyerLedger
-from viz.buyer.prices import RECORD, Prices, limits_in
+from viz.buyer.ledger.ledger import BuyerLedger
+from viz.buyer.terms.checks import Limits
+from viz.buyer.terms.prices import RECORD, Prices, limits_in
 from viz.domain.pricing import Price
 from viz.domain.units import BASE_MODEL, AdapterId
 from viz.errors import BooksMismatch, PriceAboveCap

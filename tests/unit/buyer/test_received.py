@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from viz.buyer.counting import Counter
-from viz.buyer.received import ReceivedAnswer
+from viz.buyer.answers.received import ReceivedAnswer
+from viz.buyer.terms.counting import Counter
 
 
 def words(text: str) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.fakes.chain import DEPLOYMENT
 
-from viz.buyer.ledger import BuyerLedger
+from viz.buyer.ledger.ledger import BuyerLedger
 from viz.domain.units import Address
 
 NODE = Address("0x00000000000000000000000000000000000000AA")

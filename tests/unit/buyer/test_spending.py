@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from tests.unit.buyer.test_ledger import NODE, observe, opened, receive
 
-from viz.buyer.ledger import BuyerLedger
-from viz.buyer.spending import DAYS_KEPT, RECORD, Spending, report_on_disk
+from viz.buyer.ledger.ledger import BuyerLedger
+from viz.buyer.ledger.spending import DAYS_KEPT, RECORD, Spending, report_on_disk
 from viz.domain.buyer_channel import BuyerChannel
 from viz.domain.receipt import SignedReceipt
 from viz.domain.typed_data import Receipt

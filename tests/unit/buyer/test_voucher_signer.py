@@ -13,12 +13,12 @@ import pytest
 from tests.fakes.chain import DEPLOYMENT
 from tests.unit.buyer.test_ledger import NODE, observe, opened
 
-from viz.buyer import open_requests as exposure_module
-from viz.buyer.checks import Limits
-from viz.buyer.ledger import BuyerLedger
-from viz.buyer.node_standing import BROKEN_ALLOWED, BROKEN_AMONG, EMPTY_ALLOWED, NodeStanding
-from viz.buyer.open_requests import OpenRequest
-from viz.buyer.voucher_signer import VoucherSigner
+from viz.buyer.ledger import open_requests as exposure_module
+from viz.buyer.ledger.ledger import BuyerLedger
+from viz.buyer.ledger.node_standing import BROKEN_ALLOWED, BROKEN_AMONG, EMPTY_ALLOWED, NodeStanding
+from viz.buyer.ledger.open_requests import OpenRequest
+from viz.buyer.terms.checks import Limits
+from viz.buyer.vouchers.voucher_signer import VoucherSigner
 from viz.client.node_client import NodeClient
 from viz.domain.eip712 import public_address, sign
 from viz.domain.node_channel import VoucherOffer

@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from viz.cli.audit import why_ended
+from viz.cli.audit.audit import why_ended
 from viz.errors import TrainingError, TrainingWorkerDied
 
 LOG = "its last words are in /tmp/viz-audit-x/worker.log"

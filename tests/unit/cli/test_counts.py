@@ -38,7 +38,7 @@ def test_every_count_is_spelled_by_one_helper() -> None:
     """Protects against "1 chunks": only `viz.domain.display.counted` spells a number of things."""
     assert _uncounted('f"{n} chunks"') and not _uncounted("f\"{counted(n, 'chunk')}\"")
     assert viz.cli.__file__ is not None
-    modules = sorted(Path(viz.cli.__file__).parent.glob("*.py"))
+    modules = sorted(Path(viz.cli.__file__).parent.rglob("*.py"))
     assert (
         modules
         and {module.name: found for module in modules if (found := _uncounted(module.read_text()))}

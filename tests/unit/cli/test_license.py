@@ -59,7 +59,7 @@ def test_each_preset_is_written_for_the_work(folder: Path, name: str) -> None:
 def test_what_is_missing_is_asked_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a terminal a creator is led through the license."""
     terminal = SimpleNamespace(stdin=SimpleNamespace(isatty=lambda: True))
-    monkeypatch.setattr("viz.cli.license.sys", terminal)
+    monkeypatch.setattr("viz.cli.creator.license.sys", terminal)
     typed = f"approval\nAlma\nmailto:alma@example.org\n{WALLET.lower()}\npt\nPortugal\n"
     done = viz(folder, "license new {0} --fee 3.5", typed=typed)
     assert "for trainers that you approve" in done.output
@@ -71,7 +71,7 @@ def test_what_is_missing_is_asked_for(folder: Path, monkeypatch: pytest.MonkeyPa
 def test_each_condition_can_be_asked_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A creator who knows no field writes a license of her own; a bad answer is named."""
     terminal = SimpleNamespace(stdin=SimpleNamespace(isatty=lambda: True))
-    monkeypatch.setattr("viz.cli.license.sys", terminal)
+    monkeypatch.setattr("viz.cli.creator.license.sys", terminal)
     own = "research\n0\n0\n0\ny\nn\n20\nn\nn\nPT, DE\n1\n30\n"
     viz(folder, f"license new {{0}} --preset guided {SAID}", typed=own)
     document = read_license(folder / "license.toml")

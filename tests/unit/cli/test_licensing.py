@@ -8,8 +8,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from viz.api.serialise import plain
-from viz.cli import licensing, train
 from viz.cli.main import app
+from viz.cli.operator import licensing, train
 from viz.domain.units import UINT64_MAX
 from viz.errors import KeyUnknown, LicenseError
 

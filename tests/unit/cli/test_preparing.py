@@ -7,7 +7,7 @@ import itertools
 
 from rich.console import Console
 
-from viz.cli.preparing import preparing
+from viz.cli.operator.preparing import preparing
 
 
 def shown(parts: list[float], *, terminal: bool) -> str:

@@ -7,9 +7,9 @@ from typing import Any, cast
 
 import pytest
 
-from viz.cli import settle
-from viz.cli.operator import OperatorClient
-from viz.cli.settle import _settle
+from viz.cli.operator import settle
+from viz.cli.operator.running_node import OperatorClient
+from viz.cli.operator.settle import _settle
 from viz.errors import ChainUnreachable, TransactionFailed
 
 

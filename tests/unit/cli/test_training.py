@@ -7,9 +7,9 @@ from typing import Any, cast
 
 import pytest
 
-from viz.cli import training
-from viz.cli.operator import OperatorClient, _counts
-from viz.cli.train import train_and_publish
+from viz.cli.operator import training
+from viz.cli.operator.running_node import OperatorClient, _counts
+from viz.cli.operator.train import train_and_publish
 from viz.errors import AdapterNotTaught, NodeUnreachable, TrainingError
 
 STARTED = {"event": "started", "rows": 9, "steps": 3}

@@ -16,7 +16,6 @@ from typing import Any, Final
 import structlog
 
 from viz.buyer.asking import openai_model
-from viz.buyer.checks import Limits
 from viz.buyer.network.budget import Budget, DayBudget
 from viz.buyer.network.continuation import length_of, with_length
 from viz.buyer.network.failover import NetworkAnswer
@@ -24,7 +23,8 @@ from viz.buyer.network.finder import NodeFinder
 from viz.buyer.network.policy import Request, ranked
 from viz.buyer.network.pool import NodePool
 from viz.buyer.network.record import NetworkFile, NodeHistory
-from viz.buyer.request import AskedRequest
+from viz.buyer.terms.checks import Limits
+from viz.buyer.terms.request import AskedRequest
 from viz.domain.ports.chain import Deployment
 from viz.domain.ports.clock import Clock
 from viz.domain.units import BASE_MODEL, Address, Units

@@ -1,7 +1,7 @@
 """Run the buyer's commands on the network, in the process that holds its channels.
 
 Owns ``viz buyer ask`` without ``--node``. Commands about one channel (deposit, close, forgive) go
-to ``viz.buyer.channel_control``, also beside a running proxy.
+to ``viz.buyer.control.commands``, also beside a running proxy.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from viz.buyer.asking import Ended, Write, chosen_line, pass_on
 from viz.buyer.network.buyer import NetworkBuyer
-from viz.buyer.wallet import Wallet
+from viz.buyer.wallet.wallet import Wallet
 from viz.domain.display import prices
 from viz.domain.ports.chain import Deployment
 from viz.domain.units import Units

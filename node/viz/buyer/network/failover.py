@@ -1,6 +1,6 @@
 """Get one answer from a network: ask the best node, and continue at the next one if it fails.
 
-Owns the course of one request over several nodes. ``viz.buyer.answer`` owns each part of it.
+Owns the course of one request over several nodes. ``viz.buyer.answers.answer`` owns each part.
 
 Invariants: the parts join to one answer without repeated text; the text that arrived is part of the
 prompt at the next node, so that no completion token is paid twice; a part may cost at most what the
@@ -19,13 +19,13 @@ from typing import Any, Final, Self
 
 import structlog
 
-from viz.buyer.answer import PaidAnswer
 from viz.buyer.answer_length import at_most, room_in
+from viz.buyer.answers.answer import PaidAnswer
+from viz.buyer.answers.received import AnswerChunk
 from viz.buyer.client import BuyerClient
 from viz.buyer.network.budget import DayBudget, Reservation
 from viz.buyer.network.continuation import goes_on, length_of
 from viz.buyer.network.pool import NodePool
-from viz.buyer.received import AnswerChunk
 from viz.domain.display import amount
 from viz.domain.units import Address, Units
 from viz.errors import (

@@ -10,17 +10,17 @@ from pathlib import Path
 
 import aiohttp
 
-from viz.buyer.checks import Limits
 from viz.buyer.client import BuyerClient
-from viz.buyer.counting import TokenCount
-from viz.buyer.ledger import channels_in, directories_in, node_of
+from viz.buyer.ledger.ledger import channels_in, directories_in, node_of
+from viz.buyer.ledger.spending import report_on_disk
 from viz.buyer.network.budget import Budget
 from viz.buyer.network.buyer import NetworkBuyer
 from viz.buyer.network.finder import NodeFinder, checked_urls
 from viz.buyer.network.pool import HeldClient, NodePool
 from viz.buyer.network.record import NetworkFile
-from viz.buyer.spending import report_on_disk
-from viz.buyer.wallet import Wallet
+from viz.buyer.terms.checks import Limits
+from viz.buyer.terms.counting import TokenCount
+from viz.buyer.wallet.wallet import Wallet
 from viz.clock import SystemClock
 from viz.domain.buyer_channel import BuyerChannel
 from viz.domain.ports.chain import ChainReader, Deployment

@@ -18,7 +18,7 @@ import structlog
 
 from viz.buyer.client import BuyerClient
 from viz.buyer.network.budget import Budget
-from viz.buyer.wallet import Wallet
+from viz.buyer.wallet.wallet import Wallet
 from viz.domain.display import amount
 from viz.domain.units import ZERO_ADDRESS, Address, Units
 from viz.errors import ChannelUnknown, DepositExceeded, NodeNotTrusted

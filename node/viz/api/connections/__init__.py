@@ -1,0 +1,1 @@
+"""Sockets and connections: listening, limits, and requests that aiohttp refuses."""

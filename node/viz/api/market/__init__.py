@@ -1,0 +1,1 @@
+"""Works, licenses, listings, notices, offers, and the market of all nodes."""

@@ -1,0 +1,1 @@
+"""One paid answer: admission, the stream and its payment, the receipt."""

@@ -1,0 +1,124 @@
+"""Keep a buyer's ledger in step with its node and, if the buyer reads one, with its chain.
+
+Owns when the channel and its receipts are read, and how long to wait for a bill that has not come.
+``viz.buyer.vouchers.voucher_signer`` decides what is believed of them.
+
+Invariant: after a receipt that does not verify, no more receipts of this node are read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from functools import partial
+from typing import Final
+
+from viz.buyer.channels.session import BuyerSession
+from viz.buyer.ledger.open_requests import OpenRequest
+from viz.buyer.vouchers.voucher_signer import VoucherSigner
+from viz.client.node_client import NodeClient
+from viz.domain.ports.chain import ChainReader, ChannelState
+from viz.domain.receipt import SignedReceipt
+from viz.domain.units import ZERO_ADDRESS, AdapterId, Units
+from viz.errors import ChainError, InvalidSignature, NodeNotTrusted
+
+# A node bills a broken answer as soon as it notices the break: some moments after the buyer does.
+LATE_BILL_WAITS_S: Final = (0.0, 0.2, 1.0)
+CHAIN_READ_S: Final = 60.0
+CHAIN_WAIT_S: Final = 2.0
+
+
+class ChannelSync:
+    """Reads one channel and its receipts into the ledger."""
+
+    def __init__(
+        self,
+        api: NodeClient,
+        access: BuyerSession,
+        voucher_signer: VoucherSigner,
+        chain: ChainReader | None,
+    ) -> None:
+        self._api = api
+        self._access = access
+        self._voucher_signer = voucher_signer
+        self._chain = chain
+        self._synced = False
+        self._chain_read_s = 0.0
+
+    async def sync(self) -> None:
+        """Read the channel, and every receipt that is not in the ledger yet.
+
+        The receipts of a node that is no longer trusted are not read. Raises NodeNotTrusted,
+        InvalidSignature.
+        """
+        signer = self._voucher_signer
+        await self.observe_chain()
+        view = await self._access.use(partial(self._api.channel, signer.channel.signer))
+        signer.note(view)
+        while view.seq > signer.channel.seq and not signer.fault:
+            before = signer.channel.seq
+            call = partial(self._api.receipts, signer.channel.signer, before)
+            if not self._take_late(await self._access.use(call)):
+                return
+            if signer.channel.seq == before:
+                raise NodeNotTrusted("the node does not hand out the receipts of this channel")
+        signer.all_receipts_known()
+        self._synced = True
+
+    def _take_late(self, receipts: Iterable[SignedReceipt]) -> bool:
+        """Keep the receipts up to one whose answer still arrives; return whether all were kept."""
+        try:
+            return all(map(self._voucher_signer.take_late, receipts))
+        except (NodeNotTrusted, InvalidSignature) as error:
+            self._voucher_signer.distrust(error.detail)
+            raise
+
+    async def observe_chain(self) -> None:
+        """Read the channel from the buyer's own chain, if it reads one; raise ChainError."""
+        if self._chain is None:
+            return
+        signer, node = self._voucher_signer.channel.signer, self._voucher_signer.channel.node
+        seen = await self._chain.channel(signer, node)
+        self._voucher_signer.observe(seen or ChannelState(signer, node, ZERO_ADDRESS, 0, 0, 0))
+        self._chain_read_s = time.monotonic()
+
+    async def sync_for(self, adapter_id: AdapterId, required_units: Units) -> None:
+        """Read the receipts if the bills so far do not justify what the node requires.
+
+        The node may bill an answer a moment after the buyer left it. So a requirement above the
+        ceiling is checked again after each of a few waits.
+        """
+        signer = self._voucher_signer
+        if signer.rests_on_unbilled(adapter_id, required_units):
+            await self.sync()
+        for wait_s in LATE_BILL_WAITS_S:
+            if signer.allows(adapter_id, required_units) and not signer.overdrawn(
+                adapter_id, required_units
+            ):
+                return
+            await asyncio.sleep(wait_s)
+            await self.sync()
+
+    async def sync_for_bill(self, open_request: OpenRequest) -> None:
+        """Look for the receipt of an answer that has just broken off."""
+        for wait_s in LATE_BILL_WAITS_S:
+            await asyncio.sleep(wait_s)
+            await self.sync()
+            if open_request.seq:
+                return
+
+    async def sync_if_behind(self) -> None:
+        """Read the channel once per process, and after a request that ended without its receipt.
+
+        The buyer's chain is read again every ``CHAIN_READ_S``. If it cannot be read, the last
+        reading is used, so that a request does not wait for the chain.
+        """
+        if not self._synced or self._voucher_signer.lacks_receipts:
+            await self.sync()
+        elif self._chain is not None and self._chain_read_s + CHAIN_READ_S < time.monotonic():
+            self._chain_read_s = time.monotonic()
+            with suppress(ChainError, TimeoutError):
+                async with asyncio.timeout(CHAIN_WAIT_S):
+                    await self.observe_chain()

@@ -1,0 +1,1 @@
+"""The commands of a channel, for whichever process holds it."""

@@ -1,0 +1,112 @@
+"""Do what the buyer's commands ask of a channel, whichever process holds it.
+
+Owns the commands of ``viz buyer ask`` and ``viz channel`` as values in and values out. Amounts are
+base units as text, as in every message. The command line calls the commands directly, or through
+``viz.buyer.control.server`` while a proxy runs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from viz.buyer.asking import Ended, OneNode, Write, chosen_line, pass_on
+from viz.buyer.client import BuyerClient
+from viz.buyer.wallet.wallet import Wallet
+from viz.domain.display import prices
+from viz.domain.ports.chain import Deployment
+from viz.domain.units import ZERO_ADDRESS, Units, hex_of
+from viz.protocol.answer_evidence import AnswerEvidence
+from viz.protocol.payment import CHAT_PATH
+from viz.protocol.wire import Json
+
+
+class ChannelControl:
+    """The commands of one channel."""
+
+    def __init__(self, client: BuyerClient, ended: Ended | None = None) -> None:
+        """``ended`` is called with each answer when it ends, even if an error ends it."""
+        self._client, self._ended = client, ended
+        self.record: AnswerEvidence | None = None
+        """By which anybody can check the last answer; None if it has no receipt."""
+
+    @property
+    def deployment(self) -> Deployment:
+        """The contracts that the buyer trusts."""
+        return self._client.deployment
+
+    async def show(self) -> Json:
+        """Return what was deposited, signed and billed, read from the node now."""
+        await self._client.look()
+        return described(self._client)
+
+    async def forgive(self, allow_units: Units) -> Json:
+        """Trust the node again, and pay up to ``allow_units`` of bills beyond what arrived.
+
+        Returns the channel's state.
+        """
+        self._client.forgive(allow_units)
+        return await self.show()
+
+    async def open(self, wallet: Wallet, deposit_units: Units) -> Json:
+        """Deposit into the channel; return its state."""
+        await self._client.open_channel(wallet, deposit_units)
+        return described(self._client)
+
+    async def close(self, wallet: Wallet) -> Json:
+        """Close the channel with the node's consent; return the total and the transaction."""
+        client = self._client
+        answer = await client.close_channel(wallet)
+        return {
+            "signer": client.signer,
+            "node": client.info.node,
+            "settled": str(answer.close.settled_units),
+            "received": str(sum(client.channel.spent.values())),
+            "signed": str(client.channel.total_units),
+            "transaction": hex_of(answer.transaction_hash),
+            # With this anybody can submit the close, if the node did not.
+            "close": answer.to_json(),
+            # True or False is what the buyer's own chain shows; None: no chain was asked.
+            "seenClosed": await client.sees_closed() if answer.transaction_hash else None,
+        }
+
+    async def ask(self, body: dict[str, Any], write: Write, tell: Write) -> Json:
+        """Ask a question, pass the text on as it arrives, and return what it cost.
+
+        If the question does not name a model by its id, ``tell`` gets a line with the chosen model
+        and its price before the answer begins.
+        """
+        client, model = self._client, body.get("model")
+        offer = await client.offer_of(str(model)) if model else client.usual_offer()
+        if model != offer.model:
+            price = prices(offer.prompt_price_units, offer.completion_price_units, self.deployment)
+            await tell(chosen_line(offer.model, offer.name, price))
+        if not model:
+            body = {**body, "model": offer.model}
+        side = OneNode(client)
+        async with side.asking(body, CHAT_PATH) as answer:
+            await pass_on(side, answer, write, self._ended)
+        self.record = answer.evidence(client)
+        return {
+            "model": answer.model,
+            "text": answer.text,
+            "cost": str(answer.cost_units or 0),
+        }
+
+
+def described(client: BuyerClient) -> Json:
+    """Return a channel's state as a JSON object."""
+    channel = client.channel
+    opened = channel.payer != ZERO_ADDRESS
+    return {
+        "signer": channel.signer,
+        "node": channel.node,
+        "payer": channel.payer,
+        "open": opened,
+        "closeAt": channel.close_at_s,
+        "distrusted": client.voucher_signer.fault,
+        "deposit": str(channel.deposit_units),
+        "settled": str(channel.settled_units),
+        "signed": str(channel.total_units),
+        "received": str(sum(channel.spent.values())),
+        "receipts": channel.seq,
+    }

@@ -1,0 +1,397 @@
+"""Track which requests may still cost something, how much, and which receipt billed each.
+
+Owns what a buyer's requests may cost while they run, and the requests that ended without their
+receipt, in this process or in an earlier one.
+
+A request is in one of three groups:
+ - under way: its answer arrives, and will bring the receipt;
+ - left: it ended without a receipt a short while ago, and the node may still bill it;
+ - given up: the node had time to bill it and did not. It justifies no more than what is already
+   signed. It is kept because a bill may still come. A request that was refused is one of these, and
+   justifies nothing: a server in front of the node may have written the refusal.
+
+Invariants: every receipt belongs to one request, found by the hash of what was asked, and a request
+is billed once. A bill that the answer did not bring is for at most what arrived and one step. Any
+more is taken from what the buyer forgives, or the bill is refused. So a valid signature of the node
+is not enough: it can bill neither what was not asked for, nor what it did not deliver.
+
+A bill that no request accounts for need not be a lie: a server in front of the node may have taken
+a request's name out and repeated it, or written the request anew, so that its hash is another one.
+If it bills no more than what is signed and not billed yet, which an honest node never exceeds, it
+counts as the bill of a broken answer. Any more is a lie of the node's own. A node that delivered on
+credit is the exception: its bills may exceed what is signed. From such a node a bill without a
+request is taken up to what may be lost in all, and the buyer may allow more.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+from viz.domain.display import amount
+from viz.domain.node_channel import Vector
+from viz.domain.ports.chain import Deployment
+from viz.domain.receipt import SignedReceipt, salted_hash
+from viz.domain.trust import UNACCOUNTED
+from viz.domain.units import AdapterId, Units
+from viz.errors import NodeNotTrusted
+
+# A node bills a broken answer within moments; after this time it has most likely lost the bill.
+UNRECEIPTED_S: Final = 180.0
+GIVEN_UP_KEPT: Final = 256
+# When a request of an earlier process ended: before all of this one's.
+EARLIER_S: Final = -1.0
+STALLED_S: Final = 5.0
+
+
+@dataclass(slots=True, eq=False)
+class OpenRequest:
+    """What one request may cost, how far its answer has arrived, and how it ended.
+
+    The cost: ``arrived_units`` is the cost of the text that has arrived, ``units`` is that and one
+    step, and ``most_units`` is the most that the request may cost in the end. ``first_units`` pays
+    for the beginning, until the node ``began``. If the buyer leaves, ``left_units`` is the most
+    that may be billed, and an honest node may bill up to ``excused_units``: what arrived and what
+    was on the line.
+
+    The bill: ``seq`` is the number of the receipt that billed it, 0 for none, and ``billed_units``
+    is that receipt's amount. ``delivered``: its own answer brought the receipt. ``weighed``: the
+    bill was held against what arrived (``viz.buyer.vouchers.undelivered``).
+
+    The end: ``name`` is the name of its record in the ledger. ``incident`` is the incident in which
+    the node did not finish the answer. ``unknown``: its process ended before the answer did, so
+    nobody knows what arrived. ``refused``: an answer refused it. ``pardoned``: the buyer has
+    forgiven the node since it ended, so what did not arrive of it is held against nobody.
+
+    While the buyer waits for text, ``waits_since_s`` is when this wait began; else it is 0.
+    """
+
+    adapter_id: AdapterId
+    request: bytes
+    units: Units = 0
+    most_units: Units = 0
+    arrived_units: Units = 0
+    name: str = ""
+    incident: str = ""
+    unknown: bool = False
+    refused: bool = False
+    pardoned: bool = False
+    began_s: float = field(default_factory=time.monotonic)
+    left_at_s: float = 0.0
+    seq: int = 0
+    billed_units: Units = 0
+    left_units: Units | None = None
+    excused_units: Units = 0
+    first_units: Units = 0
+    began: bool = False
+    delivered: bool = False
+    weighed: bool = False
+    waits_since_s: float = 0.0
+
+    @property
+    def broke(self) -> bool:
+        """Whether the node did not finish the answer, or let the buyer wait until it left."""
+        return bool(self.incident) and not self.excused_units
+
+    @property
+    def stalled(self) -> bool:
+        """Whether the node has sent no text for ``STALLED_S``: a good reason to leave."""
+        return bool(self.waits_since_s) and time.monotonic() - self.waits_since_s >= STALLED_S
+
+    def cost_so_far(self, deployment: Deployment) -> str:
+        """Say what a broken-off answer costs, for a person to read."""
+        if self.seq:
+            return f"it cost {amount(self.billed_units, deployment)}"
+        return (
+            f"what arrived costs {amount(self.arrived_units, deployment)}; it is not billed yet, "
+            f"and the bill is at most {amount(self.units, deployment)}"
+        )
+
+    def cost_if_begun(self, deployment: Deployment) -> str:
+        """Say what an answer costs if it had begun, for a person to read."""
+        return f"if the node began the answer, it costs {amount(self.units, deployment)} at most"
+
+    def equals(self, other: OpenRequest) -> bool:
+        """Say whether both requests are the same, so that the receipt of one fits the other."""
+        return (self.adapter_id, self.request) == (other.adapter_id, other.request)
+
+    def bound_units(self, unused_units: Units) -> Units:
+        """Return the most that a receipt may bill if the request's answer did not bring it.
+
+        ``unused_units`` were signed for the adapter and are not billed yet. If the process that
+        sent the request has ended, nobody knows what arrived. Signatures follow what arrives, so
+        they bound that request.
+        """
+        if self.unknown:
+            return max(self.units, min(self.most_units, unused_units))
+        return self.units
+
+
+class Match(NamedTuple):
+    """The request behind a late receipt, and what the receipt bills beyond that request's bound."""
+
+    open_request: OpenRequest
+    beyond_units: Units
+
+    def refusal(self, signed: SignedReceipt, deployment: Deployment) -> NodeNotTrusted:
+        """Return why the receipt is not taken, and what takes it all the same."""
+        billed_units = signed.receipt.amount_units
+        accounted = amount(billed_units - self.beyond_units, deployment)
+        return NodeNotTrusted(
+            f"receipt {signed.receipt.seq} bills {amount(billed_units, deployment)} for an answer "
+            f"of which {accounted} are accounted for by what arrived and one step. To pay the "
+            f"other {amount(self.beyond_units, deployment)} all the same: `viz channel forgive "
+            "--allow AMOUNT`"
+        )
+
+
+class OpenRequests:
+    """The requests of one channel that are not billed yet."""
+
+    def __init__(self, request_units: Units, earlier: Iterable[OpenRequest] = ()) -> None:
+        """Make the three groups. ``earlier`` are the requests of earlier processes.
+
+        ``request_units``, the cap of one request, bounds the cost of all requests that ended
+        without a receipt, taken together.
+        """
+        self._request_units = request_units
+        self._under_way: set[OpenRequest] = set()
+        self._left: set[OpenRequest] = set()
+        # In the order in which they were given up.
+        self._given_up: dict[OpenRequest, None] = dict.fromkeys(earlier)
+
+    @contextmanager
+    def open(self, adapter_id: AdapterId, request: bytes) -> Iterator[OpenRequest]:
+        """Yield a new open request; the caller raises its amounts as the answer arrives."""
+        open_request = OpenRequest(adapter_id, request)
+        self._under_way.add(open_request)
+        try:
+            yield open_request
+        finally:
+            self._under_way.discard(open_request)
+
+    def leave(self, open_request: OpenRequest, *, refused: bool = False) -> None:
+        """Remember that a request ended without its receipt, so that its cost is not known yet."""
+        if open_request.seq:
+            return
+        open_request.left_at_s, open_request.refused = time.monotonic(), refused
+        if refused:
+            self._given_up[open_request] = None
+        else:
+            self._left.add(open_request)
+
+    def forget_old(self) -> list[OpenRequest]:
+        """Give up the requests that the node had time to bill; call it if no receipt is missing.
+
+        Returns those that are now forgotten: the oldest ones beyond ``GIVEN_UP_KEPT``, and those
+        that were refused.
+        """
+        now_s = time.monotonic()
+        old = [each for each in self._left if each.left_at_s + UNRECEIPTED_S < now_s]
+        self._left.difference_update(old)
+        self._given_up |= dict.fromkeys(sorted(old, key=lambda each: each.left_at_s))
+        given_up = list(self._given_up)
+        beyond = max(0, len(given_up) - GIVEN_UP_KEPT)
+        forgotten = given_up[:beyond] + [
+            each
+            for each in given_up[beyond:]
+            if each.refused and each.left_at_s + UNRECEIPTED_S < now_s
+        ]
+        for each in forgotten:
+            del self._given_up[each]
+        return forgotten
+
+    @property
+    def lacks_receipts(self) -> bool:
+        """Whether a request ended a short while ago without its receipt."""
+        return bool(self._left)
+
+    def under_way_units(self, adapter_id: AdapterId) -> Units:
+        """Return the most that the adapter's requests under way may cost now."""
+        return _units_of(self._under_way, adapter_id)
+
+    def beginning(self, open_request: OpenRequest) -> list[OpenRequest]:
+        """Return the other requests for the same adapter that the node has not begun to answer."""
+        return [
+            each
+            for each in self._under_way
+            if each is not open_request
+            and each.adapter_id == open_request.adapter_id
+            and not each.began
+        ]
+
+    def left_units(self, adapter_id: AdapterId, unused_units: Units) -> Units:
+        """Return the most that requests which ended without a receipt may have cost the channel.
+
+        A node that was killed may have booked what it delivered and lost the bill. Requests that
+        were given up justify no more than ``unused_units``, which are signed and not billed, so
+        nothing new is signed for them. The sum is at most one request's cap, so that a node which
+        breaks off every answer is not paid for all of them.
+        """
+        lost = min(unused_units, _units_of(self._given_up, adapter_id))
+        left = _units_of(self._left - self._under_way, adapter_id)
+        return min(self._request_units, left + lost)
+
+    def heard_units(self, adapter_id: AdapterId, unused_units: Units) -> Units:
+        """Return what arrived in the answers that the buyer left and that are not billed yet.
+
+        An answer that the node broke off is not one of them: what arrived of it is signed for when
+        the node demands it. The bounds are those of ``left_units``.
+        """
+        heard = [each for each in self._left - self._under_way if not each.broke]
+        lost = [each for each in self._given_up if not each.broke]
+        given_up = min(unused_units, _arrived_in(lost, adapter_id))
+        return min(self._request_units, _arrived_in(heard, adapter_id) + given_up)
+
+    def ended(self) -> list[OpenRequest]:
+        """Return the requests that ended without a bill and may still get one."""
+        return [
+            each
+            for each in (*(self._left - self._under_way), *self._given_up)
+            if not each.refused and not each.seq
+        ]
+
+    def undelivered_units(self, signed: Mapping[AdapterId, Units], spent: Vector) -> Units:
+        """Return what ``signed`` pays for ended requests without a bill, and did not arrive.
+
+        This is the sum over all adapters. What a receipt bills, what arrived and what the requests
+        under way may cost is subtracted. ``signed`` and ``spent`` are cumulative.
+        """
+        ended, found = self.ended(), 0
+        for adapter_id in {each.adapter_id for each in ended}:
+            resting = signed.get(adapter_id, 0) - spent.get(adapter_id, 0)
+            resting -= self.under_way_units(adapter_id) + _arrived_in(ended, adapter_id)
+            missing = sum(
+                max(0, each.units - each.arrived_units)
+                for each in ended
+                if each.adapter_id == adapter_id and not each.pardoned
+            )
+            found += max(0, min(resting, missing))
+        return found
+
+    def require_unbilled(self, open_request: OpenRequest, seq: int) -> None:
+        """Raise NodeNotTrusted if the request's own answer has brought another receipt before."""
+        if open_request.delivered and open_request.seq != seq:
+            raise NodeNotTrusted("the node bills one request twice")
+
+    def bill(self, open_request: OpenRequest, seq: int, units: Units) -> OpenRequest | None:
+        """Note the receipt that a request's own answer brought (see ``require_unbilled``).
+
+        A receipt that is fetched later fits every equal request, so it may have been noted for the
+        wrong one. Then the two bills are exchanged. Returns the other request, which now has the
+        other bill or none; None if nothing was exchanged. If no request is equal, the earlier bill
+        is that of a repetition, and what is returned stands for it.
+        """
+        equals = [
+            each
+            for each in {*self._under_way, *self._left, *self._given_up}
+            if each is not open_request and each.equals(open_request)
+        ]
+        other = next((each for each in equals if each.seq == seq), None)
+        if other is None and open_request.seq not in (0, seq):
+            other = next((each for each in equals if not each.seq), None)
+            other = other or _unasked(
+                open_request.adapter_id, open_request.seq, open_request.billed_units
+            )
+        if other is not None:
+            self.note(other, open_request.seq, open_request.billed_units)
+        open_request.seq, open_request.billed_units = seq, units
+        open_request.delivered = True
+        return other
+
+    def hand_on(self, open_request: OpenRequest) -> OpenRequest | None:
+        """Move a request's bill to an equal request that ended without one; return that, or None.
+
+        A late receipt fits every equal request, so it may have been assigned to the wrong one.
+        """
+        for each in (*self._left, *self._given_up):
+            if each.refused or each is open_request or each.seq:
+                continue
+            if each.equals(open_request):
+                self.note(each, open_request.seq, open_request.billed_units)
+                self.note(open_request, 0, 0)
+                return each
+        return None
+
+    def match(
+        self, signed: SignedReceipt, unused_units: Units, credit_units: Units | None = None
+    ) -> Match | None:
+        """Return the request behind a receipt that no answer brought; raise NodeNotTrusted.
+
+        Returns None if the bill is above the bound and an answer that it fits still arrives. That
+        answer brings the receipt, and with its text the receipt can be checked in full.
+        ``unused_units`` were signed for the adapter and are not billed yet. ``credit_units`` is not
+        None if the node delivered on credit: the most that a bill without a request may then cost.
+        """
+        receipt = signed.receipt
+        if len(signed.lines) != 1:
+            raise NodeNotTrusted(f"receipt {receipt.seq} bills nothing, or several adapters")
+        adapter_id, units = signed.lines[0]
+        asked = [
+            each
+            for each in (*self._under_way, *self._left, *self._given_up)
+            if each.adapter_id == adapter_id
+            and not each.seq
+            and receipt.request_hash == salted_hash(signed.request_salt, each.request)
+        ]
+        if not asked:
+            # If the request was written anew on the way, its answer broke off; if it was repeated,
+            # it is billed already.
+            reach_units = max(unused_units, credit_units or 0)
+            if credit_units is not None or units <= unused_units:
+                asked = [
+                    each
+                    for each in (*self._left, *self._given_up)
+                    if each.adapter_id == adapter_id
+                    and not each.seq
+                    and units <= each.bound_units(unused_units)
+                ]
+            if not asked and units <= reach_units:
+                asked = [_unasked(adapter_id, receipt.seq, units)]
+            elif not asked and credit_units is not None:
+                return Match(_unasked(adapter_id, receipt.seq, units), units - reach_units)
+        if not asked:
+            raise NodeNotTrusted(
+                f"the node hands out a receipt of {units} units for adapter {adapter_id}, and "
+                f"{UNACCOUNTED}"
+            )
+
+        def order(each: OpenRequest) -> tuple[Units, float, Units]:
+            # First the requests that allow the bill, then the one that ended first, then the one
+            # with the smallest bound. So the larger bounds are left for larger bills.
+            beyond = max(0, units - each.bound_units(unused_units))
+            return beyond, each.left_at_s, each.units
+
+        found = min(asked, key=order)
+        beyond_units = order(found)[0]
+        if beyond_units and any(each in self._under_way for each in asked):
+            return None
+        return Match(found, beyond_units)
+
+    def note(self, open_request: OpenRequest, seq: int, units: Units) -> None:
+        """Note which receipt billed a request, so that no other can; ``seq`` 0 undoes this."""
+        open_request.seq, open_request.billed_units = seq, units if seq else 0
+        open_request.weighed = False
+        if seq:
+            self._left.discard(open_request)
+            self._given_up.pop(open_request, None)
+
+
+def _unasked(adapter_id: AdapterId, seq: int, units: Units) -> OpenRequest:
+    """Return what stands for the request behind a bill that no request accounts for."""
+    return OpenRequest(adapter_id, b"", units=units, incident=f"unasked-{seq}", refused=True)
+
+
+def _arrived_in(group: Iterable[OpenRequest], adapter_id: AdapterId) -> Units:
+    return sum(each.arrived_units for each in group if each.adapter_id == adapter_id)
+
+
+def _units_of(group: Iterable[OpenRequest], adapter_id: AdapterId) -> Units:
+    return sum(
+        each.units
+        for each in group
+        if each.adapter_id == adapter_id and not each.seq and not each.refused
+    )

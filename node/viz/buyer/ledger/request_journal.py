@@ -1,0 +1,98 @@
+"""Keep on disk the requests that are not billed yet, so that a later bill finds its request.
+
+Owns one file per request below the channel's directory: a line of JSON, then the body as it was
+sent. A receipt names the salted hash of this body.
+
+Invariants: a request is on disk (fsync) before it is sent; its file is removed when its receipt is
+kept, so that what was asked stays on disk only as long as a bill may come.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from viz.buyer.ledger.open_requests import EARLIER_S, OpenRequest
+from viz.domain.units import AdapterId
+from viz.errors import BooksMismatch, InvalidRequest
+from viz.private import write_private
+from viz.protocol.wire import Reader, parse_json
+
+_SUFFIX: Final = ".request"
+
+
+class RequestJournal:
+    """The requests of one channel; ``directory`` is made for the first one."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def keep(self, open_request: OpenRequest) -> None:
+        """Make a request durable, with what is known of it now; raise OSError."""
+        self._directory.mkdir(mode=0o700, exist_ok=True)
+        open_request.name = open_request.name or secrets.token_hex(8)
+        path = self._path(open_request.name)
+        head = {
+            "adapter": int(open_request.adapter_id),
+            "units": str(open_request.units),
+            "most": str(open_request.most_units),
+            "arrived": str(open_request.arrived_units),
+            "incident": open_request.incident,
+            "excused": str(open_request.excused_units),
+            "ended": bool(open_request.left_at_s),
+            "refused": open_request.refused,
+            "pardoned": open_request.pardoned,
+        }
+        whole = json.dumps(head).encode() + b"\n" + open_request.request
+        write_private(path, whole, path.with_suffix(".new"))
+
+    def drop(self, name: str) -> None:
+        """Forget a request; a file that cannot be removed now is removed at the next start."""
+        with suppress(OSError):
+            self._path(name).unlink(missing_ok=True)
+
+    def load(self, billed: set[str]) -> list[OpenRequest]:
+        """Return the requests of earlier processes, the oldest first; drop those that are billed.
+
+        Raises BooksMismatch if a file cannot be read.
+        """
+        found: list[tuple[float, OpenRequest]] = []
+        for path in self._directory.glob(f"*{_SUFFIX}"):
+            if path.stem in billed:
+                self.drop(path.stem)
+                continue
+            try:
+                found.append((path.stat().st_mtime, _read(path)))
+            except (OSError, InvalidRequest) as error:
+                raise BooksMismatch(
+                    f"{path} cannot be read: restore it, or close the channel and open one with a "
+                    "new session key"
+                ) from error
+        return [open_request for _, open_request in sorted(found, key=lambda each: each[0])]
+
+    def _path(self, name: str) -> Path:
+        return self._directory / f"{name}{_SUFFIX}"
+
+
+def _read(path: Path) -> OpenRequest:
+    head, _, body = path.read_bytes().partition(b"\n")
+    reader = Reader(parse_json(head), "a request under way")
+    ended = reader.boolean("ended")
+    return OpenRequest(
+        AdapterId(reader.integer("adapter")),
+        body,
+        units=reader.units("units"),
+        most_units=reader.units("most"),
+        arrived_units=reader.units("arrived"),
+        name=path.stem,
+        incident=reader.text("incident", 64),
+        excused_units=reader.optional("excused", reader.units) or 0,
+        unknown=not ended,
+        # Its bill is weighed like that of an answer which ended in this process.
+        left_at_s=EARLIER_S if ended else 0.0,
+        refused=reader.optional("refused", reader.boolean) or False,
+        pardoned=reader.optional("pardoned", reader.boolean) or False,
+    )

@@ -1,0 +1,1 @@
+"""What a node offers and a buyer agreed to, checked: offers, prices, quotes, token counts."""

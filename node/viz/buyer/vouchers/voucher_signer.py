@@ -1,0 +1,393 @@
+"""Sign and deliver the vouchers of one channel, and bound how much may be signed.
+
+Owns the ceiling under which a node is paid, the signing of vouchers and their delivery. An open
+request says how much it may cost (``viz.buyer.ledger.open_requests``).
+
+Invariants: no voucher is signed before its end point is on disk. An adapter's signed amount never
+exceeds what its receipts bill, plus what its requests under way may cost, plus what its requests
+without a receipt may have cost (one request's cap at most). The last is signed only if the node
+demands it, and what did not arrive of it is bounded over all adapters
+(``viz.buyer.vouchers.undelivered``). An adapter that was not asked for gets nothing: its ceiling is
+0. A receipt counts only if one request accounts for it. If the buyer reads a chain, deposit, payer
+and settled total come from there. If not, the node's word on them is believed up to what was signed
+for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, suppress
+from typing import Final
+
+from viz.buyer.ledger.ledger import BuyerLedger
+from viz.buyer.ledger.node_standing import NodeStanding
+from viz.buyer.ledger.open_requests import OpenRequest, OpenRequests
+from viz.buyer.terms.checks import Limits
+from viz.buyer.vouchers.bills import Bills
+from viz.buyer.vouchers.held_by_node import HeldByNode
+from viz.buyer.vouchers.signed_vouchers import (
+    base_named,
+    owed_named,
+    require_own_vouchers,
+    signed_row,
+    within_deposit,
+)
+from viz.buyer.vouchers.undelivered import Undelivered
+from viz.client.node_client import NodeClient
+from viz.domain.buyer_channel import BuyerChannel, draft_final, draft_voucher, raise_signed
+from viz.domain.claim_rows import SignedVoucher
+from viz.domain.display import amount
+from viz.domain.eip712 import settlement_domain
+from viz.domain.node_channel import VoucherOffer
+from viz.domain.ports.chain import ChannelState, Deployment
+from viz.domain.receipt import SignedReceipt
+from viz.domain.trust import REPLICAS, way_back
+from viz.domain.units import AdapterId, Units
+from viz.domain.usage import sum_of
+from viz.errors import (
+    DepositExceeded,
+    LineBelowBest,
+    NodeNotTrusted,
+    NodeRefused,
+    PaymentRequired,
+    PriceAboveCap,
+    StaleVoucher,
+    StoreError,
+)
+from viz.protocol.messages import ChannelView
+
+ATTEMPTS: Final = 6
+
+
+class VoucherSigner:
+    """Signs for one channel; one instance per process and channel."""
+
+    def __init__(
+        self,
+        api: NodeClient,
+        ledger: BuyerLedger,
+        deployment: Deployment,
+        limits: Limits,
+        *,
+        reads_chain: bool = False,
+    ) -> None:
+        """With ``reads_chain``, the channel's state comes from ``observe``, not from the node."""
+        self._open_requests = OpenRequests(limits.request_units, ledger.unbilled)
+        self._undelivered = Undelivered(ledger, self._open_requests, limits.step_units)
+        self._reads_chain = reads_chain
+        self._api = api
+        self._ledger = ledger
+        self._deployment = deployment
+        self.domain = settlement_domain(deployment.chain_id, deployment.settlement)
+        self._bills = Bills(ledger, self._open_requests, self._undelivered, self.domain, deployment)
+        self._base_units: Units = ledger.channel.settled_units
+        self.held = HeldByNode()
+        self._paying = asyncio.Lock()
+
+    @property
+    def channel(self) -> BuyerChannel:
+        """What was deposited, signed and billed so far."""
+        return self._ledger.channel
+
+    # whether the node is trusted
+
+    def distrust(self, fault: str) -> None:
+        """Sign nothing more for the node, in this process and in later ones."""
+        self._ledger.commit_standing(self._ledger.standing.distrusting(fault))
+
+    def forgive(self, forgiven_units: Units = 0) -> None:
+        """Trust the node again, and pay up to ``forgiven_units`` of bills beyond what arrived."""
+        self._undelivered.pardon()
+        self._ledger.commit_standing(self._ledger.standing.forgiven(forgiven_units))
+
+    @property
+    def standing(self) -> NodeStanding:
+        """What is believed of the node, allowed to it and held against it."""
+        return self._ledger.standing
+
+    @property
+    def fault(self) -> str:
+        """What the node was caught at; empty while it is trusted."""
+        return self._ledger.standing.fault
+
+    def require_trust(self) -> None:
+        """Raise NodeNotTrusted if the node is no longer trusted."""
+        if self.fault:
+            way = way_back(self.fault)
+            raise NodeNotTrusted(f"nothing more is asked of this node: {self.fault}. {way}")
+
+    # what may be signed
+
+    def open_request(
+        self, adapter_id: AdapterId, request: bytes
+    ) -> AbstractContextManager[OpenRequest]:
+        """Yield a new open request; the caller raises its amounts as the answer arrives."""
+        return self._open_requests.open(adapter_id, request)
+
+    def keep(self, open_request: OpenRequest) -> None:
+        """Make a request durable before it is sent. Blocks; raises StoreError."""
+        self._ledger.keep_request(open_request)
+
+    def leave_unreceipted(
+        self, open_request: OpenRequest, *, broken: bool = False, refused: bool = False
+    ) -> None:
+        """Remember that a request ended without its receipt: its cost may not be known yet.
+
+        ``broken``: the node, or the connection to it, ended the answer. If not, the buyer left.
+        """
+        adapter_id = open_request.adapter_id
+        if open_request.delivered or open_request.left_at_s:
+            return
+        self._undelivered.ended(open_request, broken=broken)
+        if open_request.seq:
+            # The bill was found while the answer was still under way.
+            open_request.left_at_s = time.monotonic()
+            self._undelivered.billed(open_request)
+            return
+        self._open_requests.leave(open_request, refused=refused)
+        # If this cannot be written, the record from before the request was sent stays valid.
+        with suppress(StoreError):
+            self._ledger.keep_request(open_request)
+            if open_request.arrived_units and not self.channel.unused_units(adapter_id):
+                self._ledger.commit_standing(self.standing.on_credit())
+
+    def drop(self, open_request: OpenRequest, *, refused: bool = False) -> None:
+        """Forget a request that was never sent or was free; a bill for it is a lie.
+
+        If it was ``refused``, a bill for it is that of a broken answer: a server in front of the
+        node may repeat a request by itself, and hand on the refusal of the second one.
+        """
+        if open_request.seq and (other := self._open_requests.hand_on(open_request)) is not None:
+            self._undelivered.billed(other)
+        elif open_request.seq or refused:
+            self.leave_unreceipted(open_request, broken=True, refused=refused)
+        else:
+            self._ledger.drop_request(open_request)
+
+    @property
+    def lacks_receipts(self) -> bool:
+        """Whether a request ended without its receipt, or receipts arrived with a gap."""
+        return self._open_requests.lacks_receipts or bool(self.channel.unlinked)
+
+    def earned_units(self, adapter_id: AdapterId) -> Units:
+        """Return what the adapter has earned, without the requests under way.
+
+        That is the sum of its receipts, and of what arrived before the buyer left an answer that is
+        not billed yet.
+        """
+        heard = self._open_requests.heard_units(adapter_id, self.channel.unused_units(adapter_id))
+        return self.channel.spent_units(adapter_id) + heard
+
+    def _unforced_units(self, adapter_id: AdapterId) -> Units:
+        """Return the most that is signed for the adapter without a demand of the node."""
+        return self.earned_units(adapter_id) + self._open_requests.under_way_units(adapter_id)
+
+    def ceiling_units(self, adapter_id: AdapterId) -> Units:
+        """Return the most that may be signed for the adapter now, over the channel's life.
+
+        It contains what requests that ended without a receipt may have cost, whose bill the node
+        may have lost.
+        """
+        left = self._open_requests.left_units(adapter_id, self.channel.unused_units(adapter_id))
+        under_way = self._open_requests.under_way_units(adapter_id)
+        return self.channel.spent_units(adapter_id) + left + under_way
+
+    def beginning(self, open_request: OpenRequest) -> list[OpenRequest]:
+        """Return the other requests for the same adapter that the node has not begun to answer."""
+        return self._open_requests.beginning(open_request)
+
+    def allows(self, adapter_id: AdapterId, required_units: Units) -> bool:
+        """Say whether so much may be signed for the adapter, or was already."""
+        ceiling = self.ceiling_units(adapter_id)
+        return required_units <= max(ceiling, self.channel.signed_units(adapter_id))
+
+    def rests_on_unbilled(self, adapter_id: AdapterId, required_units: Units) -> bool:
+        """Say whether only requests that ended without a bill justify a requirement."""
+        billed_units = self.channel.spent_units(adapter_id)
+        return (
+            billed_units + self._open_requests.under_way_units(adapter_id)
+            < required_units
+            <= self.ceiling_units(adapter_id)
+        )
+
+    def overdrawn(self, adapter_id: AdapterId, required_units: Units) -> bool:
+        """Say whether so much is not signed yet, and would pay more than may be lost."""
+        return self._undelivered.overdrawn(adapter_id, required_units)
+
+    def _judge(self, adapter_id: AdapterId, required_units: Units) -> None:
+        self._undelivered.judge(adapter_id, required_units)
+        self.require_trust()
+
+    # paying
+
+    async def cover(
+        self,
+        adapter_id: AdapterId,
+        *,
+        required_units: Units,
+        wanted_units: Units,
+        base_units: Units | None = None,
+    ) -> None:
+        """Sign ``wanted_units`` for the adapter if allowed, but at least ``required_units``.
+
+        Both are cumulative. The node has accepted the voucher when this returns. Raises
+        PriceAboveCap (above the ceiling), DepositExceeded, ChannelUnknown, the node's refusals.
+        """
+        async with self._paying:
+            # Read under the lock: a request may have been billed while this call waited for it.
+            ceiling = self.ceiling_units(adapter_id)
+            if not self.allows(adapter_id, required_units):
+                raise PriceAboveCap(
+                    f"the node requires {amount(required_units, self._deployment)} for adapter "
+                    f"{adapter_id}; what was asked and has arrived justifies "
+                    f"{amount(ceiling, self._deployment)}"
+                )
+            self._judge(adapter_id, required_units)
+            if base_units is not None:
+                self._move_base(base_units)
+            wanted_units = min(wanted_units, self._unforced_units(adapter_id))
+            if self.overdrawn(adapter_id, wanted_units):
+                wanted_units = 0
+            wanted_units = within_deposit(self.channel, adapter_id, wanted_units)
+            targets = {adapter_id: max(required_units, wanted_units)}
+            for _ in range(ATTEMPTS):
+                if self.held.units(adapter_id) >= targets[adapter_id]:
+                    return
+                try:
+                    await self._deliver(targets)
+                except (StaleVoucher, LineBelowBest) as error:
+                    self.follow(error)
+                except PaymentRequired as error:
+                    # The node delivered on credit more than the voucher pays.
+                    owing, units = owed_named(error)
+                    if self.allows(owing, units) and units > targets.get(owing, 0):
+                        self._judge(owing, units)
+                        targets[owing] = units
+                    elif required_units:
+                        raise
+                    else:
+                        return  # signed ahead, not demanded: the node will say what it needs
+            raise NodeRefused(
+                "the node refuses every voucher, each time for another reason: it is out of step, "
+                f"and nothing more is signed now. {REPLICAS}"
+            )
+
+    def riding(self, opened: OpenRequest, ahead_units: Units) -> tuple[VoucherOffer, Units] | None:
+        """Return a voucher to send with the request, and the amount that it pays the adapter.
+
+        Returns None if the node has enough, if it was never seen to ask before it serves, or if the
+        deposit or the ceiling is too small: then the node says what it needs. Raises StoreError.
+        """
+        adapter_id, ceiling = opened.adapter_id, self._unforced_units(opened.adapter_id)
+        others = self._open_requests.under_way_units(adapter_id) - opened.units
+        least = self.channel.spent_units(adapter_id) + others + opened.first_units
+        target = within_deposit(self.channel, adapter_id, min(least + ahead_units, ceiling))
+        if not self.held.asks or target < least or self.held.units(adapter_id) >= least:
+            return None
+        if self.overdrawn(adapter_id, target):
+            return None
+        signed = self._sign({adapter_id: target})
+        return None if signed is None else (signed[1], target)
+
+    async def _deliver(self, targets: Mapping[AdapterId, Units]) -> None:
+        signed = self._sign(targets)
+        if signed is None:
+            self.held.took(self.channel.vector)
+            return
+        after, offer = signed
+        view = await self._api.voucher(offer)
+        self.held.took(after.vector)
+        self.note(view)
+
+    def _sign(self, targets: Mapping[AdapterId, Units]) -> tuple[BuyerChannel, VoucherOffer] | None:
+        """Write the end points to disk and return channel and voucher; None if nothing is owed."""
+        raised = channel = self.channel
+        try:
+            # The node refuses a voucher that leaves out what any adapter delivered on credit.
+            for adapter_id, units in (*targets.items(), *channel.spent.items()):
+                raised = raise_signed(raised, adapter_id, units)
+        except DepositExceeded as error:
+            left = amount(max(0, channel.limit_units - channel.total_units), self._deployment)
+            raise DepositExceeded(
+                f"the deposit does not cover it, of which {left} is left to sign for: deposit more "
+                "with `viz channel open`",
+                **error.extensions,
+            ) from error
+        after, draft = draft_voucher(raised, self._base_units)
+        if draft is None:
+            return None
+        # Not in a thread: ``after`` would overwrite a receipt that is committed meanwhile.
+        self._ledger.commit_signing(after)
+        row, where = signed_row(self._ledger.session_key, self.domain, draft), self._deployment
+        return after, VoucherOffer(where.chain_id, where.settlement, after.signer, after.node, row)
+
+    async def sign_final(self) -> SignedVoucher | None:
+        """Return the voucher to close with: what receipts bill, and nothing that was signed ahead.
+
+        It has no lines and no signature if nothing is owed beyond the node's base. None if another
+        voucher was signed for the same sum. Raises StaleVoucher, DepositExceeded, StoreError.
+        """
+        async with self._paying:
+            after, draft = draft_final(self.channel, self._base_units)
+            if draft is None:
+                return None
+            if draft.lines:
+                self._ledger.commit_final(after, draft.voucher.settled_units + sum_of(draft.lines))
+            # From now on the node may hold less than the vouchers that it accepted before.
+            self.held.clear()
+            return signed_row(self._ledger.session_key, self.domain, draft)
+
+    def follow(self, refusal: StaleVoucher | LineBelowBest) -> None:
+        """Move to the base that the node's refusal names; raise StaleVoucher, BooksMismatch."""
+        self._base_units = base_named(self.channel, refusal)
+
+    # what the node says
+
+    def note(self, view: ChannelView) -> None:
+        """Take over what a channel's view says of base, deposit and settled total.
+
+        Raises NodeNotTrusted if the payer signed no deposit here, and BooksMismatch if the settled
+        total, or a voucher that the node holds, is one that this ledger never signed.
+        """
+        require_own_vouchers(self.channel, view.base_units, view.best)
+        if not self._reads_chain:
+            known = self.channel
+            if view.settled_units < known.settled_units or view.seq < known.seq:
+                return  # a newer view has arrived before this one, or a server on the way kept it
+            self._ledger.commit_said(self._ledger.standing.believed(view))
+        self._move_base(view.base_units)
+
+    def observe(self, seen: ChannelState) -> None:
+        """Take over what the buyer's own chain says of the channel; raise BooksMismatch.
+
+        It replaces what the node said. A reading that is older than the last one is ignored: the
+        RPC endpoints behind one address are not all at the same block.
+        """
+        if seen.settled_units >= self.channel.proven_units:
+            self._ledger.commit_observation(seen)
+            self._move_base(seen.settled_units)
+
+    def _move_base(self, base_units: Units) -> None:
+        # This key signed nothing at any other total, so vouchers stay on the base that is known.
+        if base_units in self.channel.points:
+            self._base_units = max(self._base_units, base_units)
+
+    # bills
+
+    def take(self, signed: SignedReceipt, open_request: OpenRequest) -> None:
+        """Keep the receipt that a request's answer brought; see ``Bills.take``."""
+        self._bills.take(signed, open_request)
+
+    def take_late(self, signed: SignedReceipt) -> bool:
+        """Keep a receipt that did not come with its answer; see ``Bills.take_late``."""
+        return self._bills.take_late(signed)
+
+    def answered(self, *, empty: bool) -> None:
+        """Note that an answer ended well and was billed, with text or without any."""
+        self._undelivered.answered(empty=empty)
+
+    def all_receipts_known(self) -> None:
+        """Give up the requests that the node had time to bill; call it if no receipt is missing."""
+        self._undelivered.forget_old()

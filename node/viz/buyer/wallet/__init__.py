@@ -1,0 +1,1 @@
+"""The payer's wallet, and the signatures that it makes."""

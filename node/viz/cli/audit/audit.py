@@ -1,0 +1,202 @@
+"""Run `viz audit`: check the claims of others by computing again (an adapter: by training it)."""
+
+from __future__ import annotations
+
+import signal
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+
+from viz.cli.audit import evidence, probing, replaying
+from viz.cli.console import (
+    AsJson,
+    BaseModelOption,
+    DataDir,
+    data_dir,
+    err,
+    guarded,
+    out,
+    run,
+    show,
+    table,
+)
+from viz.cli.http import RPC_VARIABLE
+from viz.cli.operator.running_node import AdapterArgument
+from viz.cli.operator.train import work_file
+from viz.client.node_address import checked
+from viz.domain.units import AdapterId
+from viz.errors import InvalidRequest, TrainingError, TrainingWorkerDied, UnknownAdapter
+from viz.training.run import Bounds
+
+app = typer.Typer(no_args_is_help=True, help="Check the claims of others by computing them again.")
+_BOUNDS = Bounds()
+LAST_WORDS_CHARS: Final = 600
+
+
+app.command("payouts")(evidence.payouts)
+app.command("receipts")(evidence.receipts)
+app.command("answer")(replaying.answer)
+app.command("node")(probing.node)
+
+
+@app.command("adapter")
+@guarded
+def adapter(
+    adapter_id: AdapterArgument,
+    works: Annotated[
+        list[Path], typer.Argument(help="Work files or folders, with their registration records.")
+    ],
+    manifest: Annotated[
+        Path, typer.Option(help="File of the manifest that the trainer published.")
+    ],
+    rpc: Annotated[
+        str, typer.Option(envvar=RPC_VARIABLE, help="The chain's JSON-RPC URL.")
+    ] = "http://127.0.0.1:8545",
+    deployment: Annotated[
+        Path | None,
+        typer.Option(
+            "--deployment",
+            help="File of the contracts. Default: deployment.json in the data folder.",
+        ),
+    ] = None,
+    base_model: BaseModelOption = "SmolLM2-135M-Instruct",
+    max_time_s: Annotated[
+        int, typer.Option(min=1, help="Longest time of the repeated training, in seconds.")
+    ] = _BOUNDS.time_s,
+    max_memory_mib: Annotated[
+        int, typer.Option(min=1, help="Most memory of the repeated training, in MiB.")
+    ] = _BOUNDS.memory_bytes >> 20,
+    card: Annotated[
+        bool,
+        typer.Option("--card", help="Also compare the new report card with the manifest's."),
+    ] = False,
+    folder: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train an adapter again from its manifest and compare the bytes with the chain's digest.
+
+    Exit code 0: the bytes and the report card are the same. 13: the manifest is false, since the
+    training rows differ, or the bytes or the report card differ on the same hardware and versions.
+    14: the bytes or the card differ, but so do hardware or versions, so nothing is proved.
+    """
+    place = data_dir(folder)
+    given = (rpc, deployment or place / "deployment.json")
+    try:
+        envelope = manifest.read_bytes()
+    except OSError as error:
+        raise InvalidRequest(f"{manifest} cannot be read: {error.strerror}") from error
+    bounds = Bounds(max_memory_mib << 20, max_time_s)
+    report = run(_audit(AdapterId(adapter_id), works, envelope, given, base_model, place, bounds))
+    if not show(report, as_json=as_json):
+        _say(adapter_id, report)
+        if card:
+            _say_cards(report)
+    if status := evidence.EXITS[report["verdict"]]:
+        raise typer.Exit(status)
+
+
+async def _audit(
+    adapter_id: AdapterId,
+    works: list[Path],
+    envelope: bytes,
+    chain_at: tuple[str, Path],
+    base_model: str,
+    place: Path,
+    bounds: Bounds,
+) -> dict[str, Any]:
+    from viz.audit.adapter_audit import audit_adapter
+    from viz.basemodel.source import models_folder
+    from viz.chain.contracts import Chain
+    from viz.chain.deployment import load_deployment
+    from viz.chain.rpc import Rpc
+
+    rpc, deployment = Rpc(checked(chain_at[0], "a chain's address")), load_deployment(chain_at[1])
+    try:
+        await rpc.check(deployment)
+        chain = Chain(rpc, deployment)
+        state = await chain.adapter(adapter_id)
+        shares = state.shares if state is not None else ()
+        contents = [await chain.content(content_id) for content_id, _ in shares]
+    finally:
+        await rpc.close()
+    if state is None:
+        raise UnknownAdapter(
+            f"adapter {adapter_id} is not registered on this chain: check the id, --rpc and "
+            "--deployment"
+        )
+    with tempfile.TemporaryDirectory(prefix="viz-audit-") as directory:
+        try:
+            report = await audit_adapter(
+                envelope,
+                [{"path": str(work_file(work).absolute())} for work in works],
+                directory=Path(directory),
+                base_model=base_model,
+                cache_dir=models_folder(place),
+                registered=state,
+                commitments={
+                    content_id: content.commitment
+                    for (content_id, _), content in zip(shares, contents, strict=True)
+                    if content is not None
+                },
+                bounds=bounds,
+                progress=lambda event: err.print(f"{event.kind} {event.values.get('step', '')}"),
+            )
+        except TrainingError as error:
+            raise type(error)(f"nothing was judged: {why_ended(error)}") from error
+        except OSError as error:
+            # A full disk names no file, and the folder is gone when this is read.
+            raise TrainingError(
+                f"nothing was judged: {tempfile.gettempdir()} cannot hold the audit's files "
+                f"({error.strerror}): free some space there, or set TMPDIR"
+            ) from error
+    return report.to_json()
+
+
+def why_ended(error: TrainingError) -> str:
+    """Return why the audit's training ended; its log goes with its folder, so it is told here."""
+    if not isinstance(error, TrainingWorkerDied):
+        return error.detail
+    status = error.extensions.get("exit_status")
+    killed = ", as when the machine has too little memory" if status == -signal.SIGKILL else ""
+    said = str(error.extensions.get("last_words", ""))[-LAST_WORDS_CHARS:].strip()
+    return (
+        f"the audit's own training ended with status {status}{killed}. Its last words: "
+        f"{said or 'none'}"
+    )
+
+
+def _say_cards(report: dict[str, Any]) -> None:
+    claimed, found = (_flat(report[name] or {}) for name in ("claimedCard", "card"))
+    rows = [(name, claimed.get(name, "not stated"), found[name]) for name in found]
+    table("Report card", ("what", "in the manifest", "here"), rows)
+
+
+def _flat(card: dict[str, Any]) -> dict[str, object]:
+    return {
+        f"{name}, {part}" if part else name: "not measured" if value is None else value
+        for name, values in card.items()
+        for part, value in (values if isinstance(values, dict) else {"": values}).items()
+    }
+
+
+def _say(adapter_id: int, report: dict[str, Any]) -> None:
+    rows: list[tuple[str, object]] = [
+        ("verdict", report["verdict"]),
+        ("weights on chain", report["claimedWeights"]),
+        ("weights found", report["foundWeights"]),
+        ("training rows match", report["rowsMatch"]),
+        ("reproducibility class", report["reproducibility"]),
+        *(("remark", remark) for remark in report["remarks"]),
+        *(
+            (f"differs: {k}", f"{a} in the manifest, {b} here")
+            for k, (a, b) in report["differences"].items()
+        ),
+    ]
+    table(f"Audit of adapter {adapter_id}", ("what", "value"), rows)
+    if report["verdict"] == "inconclusive":
+        out.print(
+            "The bytes or the report card differ, but so do hardware or versions: repeat the audit "
+            "on those of the manifest."
+        )

@@ -1,0 +1,217 @@
+"""Run `viz audit receipts | payouts`: check payments by computing them again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from viz.cli.console import (
+    AUDIT_DIFFERENT,
+    AUDIT_INCONCLUSIVE,
+    AsJson,
+    DataDir,
+    DeploymentFile,
+    guarded,
+    lines,
+    run,
+    say,
+    show,
+)
+from viz.cli.own_chain import CreatorRpcOption, own_chain, required_rpc, trusted_deployment
+from viz.domain.display import amount, counted
+from viz.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from viz.domain.ports.chain import Deployment
+    from viz.domain.receipt_audit import PublicReceipt
+
+EXITS: Final = {"reproduced": 0, "different": AUDIT_DIFFERENT, "inconclusive": AUDIT_INCONCLUSIVE}
+_SEVERITY: Final = ("reproduced", "inconclusive", "different")
+MAX_FILE_BYTES: Final = 64 * 1024 * 1024
+_WORDS: Final = {
+    "reproduced": "reproduced: everything agrees",
+    "different": "different: something does not agree",
+    "inconclusive": "inconclusive: nothing disagrees, but not everything could be checked",
+}
+
+
+def finish(found: dict[str, Any], *, as_json: bool) -> None:
+    """Print the verdict and its reasons, and end with the verdict's exit code."""
+    verdict = found["verdict"]
+    if not show(found, as_json=as_json):
+        for finding in found.get("findings", ()):
+            say(f"finding  {finding}", style="red")
+        for missing in found.get("missing", ()):
+            say(f"missing  {missing}")
+        say(_WORDS[verdict])
+    if status := EXITS[verdict]:
+        raise typer.Exit(status)
+
+
+# payouts
+
+
+@guarded
+def payouts(
+    to_block: Annotated[
+        int, typer.Option("--to", min=0, help="Last block to read. Default: the newest.")
+    ] = 0,
+    rpc: CreatorRpcOption = "",
+    folder: DataDir = None,
+    deployment: DeploymentFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Rebuild every balance of Settlement from its events, and follow every payout.
+
+    Compares deposits, settled totals, royalties and balances with the contract's own views, each
+    distribution with the shares and the owners at that time, and all payments with the token's
+    transfers. Exit code 0: everything agrees. 13: something does not.
+    """
+    trusted = trusted_deployment(deployment, folder)
+    found = run(_payouts(required_rpc(rpc, trusted, "an audit of payouts"), trusted, to_block))
+    if not as_json:
+        rows = [
+            ("to block", str(found["toBlock"])),
+            ("channels, adapters", f"{found['channels']}, {found['adapters']}"),
+            *(
+                (what, amount(int(found[key]), trusted))
+                for what, key in (
+                    ("deposits", "deposits"),
+                    ("royalties that wait", "undistributed"),
+                    ("balances to collect", "balances"),
+                    ("Settlement holds", "held"),
+                    ("more than it owes", "beyond"),
+                )
+            ),
+        ]
+        lines("Settlement, rebuilt from its events", rows)
+    finish(found, as_json=as_json)
+
+
+async def _payouts(rpc: str, trusted: Deployment, to_block: int) -> dict[str, Any]:
+    from viz.chain.settlement_history import SettlementHistory
+
+    async with own_chain(rpc, trusted) as chain:
+        last = await chain.rpc.block(to_block) if to_block else await chain.rpc.block()
+        return (await SettlementHistory(chain).read(last)).to_json()
+
+
+# receipts
+
+
+@guarded
+def receipts(
+    files: Annotated[
+        list[Path],
+        typer.Argument(help='Receipts of one node, as {"receipts": [...]}, as the node answers.'),
+    ],
+    node: Annotated[str, typer.Option(help="Address of the node's key.", metavar="ADDRESS")],
+    periods: Annotated[
+        str,
+        typer.Option(
+            "--periods",
+            metavar="URL",
+            help="The node's URL: also check that its published receipts include yours, and add up "
+            "to what it claimed.",
+        ),
+    ] = "",
+    rpc: CreatorRpcOption = "",
+    folder: DataDir = None,
+    deployment: DeploymentFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check a node's receipts of your channels against the heads that were settled on the chain.
+
+    Each receipt must be signed by the node, follow the one before it, and add up. If a receipt was
+    changed, left out or replaced after a claim, its head differs from the one that your voucher
+    signed and the chain has. Exit code 0: every head and sum agrees. 13: one does not. 14: receipts
+    are missing, or with --periods, published and claimed amounts are not the same yet.
+    """
+    trusted = trusted_deployment(deployment, folder)
+    rpc = required_rpc(rpc, trusted, "an audit of receipts")
+    given = [each for path in files for each in _read_receipts(path)]
+    found = run(_receipts(given, node, rpc, trusted, periods))
+    if not as_json:
+        rows = [
+            (
+                f"channel {each['channelId'][:18]}...",
+                f"{counted(each['receipts'], 'receipt')}, "
+                f"{amount(int(each['billed']), trusted)} billed, "
+                f"{amount(int(each['settled']), trusted)} settled",
+            )
+            for each in found["channels"]
+        ]
+        lines("Receipts", rows)
+        if periods:
+            _say_published(found["published"], trusted)
+    finish(found, as_json=as_json)
+
+
+def _read_receipts(path: Path) -> Sequence[PublicReceipt]:
+    from viz.domain.receipt_audit import PublicReceipt
+    from viz.domain.strict_json import load_json
+    from viz.protocol.payment import receipts_from_json
+
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise InvalidRequest(f"{path} has more than {MAX_FILE_BYTES} bytes")
+        value = load_json(path.read_bytes())
+    except OSError as error:
+        raise InvalidRequest(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise InvalidRequest(f"{path} is not JSON: {error}") from error
+    return [
+        PublicReceipt(each.receipt, each.lines, each.signature)
+        for each in receipts_from_json(value)
+    ]
+
+
+async def _receipts(
+    given: Sequence[PublicReceipt], node: str, rpc: str, trusted: Deployment, periods: str
+) -> dict[str, Any]:
+    from viz.chain.settlement_history import SettlementHistory
+    from viz.domain.eip712 import settlement_domain
+    from viz.domain.receipt_audit import audit_receipts
+    from viz.domain.units import parse_address
+
+    address = parse_address(node)
+    async with own_chain(rpc, trusted) as chain:
+        last = await chain.rpc.block()
+        events = await SettlementHistory(chain).events(last.number)
+    claims = [event for event in events if event.name == "Claimed"]
+    domain = settlement_domain(trusted.chain_id, trusted.settlement)
+    chains = audit_receipts(given, claims, node=address, domain=domain)
+    if not periods:
+        return chains.to_json()
+    from viz.cli.audit.periods import read_periods
+    from viz.domain.receipt_periods import audit_periods
+
+    earnings = [event for event in events if event.name == "Earned"]
+    read = await read_periods(periods)
+    published = audit_periods(read, given, earnings, node=address, domain=domain)
+    told = chains.to_json()
+    return told | {
+        "verdict": max(chains.verdict, published.verdict, key=_SEVERITY.index),
+        "published": published.to_json(),
+        "findings": [*told["findings"], *published.findings],
+        "missing": [*told["missing"], *published.missing],
+    }
+
+
+def _say_published(found: dict[str, Any], trusted: Deployment) -> None:
+    rows: list[tuple[str, object]] = [
+        ("periods, your receipts in them", f"{len(found['periods'])}, {found['included']}"),
+        *((f"root of period {each['number']}", each["root"]) for each in found["periods"][-3:]),
+    ]
+    rows += [
+        (
+            f"adapter {each['adapterId']}",
+            f"{amount(int(each['published']), trusted)} published, "
+            f"{amount(int(each['claimed']), trusted)} claimed",
+        )
+        for each in found["adapters"]
+    ]
+    lines("Receipts that the node published", rows)

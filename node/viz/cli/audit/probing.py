@@ -1,0 +1,381 @@
+"""Run `viz audit node`: buy one answer, and follow its money to the creators."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from viz.cli.audit import evidence
+from viz.cli.audit.replaying import replayed
+from viz.cli.console import (
+    AsJson,
+    DataDir,
+    DeploymentFile,
+    PasswordFile,
+    Yes,
+    agreed,
+    data_dir,
+    err,
+    guarded,
+    lines,
+    out,
+    password,
+    run,
+)
+from viz.cli.http import get_as
+from viz.cli.own_chain import CreatorRpcOption, own_chain, required_rpc, trusted_deployment
+from viz.client.node_address import checked
+from viz.domain.display import amount, counted, prices
+from viz.domain.units import BASE_MODEL, ZERO_ADDRESS, parse_units
+from viz.errors import ConfigError, InvalidRequest, NodeNotTrusted
+
+if TYPE_CHECKING:
+    from viz.audit.offer_audit import OfferAudit
+    from viz.buyer.client import BuyerClient
+    from viz.buyer.probe import ProbeEvidence
+    from viz.chain.contracts import Chain
+    from viz.domain.ports.chain import Deployment
+    from viz.domain.units import ContentId, Hash32, Units
+
+PROMPT = "Say in one sentence what you know."
+TOKENS = 24
+
+
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """What the auditor asks for, and the most that it may cost."""
+
+    node: str
+    model: str
+    prompt: str
+    tokens: int
+    most_units: Units
+    deposit_units: Units
+    key: Path | None
+    goes_on: bool
+    keeps_open: bool
+    yes: bool
+    quiet: bool
+
+
+@guarded
+def node(
+    url: Annotated[str, typer.Argument(help="The node's URL.")],
+    key: Annotated[
+        Path | None,
+        typer.Option("--key", help="Key file of the wallet that pays, and gets the rest back."),
+    ] = None,
+    model: Annotated[
+        str, typer.Option(help="The model to ask. Default: the node's first adapter.")
+    ] = "",
+    prompt: Annotated[str, typer.Option(help="What to ask.")] = PROMPT,
+    tokens: Annotated[
+        int, typer.Option(min=1, max=512, help="Most tokens of the answer.")
+    ] = TOKENS,
+    max_cost: Annotated[str, typer.Option(help="Most to pay for the answer.")] = "0.01",
+    deposit: Annotated[
+        str, typer.Option(help="What to deposit for it. Most of it comes back.")
+    ] = "0.05",
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="File of the adapter's plain weights, to replay the answer as well."),
+    ] = None,
+    base_model: Annotated[
+        str, typer.Option(help="Name or folder of the base model, to replay the answer.")
+    ] = "",
+    keep_open: Annotated[
+        bool,
+        typer.Option(
+            "--keep-open",
+            help="Do not close the channel: the node claims when it wants; see --go-on.",
+        ),
+    ] = False,
+    go_on: Annotated[
+        bool, typer.Option("--go-on", help="Buy nothing: check the last probe's money again.")
+    ] = False,
+    rpc: CreatorRpcOption = "",
+    folder: DataDir = None,
+    deployment: DeploymentFile = None,
+    yes: Yes = False,
+    password_file: PasswordFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Audit a node as one of its buyers: a small answer is paid, and its money followed.
+
+    Compares the offers with the chain, checks the answer's receipt and the channel's receipts with
+    the heads on the chain, and follows claim and split to each work's owner, to the unit, by the
+    contracts' events. The channel is the audit's own, and is closed at the end. With the adapter's
+    weights the answer is replayed too. Exit code 0: all of it holds. 13: something is false.
+    14: something could not be checked yet, which --go-on does later.
+    """
+    trusted = trusted_deployment(deployment, folder)
+    rpc = required_rpc(rpc, trusted, "an audit of a node")
+    if key is None and not go_on:
+        raise InvalidRequest("name the wallet that pays for the probe with --key, or use --go-on")
+    order = _Order(
+        checked(url),
+        model,
+        prompt,
+        tokens,
+        parse_units(max_cost, trusted.token_decimals),
+        parse_units(deposit, trusted.token_decimals),
+        key,
+        go_on,
+        keep_open,
+        yes,
+        as_json,
+    )
+    place = data_dir(folder)
+    secret = password(password_file)
+    found = run(_audit(order, trusted, rpc, place, secret))
+    record = found.pop("recordFile")
+    if record is not None and (weights is not None or base_model):
+        replay = replayed(record, weights, base_model, rpc, trusted, place)
+        found["replay"] = replay["replay"]
+        found["findings"] += replay["findings"]
+        found["missing"] += replay["missing"]
+    found["verdict"] = _verdict(found)
+    if not as_json:
+        _say(found, trusted)
+    evidence.finish(found, as_json=as_json)
+
+
+def _verdict(found: dict[str, Any]) -> str:
+    from viz.domain.verdict import verdict_of
+
+    return verdict_of(found["findings"], found["missing"], checked=True)
+
+
+async def _audit(
+    order: _Order, trusted: Deployment, rpc: str, place: Path, secret: str
+) -> dict[str, Any]:
+    from viz.buyer import probe
+
+    found = probe.ProbeEvidence()
+    async with (
+        own_chain(rpc, trusted) as chain,
+        _client(order, trusted, chain, place, secret) as (
+            client,
+            refusal,
+        ),
+    ):
+        if client is None:
+            return _report(found, None, {}, None) | {"findings": [refusal]}
+        offers = await _offers(client, chain, order.node)
+        file = place / "audits" / f"{client.info.node}.json"
+        if order.goes_on:
+            found.record = _kept(file)
+        elif offers.findings:
+            found.missing.append("an answer: none is bought where the chain contradicts the offers")
+        else:
+            await _buy(client, found, order, file, secret)
+        await probe.collect(client, found)
+        if client.channel.deposit_units and not order.keeps_open and order.key is not None:
+            await probe.close(client, found, _wallet(order.key, secret))
+        money = await _money(client, chain, found)
+        return _report(found, offers, money, file if found.record else None)
+
+
+@asynccontextmanager
+async def _client(
+    order: _Order, trusted: Deployment, chain: Chain, place: Path, secret: str
+) -> AsyncIterator[tuple[BuyerClient | None, str]]:
+    """Yield a client with the audit's own channel, or None and why the node is not trusted."""
+    import aiohttp
+
+    from viz.buyer.client import BuyerClient
+    from viz.buyer.terms.prices import limits_in
+
+    async with aiohttp.ClientSession() as http:
+        try:
+            client = await BuyerClient.connect(
+                http,
+                order.node,
+                home=place / "audits",
+                password=secret,
+                expected=trusted,
+                chain=chain,
+                limits=limits_in(trusted, request_units=order.most_units),
+            )
+        except NodeNotTrusted as error:
+            yield None, error.detail
+            return
+        try:
+            yield client, ""
+        finally:
+            await client.aclose()
+
+
+async def _offers(client: BuyerClient, chain: Chain, node_url: str) -> OfferAudit:
+    from viz.audit.offer_audit import audit_offers
+    from viz.protocol.license_document.reading import license_from_values
+
+    async def license_at(content_id: ContentId) -> Hash32:
+        said = await get_as(license_from_values, node_url, f"/license/{content_id}")
+        return said.license_hash
+
+    return await audit_offers(client.info, chain, license_at)
+
+
+async def _buy(
+    client: BuyerClient, found: ProbeEvidence, order: _Order, file: Path, secret: str
+) -> None:
+    """Show what the probe costs at most, deposit, ask, and keep the record of the answer."""
+    from viz.buyer import probe
+    from viz.private import write_private
+
+    try:
+        offer = await client.offer_of(order.model or _first(client))
+    except NodeNotTrusted as error:
+        found.findings.append(error.detail)
+        return
+    here, least = client.deployment, client.info.minimum_deposit_units
+    has = client.channel.deposit_units if client.channel.payer != ZERO_ADDRESS else 0
+    adds = 0 if has >= order.most_units else max(order.deposit_units, order.most_units, least)
+    lines(
+        "The probe:",
+        [
+            ("node", f"{client.info.node}  at {order.node}"),
+            ("model", f"{offer.model}  {offer.name}"),
+            ("price", prices(offer.prompt_price_units, offer.completion_price_units, here)),
+            ("question", order.prompt),
+            ("at most", f"{amount(order.most_units, here)} for {counted(order.tokens, 'token')}"),
+            ("deposit", f"{amount(adds, here)}, and {amount(has, here)} is there"),
+            ("the rest", "stays in the channel" if order.keeps_open else "comes back at the end"),
+        ],
+        to=err if order.quiet else out,
+    )
+    agreed("Buy it?", yes=order.yes)
+    assert order.key is not None
+    if adds:
+        await client.open_channel(_wallet(order.key, secret), adds)
+    body = {
+        "model": offer.model,
+        "messages": [{"role": "user", "content": order.prompt}],
+        "max_tokens": order.tokens,
+        "temperature": 0,
+    }
+    await probe.ask(client, found, body)
+    if found.record is not None:
+        text = json.dumps(found.record.to_json(), indent=2) + "\n"
+        write_private(file, text.encode())
+
+
+def _first(client: BuyerClient) -> str:
+    """Return the model to ask if none is named: the first adapter, else the base model."""
+    offers = client.info.adapters
+    if not offers:
+        raise InvalidRequest("the node sells nothing: there is nothing to buy for a probe")
+    return next((each.model for each in offers if each.adapter_id != BASE_MODEL), offers[0].model)
+
+
+def _wallet(key: Path, secret: str) -> Any:
+    from viz.buyer.wallet.wallet import KeyWallet
+    from viz.chain.keys import load_key_file
+
+    return KeyWallet(bytes(load_key_file(key, secret).key))
+
+
+def _kept(file: Path) -> Any:
+    from viz.protocol.answer_evidence import AnswerEvidence
+
+    try:
+        return AnswerEvidence.read(file.read_bytes())
+    except OSError as error:
+        raise ConfigError(
+            f"there is no probe of this node to go on with ({file}): leave out --go-on"
+        ) from error
+
+
+async def _money(client: BuyerClient, chain: Chain, found: ProbeEvidence) -> dict[str, Any]:
+    """Compare the receipts with the settled heads, and follow what they bill to the owners."""
+    from viz.buyer.probe import domain_of
+    from viz.chain.settlement_history import SettlementHistory
+    from viz.domain.money_trail import follow
+    from viz.domain.receipt_audit import audit_receipts
+    from viz.domain.typed_data import channel_id
+
+    history = SettlementHistory(chain)
+    last = await chain.rpc.block()
+    read, events = await history.read(last), await history.events(last.number)
+    claims = [event for event in events if event.name == "Claimed"]
+    node = client.info.node
+    heads = audit_receipts(found.receipts, claims, node=node, domain=domain_of(client))
+    ours = channel_id(client.signer, node)
+    others = [each for each in heads.channels if each != ours]
+    found.findings += heads.findings
+    found.missing += heads.missing
+    found.findings += [f"the node hands out receipts of another channel ({len(others)})"] * bool(
+        others
+    )
+    found.findings += read.findings()
+    billed = heads.channels[ours].by_adapter if ours in heads.channels else {}
+    trail = follow(events, ours, billed, node, ended=found.ended)
+    found.findings += trail.findings
+    found.missing += [
+        f"{each}: claims come by the node's own schedule; look again with --go-on"
+        for each in trail.missing
+    ]
+    if not billed and not found.missing and not found.findings:
+        found.missing.append("a bill: the node charged nothing for the answer")
+    return {"block": last.number, **trail.to_json()}
+
+
+def _report(
+    found: ProbeEvidence, offers: OfferAudit | None, money: dict[str, Any], file: Path | None
+) -> dict[str, Any]:
+    told = offers.to_json() if offers else {"adapters": [], "findings": [], "remarks": []}
+    return {
+        "offers": told,
+        "receipts": len(found.receipts),
+        "money": money,
+        "replay": None,
+        "record": str(file) if file else None,
+        "recordFile": file,
+        "findings": [*told["findings"], *found.findings],
+        "missing": list(found.missing),
+    }
+
+
+def _say(found: dict[str, Any], trusted: Deployment) -> None:
+    money = found["money"]
+    rows: list[tuple[str, object]] = [
+        ("offers compared", len(found["offers"]["adapters"])),
+        *(("remark", each) for each in found["offers"]["remarks"]),
+        ("receipts", found["receipts"]),
+    ]
+    if money:
+        rows += [
+            ("billed", amount(int(money["billed"]), trusted)),
+            ("claimed", amount(int(money["claimed"]), trusted)),
+        ]
+        for each in money["earned"]:
+            rows.append(
+                (
+                    f"adapter {each['adapterId']}",
+                    f"earned {amount(int(each['earned']), trusted)} in block {each['block']}: "
+                    f"{amount(int(each['toWorks']), trusted)} to works, "
+                    f"{amount(int(each['toTrainer']), trusted)} to its trainer, "
+                    f"{amount(int(each['toNode']), trusted)} to the node",
+                )
+            )
+            rows += [
+                (
+                    f"work {part['contentId']}",
+                    f"{amount(int(part['units']), trusted)}, "
+                    f"{'paid to' if part['paid'] else 'waits for'} {part['owner']}",
+                )
+                for part in each["works"]
+            ]
+    replay = found["replay"]
+    said = "not replayed: give --weights, or --base-model for the base alone"
+    rows.append(("answer", f"{counted(replay['tokens'], 'token')} replayed" if replay else said))
+    if found["record"]:
+        rows.append(("record", found["record"]))
+    lines("Node, audited", rows)

@@ -1,0 +1,1 @@
+"""The buyer's commands: channels, answers, spending and the proxy."""

@@ -1,0 +1,213 @@
+"""Define the shared options of the buyer's commands, and open the channel that they use.
+
+If a proxy runs for the channel, the command sends its work to that proxy, and needs no password.
+Otherwise the command opens the channel's files itself.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from viz.cli.console import data_dir
+from viz.client.node_address import checked
+from viz.domain.units import parse_units
+from viz.errors import InvalidRequest, VizError
+
+if TYPE_CHECKING:
+    from viz.buyer.client import BuyerClient
+    from viz.buyer.control.client import ProxyControl
+    from viz.buyer.control.commands import ChannelControl
+    from viz.buyer.terms.checks import Limits
+    from viz.domain.ports.chain import Deployment
+    from viz.protocol.messages import NodeInfo
+
+BuyerRpcOption = Annotated[
+    str,
+    typer.Option(
+        "--rpc", help="JSON-RPC URL of a chain of your choice, to check the node's adapters."
+    ),
+]
+MaxPrice = Annotated[
+    str,
+    typer.Option(help="Most to pay for a million tokens, prompt or completion, such as 1.25."),
+]
+MaxPromptPrice = Annotated[str, typer.Option(help="Most to pay for a million prompt tokens.")]
+MaxCompletionPrice = Annotated[
+    str, typer.Option(help="Most to pay for a million completion tokens.")
+]
+MaxCost = Annotated[
+    str,
+    typer.Option(
+        "--max-per-request", "--max-cost", help="Most to pay for one answer, such as 0.05."
+    ),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Caps:
+    """Cap the price of a million tokens and the cost of one answer; empty: no cap."""
+
+    either: str = ""
+    prompt: str = ""
+    completion: str = ""
+    answer: str = ""
+
+    def limits(self, deployment: Deployment) -> Limits:
+        """Return the limits in the token's units; raise InvalidRequest if a text is no amount."""
+        from viz.buyer.terms.prices import limits_in
+
+        def units(text: str) -> int | None:
+            return parse_units(text, deployment.token_decimals) if text else None
+
+        return limits_in(
+            deployment,
+            prompt_price_units=units(self.prompt or self.either),
+            completion_price_units=units(self.completion or self.either),
+            request_units=units(self.answer),
+        )
+
+
+def trusted(folder: Path | None, file: Path | None) -> Deployment:
+    """Load the deployment that the buyer trusts; raise ConfigError if there is none."""
+    from viz.chain.deployment import load_deployment
+
+    return load_deployment(file or data_dir(folder) / "deployment.json")
+
+
+def home_of(folder: Path | None) -> Path:
+    """Return the folder of a buyer's session keys and ledgers: ``buyer`` in the data folder."""
+    return data_dir(folder) / "buyer"
+
+
+@asynccontextmanager
+async def client_at(
+    node: str,
+    folder: Path | None,
+    deployment_file: Path | None,
+    secret: str,
+    rpc_url: str,
+    caps: Caps | None = None,
+) -> AsyncIterator[BuyerClient]:
+    """Yield a client that has opened the files of the channel to the node."""
+    import aiohttp
+
+    from viz.buyer.client import BuyerClient
+
+    deployment = trusted(folder, deployment_file)
+    async with AsyncExitStack() as ends:
+        http = await ends.enter_async_context(aiohttp.ClientSession())
+        chain = None
+        if rpc_url:
+            # Imported here, because web3 takes a second to import and is needed with --rpc only.
+            from viz.chain.contracts import Chain
+            from viz.chain.rpc import Rpc
+
+            rpc = Rpc(checked(rpc_url, "a chain's address"))
+            ends.push_async_callback(rpc.close)
+            await rpc.check(deployment)
+            chain = Chain(rpc, deployment)
+        client = await BuyerClient.connect(
+            http,
+            node,
+            home=home_of(folder),
+            password=secret,
+            expected=deployment,
+            chain=chain,
+            limits=(caps or Caps()).limits(deployment),
+        )
+        ends.push_async_callback(client.aclose)
+        yield client
+
+
+@asynccontextmanager
+async def channel_control(
+    node: str,
+    folder: Path | None,
+    deployment_file: Path | None,
+    secret: Callable[[], str],
+    rpc_url: str = "",
+    caps: Caps | None = None,
+    *,
+    sends: bool = False,
+) -> AsyncIterator[ChannelControl | ProxyControl]:
+    """Yield the commands of the channel to the node: a running proxy's, or this process's own.
+
+    ``sends``: the caller uses ``rpc_url`` to send a transaction; the client does not use it. Raises
+    InvalidRequest if a proxy is running and the caller gives caps or a chain endpoint of its own.
+    """
+    proxy = await _proxy_control(node, folder, trusted(folder, deployment_file))
+    if proxy is not None:
+        if (rpc_url and not sends) or (caps or Caps()) != Caps():
+            raise InvalidRequest(
+                "a proxy runs for this channel, and its options apply: restart it with --rpc and "
+                "the caps, or leave them out here"
+            )
+        yield proxy
+        return
+    from viz.buyer.control.commands import ChannelControl
+
+    async with client_at(node, folder, deployment_file, secret(), rpc_url, caps) as client:
+        yield ChannelControl(client)
+
+
+def recorder_of(control: object) -> ChannelControl:
+    """Return the control if its process holds the channel; raise InvalidRequest for a proxy's."""
+    from viz.buyer.control.commands import ChannelControl
+
+    if not isinstance(control, ChannelControl):
+        raise InvalidRequest(
+            "a proxy runs for this channel and keeps no record of answers: stop it, then ask again"
+        )
+    return control
+
+
+def write_record(control: ChannelControl, file: Path) -> None:
+    """Write the record of the last answer, which has the words of both sides: for its owner."""
+    from viz.private import write_private
+
+    if control.record is None:
+        raise InvalidRequest("this answer has no receipt, so there is no record of it")
+    write_private(file, json.dumps(control.record.to_json(), indent=2).encode() + b"\n")
+
+
+async def _proxy_control(
+    node: str, folder: Path | None, deployment: Deployment
+) -> ProxyControl | None:
+    channels = home_of(folder) / "channels"
+    if not any(each.is_socket() for each in channels.glob("*/desk.sock")):
+        return None
+    from viz.buyer.control.client import find_proxies
+    from viz.buyer.ledger.ledger import directories_in
+
+    proxies = await find_proxies(directories_in(home_of(folder), deployment), deployment)
+    url = checked(node)
+    for control in proxies:
+        if control.url == url:
+            return control
+    if not proxies:
+        return None
+    try:
+        info = await node_info(node, deployment)  # the proxy may use another name of this node
+    except VizError:
+        return None
+    return next((control for control in proxies if control.node == info.node), None)
+
+
+async def node_info(node: str, deployment: Deployment) -> NodeInfo:
+    """Return a node's own description; raise NodeNotTrusted, NodeUnreachable."""
+    import aiohttp
+
+    from viz.client.node_client import NodeClient
+    from viz.services.market.node_claims import check_node
+
+    async with aiohttp.ClientSession() as http:
+        info = await NodeClient(http, node).info()
+    check_node(info, deployment)
+    return info

@@ -1,0 +1,389 @@
+"""Run `viz channel`: open, show and close a buyer's payment channel to a node."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from viz.cli.buyer.buying import BuyerRpcOption, channel_control, home_of, trusted
+from viz.cli.buyer.networking import remember_node
+from viz.cli.console import (
+    AsJson,
+    DataDir,
+    DeploymentFile,
+    KeyFile,
+    PasswordFile,
+    guarded,
+    out,
+    password,
+    run,
+    say,
+    show,
+    table,
+)
+from viz.cli.http import LOCAL_NODE, RPC_VARIABLE, NodeUrl
+from viz.client.node_address import checked
+from viz.domain.display import amount, moment
+from viz.domain.trust import way_back
+from viz.domain.units import Address, hex_of, parse_address, parse_units
+from viz.errors import ChannelUnknown, InvalidRequest, NodeNotTrusted
+
+if TYPE_CHECKING:
+    from eth_account.signers.local import LocalAccount
+
+    from viz.chain.contracts import Chain
+    from viz.chain.sender import Sender
+    from viz.domain.ports.chain import Deployment
+
+app = typer.Typer(no_args_is_help=True, help="Open, show and close a payment channel to a node.")
+
+ChainUrl = Annotated[
+    str, typer.Option("--rpc", envvar=RPC_VARIABLE, help="The chain's JSON-RPC URL.")
+]
+GasKey = Annotated[
+    Path | None,
+    typer.Option(
+        "--gas-key",
+        help="Key file, with the same password, of the account that pays the gas. Default: --key.",
+    ),
+]
+NodeAddress = Annotated[
+    str, typer.Option("--node-address", help="The node's address, if you have several channels.")
+]
+Signer = Annotated[
+    str, typer.Option("--signer", help="The session key's address, if its file is lost.")
+]
+
+
+@app.command("open")
+@guarded
+def open_channel(
+    deposit: Annotated[str, typer.Argument(help="Tokens to deposit, such as 2.50.")],
+    key: KeyFile,
+    node: NodeUrl = LOCAL_NODE,
+    folder: DataDir = None,
+    deployment: DeploymentFile = None,
+    rpc: BuyerRpcOption = "",
+    password_file: PasswordFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Open a channel to a node with a deposit, or add to it. The node pays the gas."""
+    from viz.buyer.wallet.wallet import KeyWallet
+    from viz.chain.keys import load_key_file
+
+    secret = password(password_file)
+    wallet = load_key_file(key, secret)
+    here = trusted(folder, deployment)
+    units = parse_units(deposit, here.token_decimals)
+
+    async def work() -> dict[str, Any]:
+        async with channel_control(node, folder, deployment, lambda: secret, rpc) as control:
+            opened = await control.open(KeyWallet(bytes(wallet.key)), units)
+        remember_node(folder, checked(node))
+        return opened
+
+    _print_channel(run(work()), here, as_json=as_json)
+
+
+@app.command("show")
+@guarded
+def show_channel(
+    node: NodeUrl = LOCAL_NODE,
+    folder: DataDir = None,
+    deployment: DeploymentFile = None,
+    rpc: BuyerRpcOption = "",
+    password_file: PasswordFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the deposit, what was signed and what was billed; with --rpc as the chain has it."""
+    here = trusted(folder, deployment)
+
+    async def work() -> dict[str, Any]:
+        secret = partial(password, password_file)
+        async with channel_control(node, folder, deployment, secret, rpc) as control:
+            return await control.show()
+
+    _print_channel(run(work()), here, as_json=as_json)
+
+
+@app.command()
+@guarded
+def forgive(
+    allow: Annotated[
+        str,
+        typer.Option(help="How much more than arrived the node may bill, in all, such as 0.01."),
+    ] = "0",
+    node: NodeUrl = LOCAL_NODE,
+    folder: DataDir = None,
+    deployment: DeploymentFile = None,
+    rpc: BuyerRpcOption = "",
+    password_file: PasswordFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Use a node again that broke off answers, or billed something else than it sent."""
+    here = trusted(folder, deployment)
+    units = parse_units(allow, here.token_decimals)
+
+    async def work() -> dict[str, Any]:
+        secret = partial(password, password_file)
+        async with channel_control(node, folder, deployment, secret, rpc) as control:
+            return await control.forgive(units)
+
+    found = run(work())
+    _print_channel(found, here, as_json=as_json)
+    if found["distrusted"]:
+        raise NodeNotTrusted(f"it was forgiven, and its next answer was: {found['distrusted']}")
+
+
+@app.command("close")
+@guarded
+def close_channel(
+    key: KeyFile,
+    node: NodeUrl = LOCAL_NODE,
+    folder: DataDir = None,
+    deployment: DeploymentFile = None,
+    rpc: BuyerRpcOption = "",
+    gas_key: GasKey = None,
+    password_file: PasswordFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Close the channel at once, with the node's signature; the rest goes back to the wallet.
+
+    If the node signs the close but does not send it, the command sends it to the chain of --rpc.
+    """
+    from viz.buyer.wallet.wallet import KeyWallet
+    from viz.chain.keys import load_key_file
+
+    secret = password(password_file)
+    wallet = load_key_file(key, secret)
+    here = trusted(folder, deployment)
+
+    relayer = load_key_file(gas_key, secret) if gas_key else wallet
+
+    async def work() -> dict[str, Any]:
+        async with channel_control(
+            node, folder, deployment, lambda: secret, rpc, sends=True
+        ) as control:
+            found = await control.close(KeyWallet(bytes(wallet.key)))
+        if rpc and not _sent(found):
+            found |= await _send_close(rpc, here, found["close"], relayer)
+        return found
+
+    found = run(work())
+    if not show(_with_unit(found, here), as_json=as_json):
+        again = _again(key, node, folder, deployment, password_file)
+        out.print(_closed(found, here, wallet.address, again), soft_wrap=True)
+
+
+def _sent(found: dict[str, Any]) -> bool:
+    return found["transaction"] not in (None, "", "0x")
+
+
+def _again(
+    key: Path, node: str, folder: Path | None, deployment: Path | None, secret: Path | None
+) -> str:
+    """Return the command line that requests the close again and sends it."""
+    options = {
+        "--key": key,
+        "--node": node,
+        "--data-dir": folder,
+        "--deployment": deployment,
+        "--password-file": secret,
+    }
+    given = [str(word) for option in options.items() if option[1] for word in option]
+    return f"{shlex.join(['viz', 'channel', 'close', *given])} --rpc URL"
+
+
+def _closed(found: dict[str, Any], here: Deployment, payer: str, again: str) -> str:
+    """Say how a close ended, and whether the chain or only the node says so."""
+    settled = amount(int(found["settled"]), here)
+    if not _sent(found):
+        said = (
+            f"the node agreed to close at {settled} and does not pay for the transaction, since "
+            "the channel earned less than that costs. To send it yourself, run "
+            f"`{again}`, where URL is the JSON-RPC URL of your chain. The wallet pays the gas, or "
+            "the key of --gas-key"
+        )
+    elif found.get("seenClosed") is False:
+        said = (
+            f"the node says that it closed at {settled}, but your chain does not show it: look "
+            "again with `viz channel show`; if that does not change, run `viz channel leave`"
+        )
+    else:
+        said = f"closed at {settled} in all; the rest went back to {payer}"
+        if found.get("seenClosed") is None:
+            said += ". Only the node says so: look at the wallet, or name your chain with --rpc"
+    billed, signed = (amount(int(found[name]), here) for name in ("received", "signed"))
+    return f"{said}. Billed were {billed}; signed, {signed}"
+
+
+async def _send_close(
+    rpc_url: str, here: Deployment, answer: dict[str, Any], relayer: LocalAccount
+) -> dict[str, Any]:
+    """Send the Close that the node signed; return its transaction hash for the report."""
+    from viz.buyer.channels.unilateral_close import send_close
+    from viz.protocol.messages import CloseAnswer
+
+    async with _chain_of(rpc_url, here, relayer) as (chain, sender):
+        done = await send_close(chain, sender, CloseAnswer.from_json(answer))
+    return {"transaction": hex_of(done.hash), "seenClosed": True}
+
+
+@asynccontextmanager
+async def _chain_of(
+    rpc_url: str, here: Deployment, relayer: LocalAccount
+) -> AsyncIterator[tuple[Chain, Sender]]:
+    """Yield the chain at ``rpc_url``, and a sender of the relayer's transactions there."""
+    from viz.chain.contracts import Chain
+    from viz.chain.rpc import Rpc
+    from viz.chain.sender import Sender
+
+    rpc = Rpc(checked(rpc_url, "a chain's address"))
+    try:
+        await rpc.check(here)
+        yield Chain(rpc, here), Sender(rpc, relayer, here)
+    finally:
+        await rpc.close()
+
+
+@app.command()
+@guarded
+def leave(
+    key: KeyFile,
+    node_address: NodeAddress = "",
+    signer: Signer = "",
+    gas_key: GasKey = None,
+    rpc: ChainUrl = "http://127.0.0.1:8545",
+    folder: DataDir = None,
+    deployment: DeploymentFile = None,
+    password_file: PasswordFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Get the deposit back without the node: request the close, and withdraw a day later.
+
+    Each run takes the next step that the chain allows, and says when to run the command again. If
+    the wallet has no gas, --gas-key names a key that sends what the wallet signs.
+    """
+    from viz.chain.keys import load_key_file
+
+    here = trusted(folder, deployment)
+    place = _channel(folder, here, node_address, signer)
+    secret = password(password_file)
+    payer = load_key_file(key, secret)
+    relayer = load_key_file(gas_key, secret) if gas_key else payer
+    found = run(_leave(rpc, here, place, payer, relayer))
+    if not show(_with_unit(found, here), as_json=as_json):
+        _say_left(found, here)
+
+
+def _channel(
+    folder: Path | None, here: Deployment, node_address: str, signer: str
+) -> tuple[Address, Address]:
+    """Return signer and node of the channel to leave; raise InvalidRequest, ChannelUnknown."""
+    from viz.buyer.ledger.ledger import channels_in
+
+    home = home_of(folder)
+    if signer:
+        if not node_address:
+            raise InvalidRequest("--signer needs --node-address too: add the node's address")
+        return parse_address(signer), parse_address(node_address)
+    kept = channels_in(home, here)
+    if node_address:
+        wanted = parse_address(node_address)
+        kept = {node: key for node, key in kept.items() if node == wanted}
+    if not kept:
+        raise ChannelUnknown(
+            f"{home} has no session key of such a channel: name its folder with --data-dir, or the "
+            "channel with --node-address and --signer"
+        )
+    if len(kept) > 1:
+        raise InvalidRequest(
+            f"you have channels to {', '.join(kept)}: name one with --node-address"
+        )
+    (node, key), *_ = kept.items()
+    return key, node
+
+
+async def _leave(
+    rpc_url: str,
+    here: Deployment,
+    place: tuple[Address, Address],
+    payer: LocalAccount,
+    relayer: LocalAccount,
+) -> dict[str, Any]:
+    from viz.buyer.channels.unilateral_close import leave as step
+
+    async with _chain_of(rpc_url, here, relayer) as (chain, sender):
+        done = await step(chain, sender, bytes(payer.key), *place)
+    return {
+        "state": done.state,
+        "signer": place[0],
+        "node": place[1],
+        "payer": done.payer,
+        "deposit": str(done.deposit_units),
+        "returned": str(done.returned_units),
+        "withdrawableAt": done.withdrawable_at_s,
+        "chainTime": done.chain_time_s,
+        "transaction": hex_of(done.transaction_hash) if done.transaction_hash else None,
+    }
+
+
+def _say_left(found: dict[str, Any], here: Deployment) -> None:
+    if found["state"] == "withdrawn":
+        returned = amount(int(found["returned"]), here)
+        out.print(f"withdrawn: {returned} went back to {found['payer']}", soft_wrap=True)
+    elif found["state"] == "empty":
+        out.print("this channel has no deposit: there is nothing to withdraw")
+    else:
+        said = (
+            "close requested" if found["state"] == "requested" else "the close was requested before"
+        )
+        deposit = amount(int(found["deposit"]), here)
+        out.print(
+            f"{said}; run this command again after {moment(found['withdrawableAt'])} to withdraw",
+            soft_wrap=True,
+        )
+        out.print(
+            f"until then the node may claim what you signed, of a deposit of {deposit}",
+            soft_wrap=True,
+        )
+
+
+def _with_unit(found: dict[str, Any], here: Deployment) -> dict[str, Any]:
+    return {**found, "decimals": here.token_decimals, "symbol": here.token_symbol}
+
+
+def _print_channel(found: dict[str, Any], here: Deployment, *, as_json: bool) -> None:
+    if show(_with_unit(found, here), as_json=as_json):
+        return
+    money = (
+        ("deposit", "deposit"),
+        ("settled", "settled"),
+        ("signed", "signed"),
+        ("billed", "received"),
+    )
+    rows: list[tuple[str, object]] = [
+        ("state", _state(found)),
+        ("payer", found["payer"] if found["open"] else "none yet"),
+        ("signer", found["signer"]),
+        *((name, amount(int(found[key]), here)) for name, key in money),
+        ("receipts", found["receipts"]),
+    ]
+    table(f"Channel to {found['node']}", ("what", "#value"), rows)
+    if found["distrusted"]:
+        fault = found["distrusted"]
+        say(f"this node is not used any more: {fault}. {way_back(fault)}")
+
+
+def _state(found: dict[str, Any]) -> str:
+    if not found["open"]:
+        return "not open"
+    if found["closeAt"]:
+        return f"closing; withdraw after {moment(found['closeAt'])} (`viz channel leave`)"
+    return "open" if int(found["deposit"]) else "empty"

@@ -1,0 +1,1 @@
+"""The creator's commands: content, license and wallet."""

@@ -1,0 +1,297 @@
+"""Show what works earn: `viz content royalties` and `viz content statement`."""
+
+from __future__ import annotations
+
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from viz.cli.console import (
+    AsJson,
+    DataDir,
+    DeploymentFile,
+    PasswordFile,
+    WorkId,
+    Yes,
+    agreed,
+    guarded,
+    lines,
+    password,
+    run,
+    say,
+    show,
+    table,
+)
+from viz.cli.creator.account_view import SomeKey
+from viz.cli.own_chain import CreatorRpcOption, own_chain, required_rpc, trusted_deployment
+from viz.domain.display import amount, moment, percent
+from viz.errors import InvalidRequest, LicenseError
+
+if TYPE_CHECKING:
+    from viz.chain.contracts import Chain
+    from viz.chain.work_events import WorkEvents
+    from viz.creator.statement import Statement
+    from viz.domain.ports.chain import Deployment
+
+# On real chains a statement ends this many blocks below the head, because newer blocks may change.
+SETTLED_BLOCKS: Final = 64
+SomeWorks = Annotated[list[int], typer.Argument(min=1, help="The works' ids on the chain.")]
+
+
+@guarded
+def royalties(
+    content_id: WorkId,
+    distribute: Annotated[
+        bool,
+        typer.Option("--distribute", help="Also distribute royalties, by your own transactions."),
+    ] = False,
+    key: SomeKey = None,
+    rpc: CreatorRpcOption = "",
+    folder: DataDir = None,
+    deployment: DeploymentFile = None,
+    yes: Yes = False,
+    password_file: PasswordFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what a work has earned so far, by adapter, computed from the chain's logs.
+
+    Anyone may distribute royalties, and nodes do it when they settle. Use --distribute if you do
+    not want to wait; it pays all works of these adapters.
+    """
+    trusted = trusted_deployment(deployment, folder)
+    rpc = required_rpc(rpc, trusted, "what a work earned")
+    if distribute and key is None:
+        raise InvalidRequest("--distribute sends transactions: give the key that pays gas by --key")
+    found, ids = run(_all_of(content_id, rpc, trusted))
+    if not as_json:
+        _print_royalties(found, trusted)
+    sent = []
+    if distribute and ids:
+        assert key is not None
+        agreed(f"Distribute the royalties of adapters {ids}, and pay the gas?", yes=yes)
+        sent = run(_distribute(ids, key, password(password_file), rpc, trusted))
+    if not show({**found.to_json(), "distributed": sent}, as_json=as_json) and sent:
+        lines("Distributed", [(f"adapter {each}", "paid to its works' owners") for each in sent])
+
+
+async def _all_of(number: int, rpc: str, trusted: Deployment) -> tuple[Statement, list[int]]:
+    from viz.creator.statement import make_statement
+    from viz.domain.units import ContentId
+
+    async with own_chain(rpc, trusted) as chain:
+        content_id, events = ContentId(number), _events(chain)
+        await _require_work(chain, number)
+        head = await chain.rpc.block_number()
+        found = await make_statement(events, trusted, content_id, events.first_block, head)
+        waiting = found.read.history.undistributed_units
+        return found, [int(each) for each, units in sorted(waiting.items()) if units]
+
+
+async def _distribute(
+    ids: list[int], key: Path, secret: str, rpc: str, trusted: Deployment
+) -> list[int]:
+    from viz.chain.keys import load_key_file
+    from viz.chain.sender import Sender
+    from viz.domain.ports.transactions import Call
+    from viz.domain.shares import Share, share_words
+    from viz.domain.units import AdapterId
+
+    async with own_chain(rpc, trusted) as chain:
+        sender = Sender(chain.rpc, load_key_file(key, secret), trusted)
+        for each in ids:
+            state = await chain.adapter(AdapterId(each))
+            assert state is not None
+            words = list(share_words(Share(*row) for row in state.shares))
+            sent = await sender.submit(Call("Settlement", "distribute", (each, words)))
+            sent.require_settled(f"distributing the royalties of adapter {each}")
+        return ids
+
+
+def _print_royalties(found: Statement, trusted: Deployment) -> None:
+    from viz.domain.statement import EARNED, PAID, sum_of_kind
+
+    rows = []
+    for each in found.adapters:
+        mine = [line for line in found.lines if line.adapter_id == each.adapter_id]
+        earned, paid = sum_of_kind(mine, EARNED), sum_of_kind(mine, PAID)
+        rows.append(
+            (
+                each.adapter_id,
+                percent(each.royalty_bps),
+                percent(each.share_bps),
+                amount(sum(line.gross_units for line in mine), trusted),
+                amount(earned, trusted),
+                amount(paid, trusted),
+                amount(earned - paid, trusted),
+            )
+        )
+    columns = (
+        "#adapter", "#royalty", "#share of it", "#revenue", "#earned", "#paid", "#waits",
+    )  # fmt: skip
+    table(f"Royalties of work {found.content_id}, from the chain's logs", columns, rows)
+    fees = found.sums()["fees"]
+    say(f"training fees  {amount(fees, trusted)}, paid to the owner with each grant")
+
+
+@guarded
+def statement(
+    works: SomeWorks,
+    start: Annotated[
+        str, typer.Option("--from", help="First day (2026-11-01, UTC) or block. Default: all.")
+    ] = "",
+    end: Annotated[
+        str, typer.Option("--to", help="Day or block after the last one. Default: now.")
+    ] = "",
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, in base units.")] = False,
+    check: Annotated[
+        Path | None,
+        typer.Option("--check", help="Statement (JSON) to compute again and compare."),
+    ] = None,
+    rpc: CreatorRpcOption = "",
+    folder: DataDir = None,
+    deployment: DeploymentFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show line by line which adapters, nodes and rates the earnings of works came from.
+
+    Everything comes from the contracts' events on the chain of --rpc, so anyone can compute the
+    same statement: --check does it for a statement (JSON) that somebody sent you.
+    """
+    trusted = trusted_deployment(deployment, folder)
+    rpc = required_rpc(rpc, trusted, "a statement")
+    said = _read_statements(check) if check else None
+    found = run(_statements(works, start, end, rpc, trusted, said))
+    if as_csv:
+        from viz.creator.statement import csv_text
+
+        sys.stdout.write(csv_text(found))
+    elif not show({"statements": [each.to_json() for each in found]}, as_json=as_json):
+        for each in found:
+            _print_statement(each, trusted)
+        if check:
+            say(f"{check} agrees with the chain in every line")
+
+
+def _read_statements(path: Path) -> list[Any]:
+    from viz.domain.strict_json import load_json
+
+    try:
+        said = load_json(path.read_bytes())["statements"]
+        assert isinstance(said, list)
+    except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
+        raise InvalidRequest(
+            f"{path} is not a statement: give what `viz content statement --json` printed"
+        ) from error
+    return said
+
+
+async def _statements(
+    works: list[int], start: str, end: str, rpc: str, trusted: Deployment, said: list[Any] | None
+) -> list[Statement]:
+    from viz.creator.statement import check_statement, make_statement
+    from viz.domain.units import ContentId
+
+    async with own_chain(rpc, trusted) as chain:
+        events = _events(chain)
+        if said is not None:
+            mine = [each for each in said if _work_of(each) in works]
+            if len(mine) != len(works):
+                raise InvalidRequest(
+                    f"the file has statements of works {[*map(_work_of, said)]}, and you named "
+                    f"{works}: name those that it has"
+                )
+            return [await check_statement(events, trusted, each) for each in mine]
+        first, last = await _blocks(chain, events, start, end, trusted)
+        for each in works:
+            await _require_work(chain, each)
+        return [
+            await make_statement(events, trusted, ContentId(each), first, last) for each in works
+        ]
+
+
+def _work_of(said: Any) -> Any:
+    return said.get("contentId") if isinstance(said, dict) else None
+
+
+async def _blocks(
+    chain: Chain, events: WorkEvents, start: str, end: str, trusted: Deployment
+) -> tuple[int, int]:
+    from viz.domain.ports.chain import DEVELOPMENT_CHAINS
+
+    head = await chain.rpc.block_number()
+    settled = head if trusted.chain_id in DEVELOPMENT_CHAINS else head - SETTLED_BLOCKS
+    first = await _block(events, start, "--from") if start else events.first_block
+    last = await _block(events, end, "--to") - 1 if end else settled
+    if end and last > head:
+        last = settled
+    first = max(first, events.first_block)
+    if first > last:
+        asked = f"--from {start or first} --to {end or last}"
+        raise InvalidRequest(
+            f"{asked} holds no block (blocks {first} to {last}; the chain's last is {head}): give "
+            "a --from that is before --to and not in the future",
+            param="from",
+        )
+    return first, last
+
+
+async def _block(events: WorkEvents, text: str, option: str) -> int:
+    """Return the first block of a day, or the block with the given number."""
+    if text.isascii() and text.isdecimal() and len(text) <= 15:
+        return int(text)
+    try:
+        day = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise InvalidRequest(
+            f"{option} {text[:40]!r} is neither a day (2026-11-01) nor a block's number"
+        ) from error
+    day = day if day.tzinfo else day.replace(tzinfo=UTC)
+    return await events.block_at(int(day.timestamp()))
+
+
+def _events(chain: Chain) -> WorkEvents:
+    from viz.chain.work_events import WorkEvents
+
+    return WorkEvents(chain)
+
+
+async def _require_work(chain: Chain, number: int) -> None:
+    from viz.domain.units import ContentId
+
+    if await chain.content(ContentId(number)) is None:
+        raise LicenseError(f"there is no work {number} on this chain: check the id")
+
+
+def _print_statement(found: Statement, trusted: Deployment) -> None:
+    rows = []
+    for row in found.rows():
+        rate = ""
+        if row["royaltyBps"]:
+            rate = f"{percent(row['shareBps'])} of {percent(row['royaltyBps'])}"
+        gross = amount(int(row["gross"]), trusted) if row["gross"] != "0" else ""
+        kind = f"{row['kind']}, to collect" if row["credited"] else row["kind"]
+        who = row["node"] or row["account"]
+        rows.append(
+            (moment(row["time"]), kind, row["adapter"], who, row["vouchers"], gross, rate,
+             amount(int(row["units"]), trusted))
+        )  # fmt: skip
+    last = found.read.last
+    title = (
+        f"Work {found.content_id}, blocks {found.first} to {last.number} ({moment(last.time_s)})"
+    )
+    columns = (
+        "time", "what", "#adapter", "node, trainer or owner", "#vouchers", "#revenue", "rate",
+        "#the work's part",
+    )  # fmt: skip
+    table(title, columns, rows)
+    names = {
+        "fees": "training fees",
+        "waitingBefore": "royalties that waited before",
+        "earned": "royalties earned",
+        "paid": "royalties paid",
+        "waitingAfter": "royalties that wait now",
+    }
+    lines("Sums", [(names[name], amount(units, trusted)) for name, units in found.sums().items()])

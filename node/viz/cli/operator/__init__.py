@@ -1,0 +1,1 @@
+"""The operator's commands: run a node, train, settle, and answer notices."""
