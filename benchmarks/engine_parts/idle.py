@@ -10,7 +10,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -23,6 +22,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.engine_parts.own import Contender
+
+from viz.local_socket import free_port
 
 HEALTHY_S = 300.0
 SETTLED_S = 5.0
@@ -69,7 +70,7 @@ def idle_part(cache: Path) -> None:
 @contextmanager
 def _up(folder: Path) -> Iterator[tuple[int, float]]:
     """Run ``viz up``; yield its process once it is healthy, and the seconds that took."""
-    chain, port = _free_port(), _free_port()
+    chain, port = free_port(), free_port()
     command = [sys.executable, "-m", "viz", "up", "--data-dir", str(folder), "--json"]
     command += ["--rpc-port", str(chain), "--port", str(port)]
     began = time.perf_counter()
@@ -98,12 +99,6 @@ def _healthy(port: int) -> bool:
             return bool(json.load(answer))
     except (urllib.error.URLError, OSError):
         return False
-
-
-def _free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
 
 
 async def streams_part(own: Contender) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import time
 import urllib.request
@@ -16,6 +15,7 @@ from benchmarks.engine_parts.environments import make
 
 from viz.child_process import tied
 from viz.engine.upstream.settings import Arithmetic
+from viz.local_socket import free_port
 
 # Starting takes a minute on a quiet machine, most of it imports.
 START_S = 420.0
@@ -60,7 +60,7 @@ class VllmProcess:
             "--max-cpu-loras": max_adapters,
             "--max-lora-rank": max_rank,
         }
-        self._port = _free_port()
+        self._port = free_port()
         self._child: subprocess.Popen[bytes] | None = None
 
     @property
@@ -114,9 +114,3 @@ class VllmProcess:
             os.killpg(self._child.pid, 9)
             self._child.wait(30)
             self._child = None
-
-
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])

@@ -11,7 +11,6 @@ import json
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -23,6 +22,7 @@ from typing import Any, Final
 from rich.console import Console
 
 from viz.child_process import tied
+from viz.local_socket import free_port
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 START_LIMIT_S: Final = 240
@@ -31,14 +31,6 @@ STOP_LIMIT_S: Final = 40
 
 class DemoError(Exception):
     """The demo did not show what it is there to show."""
-
-
-def free_port() -> int:
-    """Return a port that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class World:

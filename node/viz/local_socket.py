@@ -1,6 +1,7 @@
 """Open Unix sockets in a private folder, for programs of the same user on this machine.
 
-Owns how one is made, reached and checked, and whose program listens on a port of this machine.
+Owns how one is made, reached and checked, which port of this machine is free, and whose program
+listens on one.
 Invariants: a socket is its owner's alone (0600), also while it is made; its path may be longer than
 the 108 bytes that the kernel takes, since it is reached through its open folder.
 """
@@ -95,6 +96,14 @@ def peer_uid(connection: Any) -> int:
 def may_read(uid: int, secret: Path) -> bool:
     """Say whether a user can read a private file anyway: its owner, this user, and root."""
     return uid in (0, os.getuid(), secret.stat().st_uid)
+
+
+def free_port() -> int:
+    """Return a port of the loopback address on which nobody listens now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def listeners(port: int) -> set[int]:

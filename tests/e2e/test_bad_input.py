@@ -17,12 +17,13 @@ from typing import Any, NamedTuple
 
 import openai
 import pytest
-from examples.demo.world import ROOT, free_port
+from examples.demo.world import ROOT
 from tests.e2e.conftest import LICENSED, UNLICENSED, Buyer, Town
 from typer.testing import CliRunner
 
 from viz.cli.main import app
 from viz.domain.units import ContentId
+from viz.local_socket import free_port
 
 pytestmark = pytest.mark.timeout(600)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from viz.chain.keys import create_key_file, development_account
 from viz.config import ApiConfig, ChainConfig, Config, SettlementConfig
 from viz.domain.units import hex_of
 from viz.engine_config import EngineConfig
+from viz.local_socket import free_port
 from viz.node import Node, run_node
 from viz.protocol.payment import NODE_PATH
 
@@ -39,12 +39,6 @@ ODD: tuple[Any, ...] = (
     429,
     503,
 )
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def settings(folder: Path, rpc_url: str) -> Config:

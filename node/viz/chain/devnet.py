@@ -22,6 +22,7 @@ from viz.chain.rpc import Rpc
 from viz.child_process import tied
 from viz.domain.units import Address
 from viz.errors import ChainError, ChainUnreachable, ConfigError
+from viz.local_socket import free_port
 from viz.private import make_private_folder
 from viz.process_lock import ProcessLock
 
@@ -100,7 +101,7 @@ class Devnet:
         for attempt in range(1, _ATTEMPTS + 1):
             try:
                 # Another program may take the free port before anvil binds it: try another.
-                return await cls._spawn(binary, arguments, _free_port(), log)
+                return await cls._spawn(binary, arguments, free_port(), log)
             except ChainUnreachable:
                 if attempt == _ATTEMPTS:
                     raise
@@ -272,13 +273,6 @@ def _genesis_time(state: Path) -> int:
         return int(note.read_text(encoding="ascii"))
     except ValueError as error:
         raise ConfigError(f"{note} holds no time: restore it, or remove {state.parent}") from error
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _refuse_taken(port: int) -> None:

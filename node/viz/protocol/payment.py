@@ -27,7 +27,7 @@ from viz.domain.typed_data import Quote, Receipt
 from viz.domain.units import Address, Hash32
 from viz.errors import InvalidRequest, InvalidSignature
 from viz.protocol.messages import MAX_SIGNATURE_BYTES, SignatureHex
-from viz.protocol.wire import Json, Reader, canonical_json, from_base64url, to_base64url
+from viz.protocol.wire import Json, Reader, from_base64url, to_base64url
 from viz.protocol.wire_model import (
     HASH32,
     LINES,
@@ -149,11 +149,6 @@ def receipt_to_header(signed: SignedReceipt) -> str:
 def receipt_from_header(header: str) -> SignedReceipt:
     """Return the receipt in RECEIPT_HEADER, without verifying it; raise InvalidRequest."""
     return receipt_from_json(from_base64url(header, max_chars=MAX_CREDENTIAL_CHARS))
-
-
-def event_frame(name: str, data: Json) -> bytes:
-    """Return a server-sent event with this name (the stream's own chunks have no name)."""
-    return b"event: " + name.encode() + b"\ndata: " + canonical_json(data) + b"\n\n"
 
 
 def receipt_from_json(value: object) -> SignedReceipt:

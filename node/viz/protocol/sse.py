@@ -1,16 +1,36 @@
-"""Read server-sent events from a byte stream, within bounds.
+"""Write server-sent events, and read them from a byte stream within bounds.
 
-Owns the split of the stream into (event, data) pairs (WHATWG HTML, section 9.2).
+Owns the form of an event and of a comment, and the split of a stream into (event, data) pairs
+(WHATWG HTML, section 9.2).
 """
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+import json
+from typing import Any, Final, NamedTuple
 
 from viz.errors import NodeRefused, VizError
 
 EVENT_STREAM: Final = "text/event-stream"
 MAX_EVENT_BYTES: Final = 1024 * 1024
+DONE: Final = b"data: [DONE]\n\n"
+"""The event that ends a stream in OpenAI's interface."""
+
+
+def sse_event(data: Any, name: str = "") -> bytes:
+    """Return an event with ``data`` as JSON; without a name it is a plain data event."""
+    named = f"event: {name}\n" if name else ""
+    return f"{named}data: {json_line(data)}\n\n".encode()
+
+
+def sse_comment(text: str) -> bytes:
+    """Return a comment of one line, which only clients that look for its first word read."""
+    return f": {text}\n\n".encode()
+
+
+def json_line(data: Any) -> str:
+    """Return ``data`` as compact JSON, which has no line break."""
+    return json.dumps(data, separators=(",", ":"))
 
 
 class ServerEvent(NamedTuple):

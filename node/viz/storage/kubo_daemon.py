@@ -13,13 +13,13 @@ import json
 import os
 import shutil
 import signal
-import socket
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
 from viz.child_process import tied
 from viz.errors import StorageUnavailable
+from viz.local_socket import free_port
 from viz.private import make_private_folder
 from viz.storage.kubo import KuboBlobStore
 
@@ -80,7 +80,7 @@ class KuboDaemon:
         make_private_folder(self._repository)
         if not (self._repository / "config").is_file():
             await self._initialise()
-        api_port, gateway_port = (port or _free_port() for port in self._ports)
+        api_port, gateway_port = (port or free_port() for port in self._ports)
         self._configure(api_port, gateway_port)
         log = self._repository / "daemon.log"
         with log.open("wb") as output:
@@ -193,9 +193,3 @@ class KuboDaemon:
 
     def _environment(self) -> dict[str, str]:
         return os.environ | {"IPFS_PATH": str(self._repository), "IPFS_TELEMETRY": "off"}
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -23,9 +23,9 @@ from viz.protocol.payment import (
     NEED_VOUCHER_EVENT,
     RECEIPT_EVENT,
     NeedVoucher,
-    event_frame,
     receipt_to_json,
 )
+from viz.protocol.sse import sse_event
 
 # One part of an answer: bytes, an error that ends it, or a call that makes one of them.
 Part = bytes | VizError | Callable[[], bytes]
@@ -126,7 +126,7 @@ class Rogue:
         signature = sign(NODE_KEY, self.client.voucher_signer.domain.digest(receipt))
         signed = SignedReceipt(receipt, lines, ZERO_HASH, ZERO_HASH, signature)
         self.receipts.append(signed)
-        return event_frame(RECEIPT_EVENT, receipt_to_json(signed))
+        return sse_event(receipt_to_json(signed), RECEIPT_EVENT)
 
     def good(self, adapter_id: AdapterId = ADAPTER) -> Script:
         """Return the script of an answer of 60 tokens that is delivered and billed as it is."""
@@ -147,4 +147,4 @@ class Rogue:
     def need(self, units: Units, adapter_id: AdapterId = ADAPTER) -> bytes:
         """Return the event that demands so much."""
         need = NeedVoucher(adapter_id, 0, 0, units, ())
-        return event_frame(NEED_VOUCHER_EVENT, need.to_json())
+        return sse_event(need.to_json(), NEED_VOUCHER_EVENT)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -31,6 +30,7 @@ from viz.domain.ports.chain import NodeEntry
 from viz.domain.pricing import Price
 from viz.domain.units import Address
 from viz.errors import BudgetSpent, ChannelUnknown, InvalidRequest, PriceAboveCap, UnknownModel
+from viz.local_socket import free_port
 from viz.protocol.sse import ServerEvent, SseReader
 
 KEYS = {"b": b"\x1b" * 32, "c": b"\x1c" * 32}
@@ -39,12 +39,6 @@ MODEL = f"viz-adapter-{ADAPTER}"
 SCRIPT = b"The tide turns at noon, and the ferry waits for it until the bell has rung twice. "
 DEPOSIT = 500_000
 SUGGESTED = 100_000  # by these nodes
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @dataclass

@@ -18,13 +18,14 @@ from tests.fakes.chain import DEPLOYMENT, FakeChain
 from tests.fakes.engine import FakeEngine
 from tests.integration.api.harness import PAYER_KEY, Node, running_node
 from tests.integration.buyer.test_killed_mid_answer import cut
-from tests.integration.buyer.test_network import KEYS, MODEL, SCRIPT, free_port
+from tests.integration.buyer.test_network import KEYS, MODEL, SCRIPT
 from tests.integration.buyer.test_proxy_process import LIMIT_S, PASSWORD, Buyer
 
 from viz.buyer.network.record import NetworkFile
 from viz.chain.deployment import save_deployment
 from viz.chain.keys import create_key_file
 from viz.domain.eip712 import public_address
+from viz.local_socket import free_port
 
 QUESTION: list[Any] = [{"role": "user", "content": "When is high tide?"}]
 

@@ -48,10 +48,10 @@ from viz.protocol.payment import (
     NEED_VOUCHER_EVENT,
     RECEIPT_EVENT,
     NeedVoucher,
-    event_frame,
     receipt_to_json,
 )
 from viz.protocol.problems import error_of
+from viz.protocol.sse import sse_event
 
 MODEL = f"viz-adapter-{ADAPTER}"
 PROMPT_TOKENS = 20
@@ -130,7 +130,7 @@ class Liar:
         )
         signature = sign(NODE_KEY, self.client.voucher_signer.domain.digest(receipt))
         signed = SignedReceipt(receipt, lines, ZERO_HASH, ZERO_HASH, signature)
-        return event_frame(RECEIPT_EVENT, receipt_to_json(signed))
+        return sse_event(receipt_to_json(signed), RECEIPT_EVENT)
 
 
 @pytest.fixture
@@ -428,7 +428,7 @@ async def test_a_break_is_the_nodes_whatever_error_it_names(
     def frames() -> list[bytes]:
         monkeypatch.setattr(client.api, "voucher", voucher)
         need = NeedVoucher(ADAPTER, 0, 0, client.voucher_signer.ceiling_units(ADAPTER), ())
-        return [event_frame(NEED_VOUCHER_EVENT, need.to_json()), *[b": wait\n\n"] * 100]
+        return [sse_event(need.to_json(), NEED_VOUCHER_EVENT), *[b": wait\n\n"] * 100]
 
     liar.answer = frames
     left = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -27,6 +26,7 @@ from viz.domain.ports.blobs import BlockStore
 from viz.domain.ports.engine import Engine
 from viz.domain.ports.transactions import Call
 from viz.domain.units import Address
+from viz.local_socket import free_port
 from viz.outbound import Outbound
 from viz.services.custody.custodian import CustodyPolicy
 from viz.services.payments.relay_budget import RelayPolicy
@@ -105,13 +105,6 @@ class RealNode:
             for path in self.folder.rglob("*")
             if path.is_file()
         }
-
-
-def free_port() -> int:
-    """Return a port of this machine that nobody listens on now."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 @asynccontextmanager

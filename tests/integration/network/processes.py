@@ -13,12 +13,12 @@ from typing import Any
 
 import aiohttp
 from tests.integration.chain.testnet import Testnet
-from tests.integration.network.nodes import free_port
 from tests.unit.test_packaging import NODE_ONLY
 
 from viz.chain.deployment import save_deployment
 from viz.chain.keys import create_key_file, development_account
 from viz.domain.units import Address, parse_address
+from viz.local_socket import free_port
 
 ROOT = Path(__file__).parents[3]
 PASSWORD = "correct horse"

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from viz.errors import NodeRefused
-from viz.protocol.sse import MAX_EVENT_BYTES, ServerEvent, SseReader
+from viz.protocol.sse import (
+    DONE,
+    MAX_EVENT_BYTES,
+    ServerEvent,
+    SseReader,
+    json_line,
+    sse_comment,
+    sse_event,
+)
 
 
 def test_events_are_read_however_they_are_cut() -> None:
@@ -49,3 +59,13 @@ def test_a_comment_is_an_event_only_if_it_is_asked_for() -> None:
     assert SseReader().feed(raw) == [ServerEvent("", "1")]
     asked = SseReader(commented=frozenset(("payment-receipt",)))
     assert asked.feed(raw) == [ServerEvent("payment-receipt", '{"a":1}'), ServerEvent("", "1")]
+
+
+def test_what_is_written_is_read_as_it_was() -> None:
+    """Text with line breaks ends no event early, in an event or in a comment."""
+    data = {"text": "a\n\nevent: x\r\u2028data: é"}
+    raw = sse_event(data) + sse_event(data, "x") + sse_comment(f"y {json_line(data)}") + DONE
+    read = SseReader(commented=frozenset({"y"})).feed(raw)
+    assert [event.name for event in read] == ["", "x", "y", ""]
+    assert [json.loads(event.data) for event in read[:3]] == [data] * 3
+    assert read[3].data == "[DONE]"

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from viz.domain.ports.engine import Piece, TokenLogprob
+from viz.protocol.sse import sse_event
 from viz.protocol.wire import Json
 
 _UTF8 = getincrementaldecoder("utf-8")
@@ -149,11 +150,6 @@ class Answer:
             "top_logprobs": [_by_name(row) for row in top],
             "text_offset": list(offsets),
         }
-
-
-def sse_event(data: Json) -> bytes:
-    """Return a chunk as a server-sent event."""
-    return b"data: " + json.dumps(data, separators=(",", ":")).encode() + b"\n\n"
 
 
 def usage(prompt_tokens: int, completion_tokens: int) -> Json:

@@ -29,7 +29,7 @@ from viz.api.context import (
     send,
 )
 from viz.api.monitoring.metrics import METRICS
-from viz.api.openai.answer import Answer, Choice, model_entry, sse_event, usage
+from viz.api.openai.answer import Answer, Choice, model_entry, usage
 from viz.api.openai.named_requests import NAMED, NamedRequest
 from viz.api.openai.request import read_chat, read_completion
 from viz.api.payments import take_voucher_of
@@ -63,14 +63,13 @@ from viz.protocol.payment import (
     price_from_header,
     receipt_to_json,
 )
-from viz.protocol.sse import EVENT_STREAM
+from viz.protocol.sse import DONE, EVENT_STREAM, json_line, sse_comment, sse_event
 from viz.protocol.wire import Json, to_base64url
 from viz.services.serving.paid_stream import Done, PaidStream
 
 KEY_HEADER: Final = "Idempotency-Key"
 REPLAY_HEADER: Final = "Idempotent-Replayed"
 MAX_KEY_CHARS: Final = 255
-_DONE: Final = b"data: [DONE]\n\n"
 _log = structlog.get_logger()
 
 
@@ -380,14 +379,13 @@ class AnswerWriter:
             parts.append(sse_event(self._shape.usage(used)))
         if receipt is not None:
             parts.append(self._aside(RECEIPT_EVENT, receipt_to_json(receipt)))
-        return b"".join((*parts, _DONE))
+        return b"".join((*parts, DONE))
 
     def _aside(self, name: str, data: Json) -> bytes:
         """Return a payment event; for a client that did not opt in, return it as a comment."""
-        text = json.dumps(data, separators=(",", ":"))
         if self._opted_in:
-            return f"event: {name}\ndata: {text}\n\n".encode()
-        return f": {name} {text}\n\n".encode()
+            return sse_event(data, name)
+        return sse_comment(f"{name} {json_line(data)}")
 
     async def _write(self, response: web.StreamResponse, event: bytes) -> None:
         await send(self._request, response, event)

@@ -8,7 +8,6 @@ operator can read.
 from __future__ import annotations
 
 import asyncio
-import json
 
 import structlog
 from aiohttp import web
@@ -22,7 +21,7 @@ from viz.api.serialise import plain, training_json
 from viz.domain.ports.ledger import TrainingRecord
 from viz.domain.units import AdapterId, ContentId
 from viz.errors import InvalidRequest, VizError
-from viz.protocol.sse import EVENT_STREAM
+from viz.protocol.sse import EVENT_STREAM, sse_event
 from viz.protocol.wire import JSON_INTEGER_MAX, Json, Reader
 from viz.services.training.succession import plan_succession
 from viz.services.training.wish import offer_terms, wish_of
@@ -163,7 +162,7 @@ async def training_events(request: web.Request) -> web.StreamResponse:
             if not following.done():
                 following.cancel()
                 break
-            await response.write(b"data: " + json.dumps(following.result()).encode() + b"\n\n")
+            await response.write(sse_event(following.result()))
     except (StopAsyncIteration, ConnectionResetError):
         pass
     except VizError as error:

@@ -11,10 +11,9 @@ programs may. If a program disconnects, its answer ends: what is not read is not
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Final
 
 import structlog
 from aiohttp import web
@@ -31,7 +30,7 @@ from viz.buyer.proxy.openai_errors import error_body, problem, refusal
 from viz.buyer.proxy.spent_line import say_cost
 from viz.errors import ConfigError, VizError
 from viz.protocol.payment import CHAT_PATH, COMPLETIONS_PATH, MODELS_PATH
-from viz.protocol.sse import EVENT_STREAM
+from viz.protocol.sse import DONE, EVENT_STREAM, json_line, sse_comment, sse_event
 from viz.protocol.wire import parse_json
 
 MAX_BODY_BYTES: Final = 2 * 1024 * 1024
@@ -198,21 +197,17 @@ async def _stream(
     try:
         async for chunk in answer:
             last = chunk
-            await response.write(_event(chunk))
+            await response.write(sse_event(chunk))
         if with_usage and last:
-            await response.write(_event({**last, "choices": [], "usage": answer.usage}))
+            await response.write(sse_event({**last, "choices": [], "usage": answer.usage}))
         for part in answer.parts_json():
-            await response.write(b": part " + json.dumps(part).encode() + b"\n\n")
-        await response.write(f": cost {answer.cost_units} units\n\n".encode())
-        await response.write(b"data: [DONE]\n\n")
+            await response.write(sse_comment(f"part {json_line(part)}"))
+        await response.write(sse_comment(f"cost {answer.cost_units} units"))
+        await response.write(DONE)
     except ConnectionResetError:
         _log.info("the program left; what was sent is paid")
     except VizError as error:
         _log.warning("the stream broke", code=error.code, reason=error.detail)
-        await response.write(_event(error_body(error)))
+        await response.write(sse_event(error_body(error)))
     await response.write_eof()
     return response
-
-
-def _event(data: dict[str, Any]) -> bytes:
-    return b"data: " + json.dumps(data, separators=(",", ":")).encode() + b"\n\n"
