@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -22,7 +22,8 @@ from examples.demo.world import ROOT, DemoError, World
 from viz.chain.contracts import Chain
 from viz.chain.deployment import load_deployment
 from viz.chain.rpc import Rpc
-from viz.domain.units import Address, Units, format_units, parse_address
+from viz.domain.shares import split_revenue
+from viz.domain.units import AdapterId, Address, Units, format_units, parse_address
 from viz.protocol.answer_evidence import AnswerEvidence
 
 T = TypeVar("T")
@@ -191,6 +192,30 @@ class Market:
     def open_channel(self, key: Path, node: World) -> None:
         """Have the buyer deposit at a node, without gas."""
         self.buyer.viz("channel", "open", DEPOSIT, "--key", key, "--node", node.node_url, *self.way)
+
+    def require_shares(
+        self, claims: Mapping[str, Units], *, trainer: str, alma_had: Units
+    ) -> dict[str, Units]:
+        """Return what alma and each node have, if the chain has it by the shares, to the unit.
+
+        ``claims`` is what each node claimed for the adapter, in the order of the claims, and
+        ``alma_had`` alma's tokens before them. Raise DemoError if a unit is missing or left over.
+        """
+        wanted, earlier = dict.fromkeys(("alma", *claims), 0), 0
+        for name, units in claims.items():
+            split = split_revenue(earlier, units, royalty_bps=ROYALTY_BPS, trainer_bps=TRAINER_BPS)
+            wanted["alma"] += split.to_contents_units
+            wanted[trainer] += split.to_trainer_units
+            wanted[name] += split.to_node_units
+            earlier += units
+        found = {"alma": self.tokens("alma") - alma_had}
+        found |= {name: self.collectable(name) for name in claims}
+        adapter = AdapterId(self.adapter)
+        left = self.ask_chain(lambda chain: chain.undistributed(adapter))
+        require(
+            (found, left) == (wanted, 0), f"the chain paid {found}, not {wanted}; {left} is left"
+        )
+        return found
 
     def ask(self, node: World, model: str, question: str, tokens: int) -> Answer:
         """Have the buyer ask one node, greedily, and pay."""

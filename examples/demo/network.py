@@ -6,7 +6,6 @@ import json
 import signal
 import urllib.request
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,8 +13,6 @@ from rich.console import Console
 
 from examples.demo.market import (
     ADAPTER,
-    ROYALTY_BPS,
-    TRAINER_BPS,
     TRAINING,
     Market,
     claimed,
@@ -27,8 +24,6 @@ from examples.demo.market import (
     shown,
 )
 from examples.demo.world import World
-from viz.domain.shares import split_revenue
-from viz.domain.units import AdapterId
 
 # C asks so much more than B that no latency which the buyer measures makes up for it.
 DEARER: Final = ("--prompt-price", "16.00", "--completion-price", "48.00")
@@ -205,21 +200,7 @@ def _money(story: NetworkStory) -> None:
     # A voucher is signed a step ahead: what an answer that ended early did not use is credit there.
     require(at_c >= int(second["cost"]), f"C claimed {at_c}, and billed {second['cost']}")
     require(at_b > 0, "B claimed nothing of what was signed to it")
-    split = partial(split_revenue, royalty_bps=ROYALTY_BPS, trainer_bps=TRAINER_BPS)
-    of_c, of_b = split(0, at_c), split(at_c, at_b)
-    wanted = {
-        "alma": of_c.to_contents_units + of_b.to_contents_units,
-        "B": of_c.to_trainer_units + of_b.to_trainer_units + of_b.to_node_units,
-        "C": of_c.to_node_units,
-    }
-    found = {
-        "alma": story.tokens("alma") - fee,
-        "B": story.collectable("B"),
-        "C": story.collectable("C"),
-    }
-    adapter = AdapterId(story.adapter)
-    left = story.ask_chain(lambda chain: chain.undistributed(adapter))
-    require((found, left) == (wanted, 0), f"the chain paid {found}, not {wanted}; {left} is left")
+    found = story.require_shares({"C": at_c, "B": at_b}, trainer="B", alma_had=fee)
     story.say(
         f"9. C billed {shown(int(second['cost']))} and claims {shown(at_c)}, as was signed; "
         f"B comes back and claims the {shown(at_b)} that were signed before it was killed"

@@ -12,7 +12,6 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,8 +19,6 @@ from benchmarks.engine_parts.vllm_process import VllmProcess
 from rich.console import Console
 
 from examples.demo.market import (
-    ROYALTY_BPS,
-    TRAINER_BPS,
     TRAINING,
     Answer,
     Market,
@@ -31,8 +28,6 @@ from examples.demo.market import (
     shown,
 )
 from examples.demo.world import World
-from viz.domain.shares import split_revenue
-from viz.domain.units import AdapterId
 
 QUESTION: Final = "Tell me a long story about the keeper of the light, in many sentences."
 ANSWER_TOKENS: Final = 64
@@ -182,21 +177,7 @@ def _money(story: UpstreamStory) -> None:
     # A voucher is signed a step ahead: what an answer that ended early did not use is credit there.
     covered = all(claims[name] >= bills[name] > 0 for name in bills)
     require(covered, f"{claims} were claimed, and {bills} billed")
-    split = partial(split_revenue, royalty_bps=ROYALTY_BPS, trainer_bps=TRAINER_BPS)
-    of_e, of_u = split(0, claims["E"]), split(claims["E"], claims["U"])
-    wanted = {
-        "alma": of_e.to_contents_units + of_u.to_contents_units,
-        "E": of_e.to_trainer_units + of_u.to_trainer_units + of_e.to_node_units,
-        "U": of_u.to_node_units,
-    }
-    found = {
-        "alma": story.tokens("alma") - before,
-        "E": story.collectable("E"),
-        "U": story.collectable("U"),
-    }
-    adapter = AdapterId(story.adapter)
-    left = story.ask_chain(lambda chain: chain.undistributed(adapter))
-    require((found, left) == (wanted, 0), f"the chain paid {found}, not {wanted}; {left} is left")
+    found = story.require_shares(claims, trainer="E", alma_had=before)
     story.say(
         f"7. E billed {shown(bills['E'])} and claims {shown(claims['E'])}, as was signed, U "
         f"{shown(bills['U'])} and {shown(claims['U'])}; of {shown(sum(claims.values()))} alma has "
