@@ -22,7 +22,7 @@ from tests.integration.buyer.conftest import buying
 from viz.api.market import own_offers
 from viz.buyer.answers import received
 from viz.buyer.client import BuyerClient
-from viz.buyer.ledger.open_requests import OpenRequest
+from viz.buyer.ledger.open_request import OpenRequest
 from viz.buyer.terms.checks import Limits
 from viz.client.node_client import NodeClient
 from viz.domain.eip712 import sign

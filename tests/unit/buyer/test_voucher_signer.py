@@ -16,7 +16,7 @@ from tests.unit.buyer.test_ledger import NODE, observe, opened
 from viz.buyer.ledger import open_requests as exposure_module
 from viz.buyer.ledger.ledger import BuyerLedger
 from viz.buyer.ledger.node_standing import BROKEN_ALLOWED, BROKEN_AMONG, EMPTY_ALLOWED, NodeStanding
-from viz.buyer.ledger.open_requests import OpenRequest
+from viz.buyer.ledger.open_request import OpenRequest
 from viz.buyer.terms.checks import Limits
 from viz.buyer.vouchers.voucher_signer import VoucherSigner
 from viz.client.node_client import NodeClient

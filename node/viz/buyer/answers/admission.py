@@ -18,7 +18,7 @@ import aiohttp
 
 from viz.buyer.answers.context import AnswerContext
 from viz.buyer.answers.stream_payer import StreamPayer
-from viz.buyer.ledger.open_requests import OpenRequest
+from viz.buyer.ledger.open_request import OpenRequest
 from viz.buyer.terms.checks import agreed_list_price, agreed_quote
 from viz.buyer.terms.counting import Counter
 from viz.buyer.terms.request import AskedRequest

@@ -24,7 +24,7 @@ from viz.buyer.answers.admission import AnswerAdmission
 from viz.buyer.answers.context import AnswerContext
 from viz.buyer.answers.received import AnswerChunk, ReceivedAnswer, said_in
 from viz.buyer.answers.stream_payer import StreamPayer
-from viz.buyer.ledger.open_requests import OpenRequest
+from viz.buyer.ledger.open_request import OpenRequest
 from viz.buyer.terms.checks import ExpectedReceipt, check_receipt, is_for, own_link
 from viz.buyer.terms.request import AskedRequest
 from viz.domain.receipt import SignedReceipt

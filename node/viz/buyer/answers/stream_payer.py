@@ -15,7 +15,7 @@ from typing import Final
 
 from viz.buyer.answers.context import AnswerContext
 from viz.buyer.answers.received import ReceivedAnswer
-from viz.buyer.ledger.open_requests import OpenRequest
+from viz.buyer.ledger.open_request import OpenRequest
 from viz.buyer.terms.checks import Agreed, agreed_list_price
 from viz.buyer.terms.counting import Counter
 from viz.buyer.terms.request import AskedRequest

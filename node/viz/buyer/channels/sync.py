@@ -16,7 +16,7 @@ from functools import partial
 from typing import Final
 
 from viz.buyer.channels.session import BuyerSession
-from viz.buyer.ledger.open_requests import OpenRequest
+from viz.buyer.ledger.open_request import OpenRequest
 from viz.buyer.vouchers.voucher_signer import VoucherSigner
 from viz.client.node_client import NodeClient
 from viz.domain.ports.chain import ChainReader, ChannelState

@@ -29,7 +29,7 @@ from viz.buyer.ledger.format import (
     snapshot_line,
 )
 from viz.buyer.ledger.node_standing import NodeStanding
-from viz.buyer.ledger.open_requests import OpenRequest
+from viz.buyer.ledger.open_request import OpenRequest
 from viz.buyer.ledger.request_journal import RequestJournal
 from viz.chain.keys import create_key_file, load_key
 from viz.domain.buyer_channel import BuyerChannel, ReceiptLink, hear, observe

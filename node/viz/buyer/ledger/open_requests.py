@@ -28,12 +28,10 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Final
 
-from viz.domain.display import amount
+from viz.buyer.ledger.open_request import Match, OpenRequest, unasked
 from viz.domain.node_channel import Vector
-from viz.domain.ports.chain import Deployment
 from viz.domain.receipt import SignedReceipt, salted_hash
 from viz.domain.trust import UNACCOUNTED
 from viz.domain.units import AdapterId, Units
@@ -42,110 +40,6 @@ from viz.errors import NodeNotTrusted
 # A node bills a broken answer within moments; after this time it has most likely lost the bill.
 UNRECEIPTED_S: Final = 180.0
 GIVEN_UP_KEPT: Final = 256
-# When a request of an earlier process ended: before all of this one's.
-EARLIER_S: Final = -1.0
-STALLED_S: Final = 5.0
-
-
-@dataclass(slots=True, eq=False)
-class OpenRequest:
-    """What one request may cost, how far its answer has arrived, and how it ended.
-
-    The cost: ``arrived_units`` is the cost of the text that has arrived, ``units`` is that and one
-    step, and ``most_units`` is the most that the request may cost in the end. ``first_units`` pays
-    for the beginning, until the node ``began``. If the buyer leaves, ``left_units`` is the most
-    that may be billed, and an honest node may bill up to ``excused_units``: what arrived and what
-    was on the line.
-
-    The bill: ``seq`` is the number of the receipt that billed it, 0 for none, and ``billed_units``
-    is that receipt's amount. ``delivered``: its own answer brought the receipt. ``weighed``: the
-    bill was held against what arrived (``viz.buyer.vouchers.undelivered``).
-
-    The end: ``name`` is the name of its record in the ledger. ``incident`` is the incident in which
-    the node did not finish the answer. ``unknown``: its process ended before the answer did, so
-    nobody knows what arrived. ``refused``: an answer refused it. ``pardoned``: the buyer has
-    forgiven the node since it ended, so what did not arrive of it is held against nobody.
-
-    While the buyer waits for text, ``waits_since_s`` is when this wait began; else it is 0.
-    """
-
-    adapter_id: AdapterId
-    request: bytes
-    units: Units = 0
-    most_units: Units = 0
-    arrived_units: Units = 0
-    name: str = ""
-    incident: str = ""
-    unknown: bool = False
-    refused: bool = False
-    pardoned: bool = False
-    began_s: float = field(default_factory=time.monotonic)
-    left_at_s: float = 0.0
-    seq: int = 0
-    billed_units: Units = 0
-    left_units: Units | None = None
-    excused_units: Units = 0
-    first_units: Units = 0
-    began: bool = False
-    delivered: bool = False
-    weighed: bool = False
-    waits_since_s: float = 0.0
-
-    @property
-    def broke(self) -> bool:
-        """Whether the node did not finish the answer, or let the buyer wait until it left."""
-        return bool(self.incident) and not self.excused_units
-
-    @property
-    def stalled(self) -> bool:
-        """Whether the node has sent no text for ``STALLED_S``: a good reason to leave."""
-        return bool(self.waits_since_s) and time.monotonic() - self.waits_since_s >= STALLED_S
-
-    def cost_so_far(self, deployment: Deployment) -> str:
-        """Say what a broken-off answer costs, for a person to read."""
-        if self.seq:
-            return f"it cost {amount(self.billed_units, deployment)}"
-        return (
-            f"what arrived costs {amount(self.arrived_units, deployment)}; it is not billed yet, "
-            f"and the bill is at most {amount(self.units, deployment)}"
-        )
-
-    def cost_if_begun(self, deployment: Deployment) -> str:
-        """Say what an answer costs if it had begun, for a person to read."""
-        return f"if the node began the answer, it costs {amount(self.units, deployment)} at most"
-
-    def equals(self, other: OpenRequest) -> bool:
-        """Say whether both requests are the same, so that the receipt of one fits the other."""
-        return (self.adapter_id, self.request) == (other.adapter_id, other.request)
-
-    def bound_units(self, unused_units: Units) -> Units:
-        """Return the most that a receipt may bill if the request's answer did not bring it.
-
-        ``unused_units`` were signed for the adapter and are not billed yet. If the process that
-        sent the request has ended, nobody knows what arrived. Signatures follow what arrives, so
-        they bound that request.
-        """
-        if self.unknown:
-            return max(self.units, min(self.most_units, unused_units))
-        return self.units
-
-
-class Match(NamedTuple):
-    """The request behind a late receipt, and what the receipt bills beyond that request's bound."""
-
-    open_request: OpenRequest
-    beyond_units: Units
-
-    def refusal(self, signed: SignedReceipt, deployment: Deployment) -> NodeNotTrusted:
-        """Return why the receipt is not taken, and what takes it all the same."""
-        billed_units = signed.receipt.amount_units
-        accounted = amount(billed_units - self.beyond_units, deployment)
-        return NodeNotTrusted(
-            f"receipt {signed.receipt.seq} bills {amount(billed_units, deployment)} for an answer "
-            f"of which {accounted} are accounted for by what arrived and one step. To pay the "
-            f"other {amount(self.beyond_units, deployment)} all the same: `viz channel forgive "
-            "--allow AMOUNT`"
-        )
 
 
 class OpenRequests:
@@ -293,7 +187,7 @@ class OpenRequests:
         other = next((each for each in equals if each.seq == seq), None)
         if other is None and open_request.seq not in (0, seq):
             other = next((each for each in equals if not each.seq), None)
-            other = other or _unasked(
+            other = other or unasked(
                 open_request.adapter_id, open_request.seq, open_request.billed_units
             )
         if other is not None:
@@ -350,9 +244,9 @@ class OpenRequests:
                     and units <= each.bound_units(unused_units)
                 ]
             if not asked and units <= reach_units:
-                asked = [_unasked(adapter_id, receipt.seq, units)]
+                asked = [unasked(adapter_id, receipt.seq, units)]
             elif not asked and credit_units is not None:
-                return Match(_unasked(adapter_id, receipt.seq, units), units - reach_units)
+                return Match(unasked(adapter_id, receipt.seq, units), units - reach_units)
         if not asked:
             raise NodeNotTrusted(
                 f"the node hands out a receipt of {units} units for adapter {adapter_id}, and "
@@ -378,11 +272,6 @@ class OpenRequests:
         if seq:
             self._left.discard(open_request)
             self._given_up.pop(open_request, None)
-
-
-def _unasked(adapter_id: AdapterId, seq: int, units: Units) -> OpenRequest:
-    """Return what stands for the request behind a bill that no request accounts for."""
-    return OpenRequest(adapter_id, b"", units=units, incident=f"unasked-{seq}", refused=True)
 
 
 def _arrived_in(group: Iterable[OpenRequest], adapter_id: AdapterId) -> Units:

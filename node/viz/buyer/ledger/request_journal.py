@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from viz.buyer.ledger.open_requests import EARLIER_S, OpenRequest
+from viz.buyer.ledger.open_request import EARLIER_S, OpenRequest
 from viz.domain.units import AdapterId
 from viz.errors import BooksMismatch, InvalidRequest
 from viz.private import write_private

@@ -12,7 +12,8 @@ from __future__ import annotations
 import structlog
 
 from viz.buyer.ledger.ledger import BuyerLedger
-from viz.buyer.ledger.open_requests import OpenRequest, OpenRequests
+from viz.buyer.ledger.open_request import OpenRequest
+from viz.buyer.ledger.open_requests import OpenRequests
 from viz.buyer.terms.checks import with_receipt
 from viz.buyer.vouchers.undelivered import Undelivered
 from viz.domain.display import amount

@@ -22,7 +22,8 @@ import secrets
 import time
 
 from viz.buyer.ledger.ledger import BuyerLedger
-from viz.buyer.ledger.open_requests import OpenRequest, OpenRequests
+from viz.buyer.ledger.open_request import OpenRequest
+from viz.buyer.ledger.open_requests import OpenRequests
 from viz.domain.units import AdapterId, Units
 
 

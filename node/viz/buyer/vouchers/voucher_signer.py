@@ -23,7 +23,8 @@ from typing import Final
 
 from viz.buyer.ledger.ledger import BuyerLedger
 from viz.buyer.ledger.node_standing import NodeStanding
-from viz.buyer.ledger.open_requests import OpenRequest, OpenRequests
+from viz.buyer.ledger.open_request import OpenRequest
+from viz.buyer.ledger.open_requests import OpenRequests
 from viz.buyer.terms.checks import Limits
 from viz.buyer.vouchers.bills import Bills
 from viz.buyer.vouchers.held_by_node import HeldByNode
