@@ -104,19 +104,28 @@ async def ledger(folder: Path, count: int) -> dict[str, list[float]]:
         await store.commit("voucher", ChannelRecord(Address(f"0x{n:040x}"))) for n in range(GROUP)
     ]
     alone: list[float] = []
+    threaded: list[float] = []
     grouped: list[float] = []
     for step in range(1, count + 1):
         lines = {AdapterId(1): ChannelLineRecord(0, step, step)}
         started = time.perf_counter()
-        records[0] = await store.commit("voucher", _with(records[0], lines))
+        with store.answering():
+            records[0] = await store.commit("voucher", _with(records[0], lines))
         alone.append(time.perf_counter() - started)
+        started = time.perf_counter()
+        records[1] = await store.commit("voucher", _with(records[1], lines))
+        threaded.append(time.perf_counter() - started)
         started = time.perf_counter()
         records = list(
             await asyncio.gather(*(store.commit("voucher", _with(r, lines)) for r in records))
         )
         grouped.append((time.perf_counter() - started) / GROUP)
     await store.close()
-    return {"ledger commit, alone": alone, f"ledger commit, {GROUP} at once, each": grouped}
+    return {
+        "ledger commit, alone": alone,
+        "ledger commit, one, by the writer's thread": threaded,
+        f"ledger commit, {GROUP} at once, each": grouped,
+    }
 
 
 def _with(record: ChannelRecord, lines: dict[AdapterId, ChannelLineRecord]) -> ChannelRecord:

@@ -7,6 +7,7 @@ it returns and nothing waits, so it is whole or not at all by itself.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Literal
 
@@ -58,6 +59,10 @@ class MemoryStore:
 
     def require_room(self) -> None:
         """There is always room."""
+
+    def answering(self) -> AbstractContextManager[None]:
+        """Nothing waits here, so it does not matter who else does."""
+        return nullcontext()
 
     # channels
 

@@ -145,7 +145,10 @@ async def _identify(request: web.Request, handler: Handler) -> web.StreamRespons
     request[REQUEST_ID] = request_id
     started = time.monotonic()
     # aiohttp runs each request in a task of its own, so what the handlers bind ends with the task.
-    with structlog.contextvars.bound_contextvars(request_id=request_id):
+    with (
+        request.app[PARTS].ledger.answering(),
+        structlog.contextvars.bound_contextvars(request_id=request_id),
+    ):
         response = await handler(request)
         took_s = time.monotonic() - started
         route = request.match_info.route.resource

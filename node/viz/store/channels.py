@@ -107,7 +107,8 @@ class ChannelTables:
                 _DELETE_UNBILLED.run(connection, {"billed": billed})
             return saved
 
-        return await self._db.write(point, work)
+        # An answer that is kept for its idempotency key may be long, and so may many records.
+        return await self._db.write(point, work, short=answer is None and len(unbilled) <= 1)
 
     async def receipt_seq(self, signer: Address, head: Hash32) -> int | None:
         if head == ZERO_HASH:

@@ -33,7 +33,8 @@ from viz.private import close_if_there, make_private_file, make_private_folder
 from viz.process_lock import ProcessLock
 from viz.store.faults import FreeSpace, fault_of, os_fault
 from viz.store.tables import SCHEMA_VERSION, LedgerTable, MetaTable, table
-from viz.store.writer import CommitHook, GroupWriter, LedgerWrite
+from viz.store.transaction import is_by_hand
+from viz.store.writer import LOCK_WAIT_MS, CommitHook, GroupWriter, LedgerWrite
 
 T = TypeVar("T")
 READ_LIMIT_S: Final = 30.0
@@ -115,9 +116,9 @@ class Database:
             )
         return opened
 
-    async def write(self, point: str, work: LedgerWrite[T]) -> T:
+    async def write(self, point: str, work: LedgerWrite[T], *, short: bool = False) -> T:
         """Run ``work`` in the writer's next group commit. Raises StoreError."""
-        return await self.writer.write(point, work)
+        return await self.writer.write(point, work, short=short)
 
     async def read(self, work: Callable[[Connection], T]) -> T:
         """Run ``work`` on committed rows, in parallel to the writer. Raises StoreError."""
@@ -226,7 +227,7 @@ def _make_durable(engine: Engine) -> None:
             "journal_mode = WAL",
             "journal_size_limit = 1048576",
             "synchronous = FULL",
-            "busy_timeout = 10000",
+            f"busy_timeout = {LOCK_WAIT_MS}",
             "foreign_keys = ON",
             # Deleted and changed content is overwritten: answers, withdrawn works.
             "secure_delete = ON",
@@ -236,7 +237,8 @@ def _make_durable(engine: Engine) -> None:
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
         # On the driver's cursor: through SQLAlchemy this one statement costs as much as a write.
-        connection.connection.cursor().execute("BEGIN")
+        if not is_by_hand(connection):
+            connection.connection.cursor().execute("BEGIN")
 
 
 def _check_identity(

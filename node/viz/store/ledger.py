@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from viz.store.access import AccessTables
@@ -46,6 +47,10 @@ class SqlStore(
     def require_room(self) -> None:
         """Raise StoreFull if the disk has too little space for new work."""
         self._db.room.require()
+
+    def answering(self) -> AbstractContextManager[None]:
+        """Count a client's request as long as the context is open; see ``viz.store.lone``."""
+        return self._db.writer.lone
 
     async def close(self) -> None:
         """Finish the requested writes, then close the ledger."""

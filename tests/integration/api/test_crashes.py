@@ -11,12 +11,14 @@ import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import pytest
 from tests.fakes.chain import FakeChain
 from tests.integration.api.harness import DEPOSIT, NODE_KEY, Buyer, Node, running_node
 
 from viz.domain.ports.chain import ChannelState
 from viz.domain.units import Address, Units
 from viz.protocol.payment import NeedVoucher
+from viz.store import lone
 
 
 @dataclass
@@ -75,8 +77,15 @@ async def live(node: Node, camera: Camera) -> None:
     await buyer.close()
 
 
-async def test_a_kill_at_any_commit_point_loses_and_doubles_nothing(tmp_path: Path) -> None:
-    """What was acknowledged is claimed once after the restart, and the ledger fits the chain."""
+@pytest.mark.parametrize("fast_commits", [lone.FAST_COMMITS, 0], ids=["thread", "lone"])
+async def test_a_kill_at_any_commit_point_loses_and_doubles_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fast_commits: int
+) -> None:
+    """What was acknowledged is claimed once after the restart, and the ledger fits the chain.
+
+    Whether the writer's thread commits, or the event loop's wherever a request is alone.
+    """
+    monkeypatch.setattr(lone, "FAST_COMMITS", fast_commits)
     camera = Camera(tmp_path)
     async with running_node(tmp_path / "live", hook=camera) as node:
         await live(node, camera)
