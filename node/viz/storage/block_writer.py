@@ -20,7 +20,7 @@ from typing import Final
 from viz.domain.units import Cid
 from viz.errors import StorageFull
 from viz.storage.cid import RAW, codec_of
-from viz.storage.disk import flushes_whole, sync_together
+from viz.storage.disk import flushes_whole, sync_together, write_whole
 from viz.storage.unixfs import IpfsBlock
 
 _BATCH: Final = 128
@@ -29,6 +29,8 @@ _GROUP: Final = 8
 # Inner blocks are held until their leaves are on the disk: one for each 43 MiB of a file.
 _MAX_INNER: Final = 256
 _Group = list[tuple[Path, bytes]]
+# Where each block goes, and the file that is written first.
+_Batch = dict[Cid, tuple[Path, Path]]
 
 
 class BlockWriter:
@@ -39,20 +41,23 @@ class BlockWriter:
     ) -> None:
         """Write to ``place(cid)`` by way of the folder ``partial``; new bytes are bounded."""
         self._place, self._partial, self._room = place, partial, room_bytes
-        # The leaves of this batch and of the one before, each path with the file written first.
-        self._staged: dict[Path, Path] = {}
-        self._behind: dict[Path, Path] = {}
+        # One name for this writer, and a number for each of its files.
+        self._name, self._files = uuid.uuid4().hex, 0
+        # The leaves of this batch and of the one before.
+        self._staged: _Batch = {}
+        self._behind: _Batch = {}
         self._group: _Group = []
-        self._inner: dict[Path, bytes] = {}
+        self._inner: dict[Cid, tuple[Path, bytes]] = {}
         self._folders: set[Path] = set()
         self._new: list[Path] = []
         self._writer, self._publisher = _OneTask(), _OneTask()
 
     def write(self, block: IpfsBlock) -> None:
         """Write a block that is not there yet, or is damaged; raise StorageFull without room."""
-        path = self._place(block.cid)
-        if path in self._staged or path in self._behind or path in self._inner:
+        cid = block.cid
+        if cid in self._staged or cid in self._behind or cid in self._inner:
             return
+        path = self._place(cid)
         is_whole = holds(path, block.data)
         if is_whole:
             return
@@ -63,12 +68,12 @@ class BlockWriter:
                 if self._room < 0:
                     raise StorageFull("the quota is reached")
             self._new.append(path)
-        if codec_of(block.cid) != RAW:
-            self._inner[path] = block.data
+        if codec_of(cid) != RAW:
+            self._inner[cid] = (path, block.data)
             if len(self._inner) == _MAX_INNER:
                 self.settle()
             return
-        self._stage(path, block.data)
+        self._stage(cid, path, block.data)
         if len(self._group) == _GROUP:
             group, self._group = self._group, []
             self._writer.start(lambda: _write_all(group))
@@ -86,8 +91,8 @@ class BlockWriter:
         inner, self._inner = self._inner, {}
         # Children come first. Where the file system keeps the order of renames, that is enough.
         together = len(inner) > 1 and flushes_whole(self._partial)
-        for path, data in inner.items():
-            self._stage(path, data)
+        for cid, (path, data) in inner.items():
+            self._stage(cid, path, data)
             if not together:
                 self._publish_staged()
         self._publish_staged()
@@ -111,9 +116,10 @@ class BlockWriter:
         self._writer.close()
         self._publisher.close()
 
-    def _stage(self, path: Path, data: bytes) -> None:
-        partial = self._partial / uuid.uuid4().hex
-        self._staged[path] = partial
+    def _stage(self, cid: Cid, path: Path, data: bytes) -> None:
+        self._files += 1
+        partial = self._partial / f"{self._name}-{self._files}"
+        self._staged[cid] = (path, partial)
         self._group.append((partial, data))
 
     def _publish_staged(self) -> None:
@@ -126,10 +132,10 @@ class BlockWriter:
         sync_together(self._folders | {folder.parent for folder in self._folders})
         self._folders.clear()
 
-    def _publish(self, batch: dict[Path, Path]) -> None:
+    def _publish(self, batch: _Batch) -> None:
         """Give written blocks their names, once their bytes are on the disk."""
-        sync_together(batch.values())
-        for path, partial in batch.items():
+        sync_together([partial for _, partial in batch.values()])
+        for path, partial in batch.values():
             if path.parent not in self._folders:
                 path.parent.mkdir(exist_ok=True)
                 self._folders.add(path.parent)
@@ -140,7 +146,7 @@ class BlockWriter:
         for task in (self._writer, self._publisher):
             with suppress(OSError):
                 task.wait()
-        for partial in (*self._behind.values(), *self._staged.values()):
+        for _, partial in (*self._behind.values(), *self._staged.values()):
             partial.unlink(missing_ok=True)
         self._behind, self._staged, self._group = {}, {}, []
 
@@ -173,8 +179,11 @@ class _OneTask:
 
 def _write_all(group: _Group) -> None:
     for path, data in group:
-        with path.open("xb") as file:
-            file.write(data)
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        try:
+            write_whole(handle, data)
+        finally:
+            os.close(handle)
 
 
 def holds(path: Path, data: bytes) -> bool | None:

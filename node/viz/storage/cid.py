@@ -24,6 +24,10 @@ _SHA2_256: Final = b"\x12\x20"
 _BINARY_BYTES: Final = 36
 _DIGEST_BYTES: Final = 32
 _TEXT_LENGTH: Final = 59
+_BASE32: Final = "abcdefghijklmnopqrstuvwxyz234567"
+_AS_DIGITS: Final = str.maketrans(_BASE32, "0123456789abcdefghijklmnopqrstuv")
+# 58 characters of 5 bits are 36 bytes and two bits more, which are zero.
+_SPARE_BITS: Final = 2
 
 
 def cid_of(codec: int, block: bytes) -> bytes:
@@ -41,15 +45,12 @@ def to_text(binary: bytes) -> Cid:
 def to_binary(cid: str) -> bytes:
     """Return the binary form; raise InvalidRequest if it is not a CID that Viz uses."""
     message = f"{cid[:80]!r} is not a CIDv1 in base32 (bafk... or bafy...)"
-    if len(cid) != _TEXT_LENGTH or not cid.isascii() or cid != cid.lower() or cid[0] != "b":
+    if len(cid) != _TEXT_LENGTH or cid[0] != "b" or cid.strip(_BASE32):
         raise InvalidRequest(message)
-    body = cid[1:].upper()
-    try:
-        binary = base64.b32decode(body + "=" * (-len(body) % 8))
-    except ValueError as error:
-        raise InvalidRequest(message) from error
-    head = binary[:1], binary[2:4]
-    if len(binary) != _BINARY_BYTES or head != (_VERSION, _SHA2_256) or to_text(binary) != cid:
+    # Several times as fast as ``base64``, and asked for each block.
+    value = int(cid[1:].translate(_AS_DIGITS), 32)
+    binary = (value >> _SPARE_BITS).to_bytes(_BINARY_BYTES, "big")
+    if value % (1 << _SPARE_BITS) or (binary[:1], binary[2:4]) != (_VERSION, _SHA2_256):
         raise InvalidRequest(message)
     if binary[1] not in (RAW, DAG_PB):
         raise InvalidRequest(f"{cid} names neither raw bytes nor a file (codec {binary[1]:#x})")

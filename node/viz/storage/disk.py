@@ -1,4 +1,4 @@
-"""Put many files on the disk together, and begin to write a large one before its end.
+"""Put many files on the disk together, begin to write a large one before its end.
 
 Owns the two calls of Linux that Python has no name for. ``syncfs(2)`` writes back a whole file
 system: one commit of its journal and one flush of the device, where ``fsync`` takes one of each for
@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import IO, Any, Final
@@ -24,7 +25,7 @@ _FLUSHED_WHOLE: Final = frozenset({0xEF53, 0x58465342, 0x9123683E, 0x01021994, 0
 _FEW: Final = 4
 _AT_ONCE: Final = 4
 _SYNC_FILE_RANGE_WRITE: Final = 2
-_EARLY_BYTES: Final = 16 * 1024 * 1024
+_EARLY_BYTES: Final = 8 * 1024 * 1024
 
 
 def sync_together(paths: Collection[Path]) -> None:
@@ -71,7 +72,7 @@ def begin_writing(file: IO[bytes]) -> None:
 
 
 class EarlyWriter:
-    """Writes to a file whose end is flushed later, and lets the disk begin every 16 MiB."""
+    """Writes to a file whose end is flushed later, and lets the disk begin every 8 MiB."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file, self._since = file, 0
@@ -88,6 +89,24 @@ class EarlyWriter:
     def flush(self) -> None:
         """Flush what Python holds; raise OSError."""
         self._file.flush()
+
+
+def write_whole(handle: int, data: bytes) -> None:
+    """Write all of the data to an open file; raise OSError."""
+    left = memoryview(data)
+    while left:
+        left = left[os.write(handle, left) :]
+
+
+def forget(file: IO[bytes], start: int, size: int) -> None:
+    """Let the memory that caches a part of a file be used for other bytes.
+
+    What was read for the last time leaves room for what is written next. Bytes that are not on the
+    disk yet stay. It is advice: what cannot be forgotten (a pipe) is no error.
+    """
+    if sys.platform.startswith("linux"):
+        with suppress(OSError):
+            os.posix_fadvise(file.fileno(), start, size, os.POSIX_FADV_DONTNEED)
 
 
 @cache

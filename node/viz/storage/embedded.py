@@ -37,8 +37,8 @@ from viz.storage.base import VerifiedBlobStore, chunks_of
 from viz.storage.block_writer import BlockWriter
 from viz.storage.checking import Freed
 from viz.storage.cid import RAW, codec_of, to_binary, verify
-from viz.storage.disk import begin_writing
-from viz.storage.unixfs import MAX_BLOCK_BYTES, IpfsBlock, blocks_of, decode_node
+from viz.storage.disk import begin_writing, forget
+from viz.storage.unixfs import CHUNK_BYTES, MAX_BLOCK_BYTES, IpfsBlock, blocks_of, decode_node
 from viz.storage.walk import FileWalk, add_pinned
 
 # Older partial files are deleted: no write of one block takes an hour.
@@ -48,6 +48,7 @@ _LOCK_PAUSE_S: Final = 0.05
 _BLOCKS_AT_ONCE: Final = 64
 # Blocks that are read and hashed while as many before them are written.
 _GROUP: Final = 4
+_FORGET_BYTES: Final = 16 * 1024 * 1024
 _NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -143,12 +144,15 @@ class EmbeddedBlobStore(VerifiedBlobStore):
         # the hash, so it would spread the files badly.
         return self._blocks / cid[-3:-1] / cid
 
-    def _read(self, cid: Cid) -> bytes:
+    def _read(self, cid: Cid, *, last: bool = False) -> bytes:
         try:
             # Unbuffered, and no larger than it is: this is what fetching a blob mostly does.
             with self._path(cid).open("rb", buffering=0) as file:
-                size = os.fstat(file.fileno()).st_size
-                return file.read(min(size, MAX_BLOCK_BYTES + 1))
+                size = min(os.fstat(file.fileno()).st_size, MAX_BLOCK_BYTES + 1)
+                data = file.read(size)
+                if last:
+                    forget(file, 0, size)
+                return data
         except FileNotFoundError as error:
             raise BlobNotFound(f"{cid} is not in this store") from error
         except OSError as error:
@@ -166,29 +170,32 @@ class EmbeddedBlobStore(VerifiedBlobStore):
         except OSError as error:
             raise StorageUnavailable(f"blocks cannot be deleted: {error.strerror}") from error
 
-    def _verified(self, cid: Cid) -> bytes:
-        data = self._read(cid)
+    def _verified(self, cid: Cid, *, last: bool = False) -> bytes:
+        data = self._read(cid, last=last)
         verify(cid, data)
         return data
 
-    def _verified_all(self, cids: Sequence[Cid]) -> list[bytes]:
-        return [self._verified(cid) for cid in cids]
+    def _verified_all(self, cids: Sequence[Cid], last: bool) -> list[bytes]:
+        return [self._verified(cid, last=last) for cid in cids]
 
     def _copy_some(self, walk: FileWalk, file: BufferedWriter) -> int:
-        """Write some blocks' bytes; the next are read and hashed while the last are written."""
+        """Write some blocks' bytes; the next are read and hashed while the last are written.
+
+        The memory that caches a large blob's blocks is used again for its copy.
+        """
         if walk.wanted is None:
             return 0
         leaves = walk.leaves_ahead(_BLOCKS_AT_ONCE)
         if not leaves:
             walk.take(self._verified(walk.wanted))
             return 0
-        written = 0
+        written, last = 0, len(leaves) == _BLOCKS_AT_ONCE
         groups = [leaves[start : start + _GROUP] for start in range(0, len(leaves), _GROUP)]
         with ThreadPoolExecutor(1) as reader:
-            reading = reader.submit(self._verified_all, groups[0])
+            reading = reader.submit(self._verified_all, groups[0], last)
             for following in (*groups[1:], ()):
                 blocks = reading.result()
-                reading = reader.submit(self._verified_all, following)
+                reading = reader.submit(self._verified_all, following, last)
                 for data in blocks:
                     written += file.write(walk.take(data) or b"")
         begin_writing(file)
@@ -327,9 +334,22 @@ class EmbeddedBlobStore(VerifiedBlobStore):
 
 
 def _readable(source: Path | bytes) -> Iterator[bytes]:
-    """Yield the chunks of a source; raise StorageUnavailable if it cannot be read."""
-    try:
+    """Yield the chunks of a source; raise StorageUnavailable if it cannot be read.
+
+    A file is read once, so the memory that caches it is used again for its blocks.
+    """
+    if isinstance(source, bytes):
         yield from chunks_of(source)
+        return
+    try:
+        with source.open("rb") as file:
+            read = forgotten = 0
+            while chunk := file.read(CHUNK_BYTES):
+                yield chunk
+                read += len(chunk)
+                if read - forgotten >= _FORGET_BYTES:
+                    forget(file, forgotten, read - forgotten)
+                    forgotten = read
     except OSError as error:
         raise StorageUnavailable(f"{source!s} cannot be read: {error.strerror}") from error
 

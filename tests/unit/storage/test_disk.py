@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from viz.storage import disk
-from viz.storage.disk import EarlyWriter, begin_writing, flushes_whole, sync_together
+from viz.storage.disk import EarlyWriter, begin_writing, flushes_whole, forget, sync_together
 
 
 class Calls:
@@ -104,4 +104,18 @@ def test_a_large_file_is_begun_before_its_end(
         assert [target.write(piece) for piece in pieces] == [len(piece) for piece in pieces]
         target.flush()
         assert (tmp_path / "large").read_bytes() == b"".join(pieces)
-    assert begun == [18 * 1024 * 1024, 36 * 1024 * 1024]
+    assert begun == [number * 9 * 1024 * 1024 for number in (1, 2, 3, 4)]
+
+
+def test_what_is_forgotten_is_still_on_the_disk(tmp_path: Path) -> None:
+    """Protects a blob whose blocks leave memory while it is read; a pipe is read all the same."""
+    path, data = tmp_path / "large", os.urandom(3 * 1024 * 1024)
+    path.write_bytes(data)
+    with path.open("rb") as file:
+        first = file.read(1024 * 1024)
+        forget(file, 0, 2 * 1024 * 1024)
+        assert first + file.read() == data
+    ours, theirs = os.pipe()
+    os.close(theirs)
+    with os.fdopen(ours, "rb") as pipe:
+        forget(pipe, 0, 1)
