@@ -95,9 +95,13 @@ def pdf(
     *,
     encrypt: bool = False,
     scanned: bool = False,
+    invisible: bool = False,
     tail: bytes = b"",
 ) -> bytes:
-    """Return a PDF; a page is its lines: left, foot, size, text. ``scanned`` pages are pictures."""
+    """Return a PDF; a page is its lines: left, foot, size, text. ``scanned`` pages are pictures.
+
+    The words of an ``invisible`` one are drawn with neither fill nor stroke.
+    """
     objects: list[bytes] = []
 
     def add(content: bytes) -> int:
@@ -119,7 +123,8 @@ def pdf(
         for left, foot, size, text in lines:
             words = text.encode("cp1252").replace(b"\\", b"\\\\").replace(b"(", b"\\(")
             words = words.replace(b")", b"\\)")
-            drawn += b"BT /F %g Tf %g %g Td (%s) Tj ET\n" % (size, left, foot, words)
+            mode = 3 if invisible else 0
+            drawn += b"BT %d Tr /F %g Tf %g %g Td (%s) Tj ET\n" % (mode, size, left, foot, words)
         content = stream(drawn)
         kids.append(
             add(

@@ -18,8 +18,9 @@ from typer.testing import CliRunner
 
 from viz.cli.main import app as viz
 from viz.creator.intake.rights import in_force
+from viz.creator.intake.rsl_rules import RslRules
 from viz.creator.intake.site import FetchedSite, SiteBounds, SiteReader
-from viz.creator.intake.site_rules import Robots, RslRules, TdmRules, header_statements
+from viz.creator.intake.site_rules import Robots, TdmRules, header_statements
 from viz.errors import AddressNotPublic, InvalidRequest, InvalidWork, NodeUnreachable
 from viz.outbound import Outbound
 
@@ -222,9 +223,17 @@ async def test_a_site_is_bounded_in_pages_and_bytes(server: Server) -> None:
         ('<permits type="usage">search</permits>', "permits other uses only"),
         ('<permits type="usage">ai-train</permits><payment type="use"/>', "payment"),
         ('<permits type="usage">ai-train</permits><permits type="geo">EU</permits>', "geo"),
+        ('<permits type="usage">ai-train</permits><prohibits type="user">commercial</prohibits>',
+         "user"),
+        ('<permits type="usage">ai-train</permits><reporting type="audit" profile="urn:x"/>',
+         "reports"),
+        ('<permits type="usage">ai-train</permits></license><license>'
+         '<prohibits type="usage">ai-train</prohibits>', "prohibits ai-train"),
+        ('<permits type="usage">ai-train</permits></license><license>'
+         '<permits type="usage">search</permits>', ""),
         ("", ""),
     ],
-)
+)  # fmt: skip
 def test_an_rsl_license_is_read_as_its_lists_say(license_text: str, reserving: str) -> None:
     """``permits`` is a closed list; payment or conditions need a license first."""
     rules = RslRules()
@@ -232,6 +241,22 @@ def test_an_rsl_license_is_read_as_its_lists_say(license_text: str, reserving: s
     (said,) = rules.statements("https://a.test/diary/1")
     assert said.says == ("reserved" if reserving else "allowed") and reserving in said.value
     assert rules.statements("https://a.test/about") == []
+
+
+def test_an_rsl_server_and_an_odd_reservation_reserve() -> None:
+    """A license that a server gives out has to be asked for; only zero says that nothing is."""
+    rules = RslRules()
+    server = RSL.format("/", '<permits type="usage">ai-train</permits>').replace(
+        'url="/"', 'url="/" server="https://licenses.test"'
+    )
+    rules.add("https://a.test/rsl.xml", server.encode())
+    assert [each.says for each in rules.statements("https://a.test/")] == ["reserved"]
+    for value in ("1", '"1"', "2", "true", "false", "null", '"0"'):
+        listed = TdmRules.parse(f'[{{"location": "/", "tdm-reservation": {value}}}]'.encode())
+        assert [each.says for each in listed.statements("https://a.test/")] == ["reserved"], value
+    assert [s.says for s in header_statements({"tdm-reservation": "true"})] == ["reserved"]
+    assert [s.says for s in header_statements({"tdm-reservation": " 0 "})] == ["allowed"]
+    assert header_statements({"tdm-reservation": ""}) == []
 
 
 def test_hostile_rules_reserve_and_harm_nothing() -> None:

@@ -160,7 +160,7 @@ def _site(
             leave_out=True,
             skipped=site.left_out,
             opt_outs=site.opt_outs,
-            without_repeated=True,
+            of_a_site=True,
         )
 
 

@@ -28,6 +28,11 @@ _DECLARED: Final = re.compile(
     re.IGNORECASE,
 )
 _CONTROLS: Final = frozenset(range(32)) - frozenset(b"\t\n\f\r\x1b")
+# Codecs from bytes to text that no file is written in.
+_NO_ENCODINGS: Final = frozenset(
+    {"unicode-escape", "unicode_escape", "raw-unicode-escape", "raw_unicode_escape", "idna",
+     "punycode", "undefined"}
+)  # fmt: skip
 _LOOKED_AT: Final = 4096
 _GUESSED_FROM: Final = 64 * 1024
 _MOST_LINES: Final = 5
@@ -93,8 +98,10 @@ def _strictly(raw: bytes, encoding: str) -> str:
 
 
 def _known(name: str) -> bool:
-    """Return whether Python has a codec of that name from bytes to text."""
+    """Return whether Python has an encoding of texts of that name."""
     try:
+        if codecs.lookup(name).name in _NO_ENCODINGS:
+            return False
         b"text".decode(name)
     except UnicodeError:
         return True

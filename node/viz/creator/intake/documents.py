@@ -18,6 +18,8 @@ from viz.creator.intake.decode import decoded
 from viz.creator.intake.found import Converted
 from viz.creator.intake.markup import PageText, hardened_xml_parser, html_tree, name_of
 from viz.creator.intake.signals import embedded_signals, epub_signals
+from viz.creator.intake.word_hidden import without_hidden
+from viz.domain.display import counted
 from viz.errors import InvalidWork
 
 _OWN: Final = "viz-node " + version("viz-node")
@@ -71,6 +73,12 @@ def docx_file(file: BinaryIO) -> Converted:
             )
     if "word/document.xml" not in archive:
         raise InvalidWork("it has no word/document.xml, so it is not a Word document")
+    try:
+        visible, hidden = without_hidden(archive)
+    except (InvalidWork, ValueError) as error:
+        raise InvalidWork(
+            f"the Word document is damaged ({error}): save it again as DOCX"
+        ) from error
     pictures = 0
 
     def no_picture(_image: Any) -> list[Any]:
@@ -81,7 +89,7 @@ def docx_file(file: BinaryIO) -> Converted:
     file.seek(0)
     try:
         made = mammoth.convert_to_html(
-            file,
+            visible or file,
             convert_image=no_picture,
             style_map="p[style-name='Title'] => h1:fresh\np[style-name='Subtitle'] => h2:fresh",
             external_file_access=False,
@@ -98,6 +106,8 @@ def docx_file(file: BinaryIO) -> Converted:
     found.tools.insert(0, f"mammoth {version('mammoth')}")
     if pictures:
         found.note(f"left out: {pictures} pictures")
+    if hidden:
+        found.note(f"left out: {counted(hidden, 'passage')} that Word hides")
     if any(name.lower().endswith("vbaproject.bin") for name in archive.names()):
         found.note("left out: macros, which were not run")
     # Every document has styles that mammoth does not know; their text is read anyway.

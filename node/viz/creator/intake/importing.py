@@ -12,18 +12,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Final, Literal
 
+from viz.creator.intake.clean import cleaned
+from viz.creator.intake.folder_rules import FolderRules
 from viz.creator.intake.found import Converted, OptOut
 from viz.creator.intake.kinds import KINDS_BY_ENDING, READABLE
 from viz.creator.intake.sandbox import Refused, SourceFile, parse
+from viz.creator.intake.signals import LINK_ELEMENT
 from viz.domain.units import hex_of
 from viz.domain.work import MAX_WORK_BYTES, Work, parse_work
 from viz.errors import InvalidRequest, InvalidWork
@@ -41,12 +45,14 @@ _TOLD: Final = 5
 class Source:
     """One file to import, and its name in messages and in the record.
 
-    ``read_as`` is a name whose end tells the file's kind, if its own tells none.
+    ``read_as`` is a name whose end tells the file's kind, if its own tells none. ``said`` is what
+    the rules of its folder say about training with it.
     """
 
     name: str
     path: Path
     read_as: str = ""
+    said: tuple[OptOut, ...] = ()
 
     def sha256(self) -> tuple[str, int]:
         """Return the file's SHA-256 in hexadecimal, and its size in bytes."""
@@ -111,7 +117,7 @@ def sources_of(paths: Sequence[Path]) -> tuple[list[Source], list[dict[str, str]
             found += inside
             skipped += rest
         elif path.is_file():
-            found.append(Source(path.name, path))
+            found.append(Source(shown_name(path.name), path))
         else:
             raise InvalidWork(f"{path} is neither a file nor a folder: check the name")
     if len(found) > MAX_FILES:
@@ -125,13 +131,19 @@ def sources_of(paths: Sequence[Path]) -> tuple[list[Source], list[dict[str, str]
 
 
 def _in_folder(folder: Path) -> tuple[list[Source], list[dict[str, str]]]:
-    whole = folder.resolve()
+    """Return a folder's sources and skipped files. The rules of a site's copy count for it."""
+    whole = os.path.realpath(folder)
     found, skipped = [], []
+    rules = FolderRules()
     for path in sorted(folder.rglob("*"), key=lambda each: _by_number(each.relative_to(folder))):
-        name = path.relative_to(folder).as_posix()
+        name = shown_name(path.relative_to(folder).as_posix())
+        inside = os.path.commonpath([whole, os.path.realpath(path)]) == whole
+        if inside and rules.take(folder, path):
+            skipped.append({"name": name, "why": "these are a site's rules: they are obeyed"})
+            continue
         if path.is_dir() or any(part.startswith(".") for part in path.relative_to(folder).parts):
             continue
-        if not path.resolve().is_relative_to(whole):
+        if not inside:
             skipped.append({"name": name, "why": "it is a link that leads out of the folder"})
         elif not path.is_file() or path.suffix.lower() not in KINDS_BY_ENDING or name == RECORD:
             skipped.append({"name": name, "why": "files with this ending are not read"})
@@ -139,7 +151,13 @@ def _in_folder(folder: Path) -> tuple[list[Source], list[dict[str, str]]]:
             found.append(Source(name, path))
         if len(found) + len(skipped) > MAX_FILES * 4:
             raise InvalidWork(f"{folder} holds too many files: name a smaller folder")
-    return found, skipped
+    return [replace(each, said=rules.statements(each.path)) for each in found], skipped
+
+
+def shown_name(name: str) -> str:
+    """Return a file's name as text: a record is UTF-8, and a name may be any bytes."""
+    words = os.fsencode(name).decode("utf-8", "replace")
+    return "".join(each if each.isprintable() else "\ufffd" for each in words)
 
 
 def _by_number(path: Path) -> list[tuple[int, int, str]]:
@@ -155,12 +173,13 @@ def import_sources(
     leave_out: bool = False,
     skipped: Iterable[dict[str, str]] = (),
     opt_outs: Sequence[OptOut] = (),
-    without_repeated: bool = False,
+    of_a_site: bool = False,
 ) -> Imported:
     """Convert the sources and join them to one work.
 
-    ``opt_outs`` are statements on training that were found outside the sources.
-    ``without_repeated`` leaves out paragraphs that half of the sources have, such as a site's menu.
+    ``opt_outs`` are statements on training that were found outside the sources. ``of_a_site``: the
+    sources are pages whose RSL links were followed; paragraphs that half of them have, such as a
+    menu, are left out.
     Raises InvalidWork, which names all refused sources, if ``leave_out`` is False and one is
     refused; also if texts and chats are mixed, or if training could not read the result.
     """
@@ -176,8 +195,10 @@ def import_sources(
     if refused and (not leave_out or not converted):
         raise InvalidWork(_told(refused, several=len(sources) > 1))
     left_out += [{"name": each.name, "why": each.why} for each in refused]
-    if without_repeated:
+    if of_a_site:
         _leave_out_repeated([made for _, _, made in converted])
+        for _, _, made in converted:
+            made.opt_outs = [each for each in made.opt_outs if each.where != LINK_ELEMENT]
     converted = _each_once(converted, left_out)
     kinds = {made.kind for _, _, made in converted}
     if len(kinds) > 1:
@@ -198,7 +219,7 @@ def import_sources(
         kind,
         raw,
         parse_work(kind, raw),
-        title or named or Path(first[0].name).stem,
+        " ".join(cleaned(title, Counter()).split()) or named or PurePosixPath(first[0].name).stem,
         next((made.language for _, _, made in converted if made.language), ""),
         list(dict.fromkeys(name for _, _, made in converted for name in made.creators)),
         [_source_record(*each) for each in converted],
@@ -260,7 +281,7 @@ def _under_title(made: Converted) -> str:
 def _statements(converted: Sequence[tuple[Source, str, Converted]]) -> list[OptOut]:
     def named() -> Iterator[OptOut]:
         for source, _, made in converted:
-            for each in made.opt_outs:
+            for each in (*source.said, *made.opt_outs):
                 where = f"{each.where} of {source.name}"
                 yield OptOut(each.scheme, each.says, where, each.value)
 

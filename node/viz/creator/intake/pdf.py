@@ -31,6 +31,7 @@ _MARGIN: Final = 0.09
 # Lines this many times higher than the usual line are headings.
 _HEADING: Final = 1.2
 _FURNITURE_PAGES: Final = 3
+_TEXT: Final = 1  # FPDF_PAGEOBJ_TEXT
 _IMAGE: Final = 3  # FPDF_PAGEOBJ_IMAGE
 
 
@@ -73,11 +74,13 @@ def pdf_file(file: BinaryIO) -> Converted:
             f"the PDF has {len(document)} pages, at most {MAX_PAGES} are read: split it"
         )
     pages: list[list[PdfLine]] = []
-    pictures = 0
+    pictures = outside = invisible = 0
     for number in range(len(document)):
         try:
             page = document[number]
-            lines = _lines(page)
+            lines, beyond = _on_the_page(_lines(page), float(page.get_width()))
+            outside += beyond
+            invisible += _is_drawn_invisibly(page)
             if not lines:
                 pictures += any(each.type == _IMAGE for each in page.get_objects(max_depth=2))
             page.close()
@@ -99,6 +102,12 @@ def pdf_file(file: BinaryIO) -> Converted:
     if empty := sum(not lines for lines in pages):
         found.note(
             f"{empty} of {counted(len(pages), 'page')} without text: pictures of text are not read"
+        )
+    if outside:
+        found.note(f"left out: {counted(outside, 'line')} beyond the edge of a page")
+    if invisible:
+        found.note(
+            f"{counted(invisible, 'page')} with text that nobody sees: compare it with the pages"
         )
     found.text = "\n\n".join(_paragraphs(_without_furniture(pages, found)))
     found.note(
@@ -155,6 +164,28 @@ def _lines(page: Any) -> list[PdfLine]:
             lines.append(PdfLine(words, left, right, top, bottom, height))
     text.close()
     return lines
+
+
+def _on_the_page(lines: list[PdfLine], width: float) -> tuple[list[PdfLine], int]:
+    """Return the lines that touch the page, and how many do not."""
+    kept = [
+        line
+        for line in lines
+        if line.right > 0 and line.left < width and line.top > 0 and line.bottom < line.page_height
+    ]
+    return kept, len(lines) - len(kept)
+
+
+def _is_drawn_invisibly(page: Any) -> bool:
+    """Return whether text is drawn invisibly, but not over a picture, as recognised text is."""
+    import pypdfium2.raw as pdfium
+
+    unseen = (pdfium.FPDF_TEXTRENDERMODE_INVISIBLE, pdfium.FPDF_TEXTRENDERMODE_CLIP)
+    objects = list(page.get_objects(max_depth=2))
+    return not any(each.type == _IMAGE for each in objects) and any(
+        each.type == _TEXT and pdfium.FPDFTextObj_GetTextRenderMode(each.raw) in unseen
+        for each in objects
+    )
 
 
 def _same_line(last: PdfLine, left: float, bottom: float, top: float) -> bool:

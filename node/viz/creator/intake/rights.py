@@ -40,8 +40,10 @@ def refuse_reserved(barring: Sequence[OptOut]) -> None:
 def statement_of(title: str, sha256: str, barring: Sequence[OptOut], now_s: int) -> str:
     """Return the text that the registrant signs."""
     day = datetime.fromtimestamp(now_s, UTC).strftime("%Y-%m-%d")
+    # One line for each: a source must not add lines to what somebody signs.
     listed = "\n".join(
-        f"- {each.scheme}, {each.where}: {each.value or each.says}" for each in barring
+        " ".join(f"- {each.scheme}, {each.where}: {each.value or each.says}".split())
+        for each in barring
     )
     return (
         f"I hold the rights in the work {title!r}, whose file has the SHA-256 {sha256}, or act for "

@@ -1,23 +1,37 @@
 """Read the machine-readable reservations of rights that sources carry.
 
 Owns the schemes: TDMRep (W3C, 2024), AI Preferences (``Content-Usage``, IETF drafts), ``noai`` of
-robots meta tags, C2PA and CAWG training-and-mining assertions, and a PDF's permissions. ``rights``
-decides what follows from them. Pure.
+robots meta tags, RSL in a page or in metadata, C2PA and CAWG training-and-mining assertions, and a
+PDF's permissions. ``rights`` decides what follows from them. Pure.
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
+import zlib
+from collections.abc import Iterator
 from typing import Any, Final
 
 from viz.creator.intake.found import OptOut, Says
+from viz.creator.intake.rsl_rules import (
+    RSL_TYPE,
+    embedded_statements,
+    inline_statements,
+    named_elsewhere,
+)
 
 _TRAINING: Final = frozenset(
     {"train-ai", "ai-train", "ai-all", "all", "ai", "genai", "train-genai"}
 )
+# Where a page names its RSL license, which a reader of the page alone does not have.
+LINK_ELEMENT: Final = "link element"
 _USAGE: Final = re.compile(r"([a-z][a-z-]*)\s*=\s*(\?[01]|[a-z]+)", re.IGNORECASE)
 _NO_AI: Final = re.compile(r"\bno(?:ai|-ai|train|-train)\b", re.IGNORECASE)
-_TDM_XMP: Final = re.compile(rb"""tdm:reservation\s*(?:=\s*["']\s*|>\s*)([01])""")
+_TDM_XMP: Final = re.compile(rb"""tdm:reservation\s*(?:=\s*["']\s*|>\s*)([\w.-]{1,20})""")
+# The dictionary of a PDF's metadata stream, and the stream, which is often compressed.
+_PDF_METADATA: Final = re.compile(rb"<<([^<>]{0,400}/Type\s*/Metadata[^<>]{0,400})>>\s*stream\r?\n")
+_METADATA_BYTES: Final = 1 << 20
 _ASSERTION: Final = re.compile(rb"(?:c2pa|cawg)\.training-mining")
 _ASSERTION_BYTES: Final = 4096
 
@@ -40,6 +54,11 @@ def html_signals(root: Any) -> list[OptOut]:
         if not isinstance(element.tag, str):
             continue
         name = element.tag.rpartition("}")[2].lower()
+        kind = (element.get("type") or "").strip().lower()
+        if name == "script" and kind == RSL_TYPE:
+            found += inline_statements(_content(element), "script element")
+        if name == "link" and kind == RSL_TYPE:
+            found.append(named_elsewhere(element.get("href") or "", LINK_ELEMENT))
         if name != "meta":
             continue
         key = (
@@ -47,7 +66,7 @@ def html_signals(root: Any) -> list[OptOut]:
         ).lower()
         value = (element.get("content") or element.text or "").strip()
         if key in ("tdm-reservation", "tdm:reservation"):
-            found += _tdm(value, "meta element")
+            found += tdm_statements(value, "meta element")
         elif key == "content-usage":
             found += usage_signals(value, "AI Preferences", "meta element")
         elif key in ("robots", "robot") and _NO_AI.search(value):
@@ -55,27 +74,38 @@ def html_signals(root: Any) -> list[OptOut]:
     return found
 
 
+def _content(element: Any) -> bytes:
+    """Return what stands in an element, which has text in HTML, and elements in XHTML."""
+    from lxml import etree
+
+    inner = [etree.tostring(child, encoding="utf-8", with_tail=False) for child in element]
+    return b"".join(inner) or (element.text or "").encode()
+
+
 def epub_signals(package: Any) -> list[OptOut]:
-    """Return the statements in an EPUB's package document: TDMRep's meta properties."""
+    """Return the statements in an EPUB's package document: TDMRep's properties, and RSL."""
     found: list[OptOut] = []
     for meta in _named(package, "meta"):
         key = (meta.get("property") or meta.get("name") or "").lower()
         if key in ("tdm:reservation", "tdm-reservation"):
-            found += _tdm((meta.text or meta.get("content") or "").strip(), "the book's metadata")
-    return found
+            told = (meta.text or meta.get("content") or "").strip()
+            found += tdm_statements(told, "the book's metadata")
+    from lxml import etree
+
+    return found + embedded_statements(etree.tostring(package), "the book's metadata")
 
 
 def embedded_signals(raw: bytes) -> list[OptOut]:
-    """Return the statements embedded uncompressed in a file of any kind.
+    """Return the statements embedded in a file of any kind, uncompressed or in a PDF's metadata.
 
-    These are XMP with TDMRep, and C2PA or CAWG training-and-mining assertions. Their signatures are
-    not checked: a reservation counts whoever wrote it.
+    These are XMP with TDMRep or RSL, and C2PA or CAWG training-and-mining assertions. Their
+    signatures are not checked: a reservation counts whoever wrote it.
     """
-    found = [
-        signal
-        for match in _TDM_XMP.finditer(raw)
-        for signal in _tdm(match[1].decode(), "XMP metadata")
-    ]
+    found: list[OptOut] = []
+    for part in (raw, *_packed_metadata(raw)):
+        for match in _TDM_XMP.finditer(part):
+            found += tdm_statements(match[1].decode(), "XMP metadata")
+        found += embedded_statements(part, "XMP metadata")
     for match in _ASSERTION.finditer(raw):
         after = raw[match.end() : match.end() + _ASSERTION_BYTES]
         barred = b"notAllowed" in after or b"constrained" in after
@@ -85,12 +115,22 @@ def embedded_signals(raw: bytes) -> list[OptOut]:
     return list(dict.fromkeys(found))
 
 
-def _tdm(value: str, where: str, policy: str = "") -> list[OptOut]:
+def _packed_metadata(raw: bytes) -> Iterator[bytes]:
+    """Yield the metadata streams of a PDF that are compressed, so far as they can be unpacked."""
+    for match in _PDF_METADATA.finditer(raw):
+        if b"FlateDecode" in match[1]:
+            packed = raw[match.end() : match.end() + _METADATA_BYTES]
+            with contextlib.suppress(zlib.error):
+                yield zlib.decompressobj().decompress(packed, _METADATA_BYTES)
+
+
+def tdm_statements(value: str, where: str) -> list[OptOut]:
+    """Return what a value of ``tdm-reservation`` says: 0 permits, and any other reserves."""
     told = value.strip()
-    if told not in ("0", "1"):
+    if not told:
         return []
-    quoted = f"tdm-reservation: {told}" + (f", policy {policy[:120]}" if policy else "")
-    return [OptOut("TDMRep", "reserved" if told == "1" else "allowed", where, quoted)]
+    says: Says = "allowed" if told == "0" else "reserved"
+    return [OptOut("TDMRep", says, where, f"tdm-reservation: {told[:20]}")]
 
 
 def _named(root: Any, name: str) -> list[Any]:

@@ -20,10 +20,10 @@ from urllib.parse import urljoin, urlsplit
 
 from viz.creator.intake.found import OptOut
 from viz.creator.intake.rights import in_force
+from viz.creator.intake.rsl_rules import RslRules
 from viz.creator.intake.site_rules import (
     AGENT,
     Robots,
-    RslRules,
     TdmRules,
     header_statements,
     license_links,

@@ -1,22 +1,24 @@
 """Read from a site's rules which pages may be fetched, and what the site says about training.
 
 Owns the reading of what a site publishes for machines: robots.txt (RFC 9309) with its preferences
-and its license, ``/.well-known/tdmrep.json`` (W3C TDMRep), RSL 1.0 documents, and the headers of an
-answer. Pure: ``site`` fetches. The most restrictive statement counts. A rule that cannot be read
-counts as a reservation, because a site that wrote a rule wanted one.
+and its licenses' addresses, ``/.well-known/tdmrep.json`` (W3C TDMRep), and the headers of an
+answer; ``rsl_rules`` reads licenses. Pure: ``site`` fetches. The most restrictive statement counts.
+A rule that cannot be read counts as a reservation, because a site that wrote a rule wanted one.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from viz.creator.intake.found import OptOut
+from viz.creator.intake.rsl_rules import RSL_TYPE
 from viz.creator.intake.sandbox import INSTALL
-from viz.creator.intake.signals import usage_signals
+from viz.creator.intake.signals import tdm_statements, usage_signals
+from viz.creator.intake.site_paths import path_pattern, place_of
 from viz.domain.strict_json import load_json
 from viz.errors import ConfigError
 
@@ -34,8 +36,6 @@ _LICENSE: Final = re.compile(r"^\s*license\s*:\s*(\S+)", re.I | re.M)
 _LINK: Final = re.compile(r"<([^>]*)>((?:\s*;[^,;]*)*)")
 _LINK_ELEMENT: Final = re.compile(rb"<link\b[^>]{0,400}>", re.I)
 _HREF: Final = re.compile(rb"""href\s*=\s*["']?([^"'\s>]+)""", re.I)
-_RSL_TYPE: Final = "application/rsl+xml"
-_TRAINING: Final = frozenset({"all", "ai-all", "ai-train"})
 _READ: Final = 1 << 20
 
 
@@ -107,10 +107,13 @@ class TdmRules:
         """Return the rules in a file; a file that cannot be read reserves everything."""
         try:
             listed = load_json(body[:_READ])
+            if not isinstance(listed, list):
+                return cls(readable=False)
             rules = [
                 (
-                    _pattern(str(each["location"])),
-                    each["tdm-reservation"] == 1,
+                    path_pattern(str(each["location"])),
+                    # Zero alone permits: a value that nobody knows was written to reserve.
+                    type(each["tdm-reservation"]) is not int or each["tdm-reservation"] != 0,
                     str(each.get("tdm-policy", ""))[:200],
                 )
                 for each in listed
@@ -124,7 +127,7 @@ class TdmRules:
         if not self.readable:
             return [OptOut("TDMRep", "reserved", where, "it cannot be read")]
         for pattern, reserved, policy in self.rules:
-            if pattern.match(_place(url)):
+            if pattern.match(place_of(url)):
                 said = f"tdm-reservation: {int(reserved)}" + (
                     f", policy {policy}" if policy else ""
                 )
@@ -132,40 +135,10 @@ class TdmRules:
         return []
 
 
-@dataclass(slots=True)
-class RslRules:
-    """RSL documents of a site, and what they say about a page."""
-
-    contents: list[tuple[re.Pattern[str], str, str]] = field(default_factory=list)
-    unread: list[str] = field(default_factory=list)
-
-    def add(self, address: str, body: bytes | None) -> None:
-        """Read one document; None, or one that cannot be read, reserves everything."""
-        try:
-            self.contents += _rsl_contents(body or b"", address)
-        except ValueError:
-            self.unread.append(address)
-
-    def statements(self, url: str) -> list[OptOut]:
-        found = [OptOut("RSL", "reserved", each, "it cannot be read here") for each in self.unread]
-        for pattern, reserving, address in self.contents:
-            if pattern.match(_place(url)) or pattern.match(url):
-                says = OptOut("RSL", "reserved" if reserving else "allowed", address, reserving)
-                found.append(says)
-        return list(dict.fromkeys(found))
-
-
 def header_statements(headers: Mapping[str, str]) -> list[OptOut]:
     """Return what an answer's headers say about training; their names are in lower case."""
     found: list[OptOut] = []
-    if (value := headers.get("tdm-reservation", "").strip()) in ("0", "1"):
-        says = OptOut(
-            "TDMRep",
-            "reserved" if value == "1" else "allowed",
-            "header",
-            f"tdm-reservation: {value}",
-        )
-        found.append(says)
+    found += tdm_statements(headers.get("tdm-reservation", ""), "header")
     if usage := headers.get("content-usage", ""):
         found += usage_signals(usage, "AI Preferences", "header")
     robots = headers.get("x-robots-tag", "")
@@ -179,76 +152,10 @@ def license_links(headers: Mapping[str, str], body: bytes) -> list[str]:
     found = [
         address
         for address, about in _LINK.findall(headers.get("link", ""))
-        if "license" in about.lower() and _RSL_TYPE in about.lower()
+        if "license" in about.lower() and RSL_TYPE in about.lower()
     ]
     for element in _LINK_ELEMENT.findall(body[:_READ]):
         lower = element.lower()
-        if b"license" in lower and _RSL_TYPE.encode() in lower and (href := _HREF.search(element)):
+        if b"license" in lower and RSL_TYPE.encode() in lower and (href := _HREF.search(element)):
             found.append(href[1].decode("utf-8", "replace"))
     return list(dict.fromkeys(found))
-
-
-def _place(url: str) -> str:
-    parts = urlsplit(url)
-    return (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-
-
-def _pattern(location: str) -> re.Pattern[str]:
-    """Return the pattern of a path as robots.txt has it: ``*`` is anything, ``$`` the end."""
-    end = location.endswith("$")
-    parts = [re.escape(part) for part in re.split(r"\*+", location.removesuffix("$"))]
-    return re.compile(".*?".join(parts) + (r"\Z" if end else ""), re.S)
-
-
-def _rsl_contents(body: bytes, address: str) -> list[tuple[re.Pattern[str], str, str]]:
-    """Return each place of an RSL document with the reason why training is reserved, or ""."""
-    root = _xml(body)
-    found = []
-    for content in _named(root, "content"):
-        licenses = _named(content, "license")
-        reserving = [_rsl_reserves(each) for each in licenses] or ["no license is given"]
-        # One license that lets train without payment is enough: licenses are offers.
-        said = "" if "" in reserving else reserving[0]
-        found.append((_pattern(content.get("url") or "/"), said, address))
-    if not found:
-        raise ValueError("it names no content")
-    return found
-
-
-def _rsl_reserves(found: Any) -> str:
-    """Return why an RSL license does not permit training as it stands; "" if it does."""
-    for each in _named(found, "prohibits"):
-        words = set((each.text or "").split())
-        if each.get("type") == "usage" and words & _TRAINING:
-            return f"prohibits {' '.join(sorted(words & _TRAINING))}"
-    usages = [each for each in _named(found, "permits") if each.get("type") == "usage"]
-    if usages and not any(set((each.text or "").split()) & _TRAINING for each in usages):
-        return "permits other uses only"
-    for each in _named(found, "payment"):
-        if each.get("type", "free") != "free":
-            return f"asks for payment: {each.get('type')}"
-    others = [each.get("type", "") for each in _named(found, "permits")]
-    if limits := sorted(set(others) & {"user", "geo"}):
-        return f"permits certain users or places only ({', '.join(limits)})"
-    return ""
-
-
-def _xml(body: bytes) -> Any:
-    """Return the tree of a stranger's XML. Raises ValueError; nothing is looked up or expanded."""
-    from lxml import etree
-
-    if b"<!DOCTYPE" in body or b"<!ENTITY" in body:
-        raise ValueError("a document type is not read")
-    parser = etree.XMLParser(resolve_entities=False, no_network=True, huge_tree=False)
-    try:
-        return etree.fromstring(body, parser)
-    except etree.XMLSyntaxError as error:
-        raise ValueError(str(error)) from error
-
-
-def _named(root: Any, name: str) -> Sequence[Any]:
-    return [
-        each
-        for each in root.iter()
-        if isinstance(each.tag, str) and each.tag.rpartition("}")[2] == name
-    ]

@@ -135,7 +135,9 @@ def _convert(file: BinaryIO, job: dict[str, Any]) -> dict[str, Any]:
             found.note(f"{count} {name}")
         if not found.text.strip():
             raise InvalidWork("it has no text")
-    found.title = " ".join(cleaned(found.title, Counter()).split())[:200]
+    found.title = _one_line(found.title)
+    found.language = _one_line(found.language)
+    found.creators = [name for each in found.creators if (name := _one_line(each))]
     size = len(found.text.encode())
     if size > MAX_WORK_BYTES:
         raise InvalidWork(
@@ -144,6 +146,13 @@ def _convert(file: BinaryIO, job: dict[str, Any]) -> dict[str, Any]:
             "several works"
         )
     return {"source_kind": kind, **found.to_json()}
+
+
+def _one_line(text: str) -> str:
+    """Return what a source says of itself as one line of ordinary text."""
+    from viz.creator.intake.clean import cleaned
+
+    return " ".join(cleaned(text, Counter()).split())[:200]
 
 
 if __name__ == "__main__":

@@ -1,0 +1,74 @@
+"""Read the rules of a site in a folder that holds a copy of it, and apply them to its files.
+
+Owns which files of a folder are rules and not text: ``robots.txt``, ``tdmrep.json`` (beside it or
+in ``.well-known``), and the RSL documents that ``robots.txt`` names. They count for the files below
+the folder that ``robots.txt`` or ``.well-known`` is in, as they would on the site. Nothing is
+fetched: a license that is not in the folder cannot be read, which reserves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+from urllib.parse import unquote, urlsplit
+
+from viz.creator.intake.found import OptOut
+from viz.creator.intake.rsl_rules import RslRules, named_elsewhere
+from viz.creator.intake.site_rules import Robots, TdmRules
+
+_RULES: Final = ("robots.txt", "tdmrep.json")
+_READ: Final = 1 << 20
+
+
+@dataclass(slots=True)
+class FolderRules:
+    """The rules found in a folder, each with the folder that it is the root of."""
+
+    robots: list[tuple[Path, Robots]] = field(default_factory=list)
+    tdm: list[tuple[Path, TdmRules]] = field(default_factory=list)
+
+    def take(self, folder: Path, path: Path) -> bool:
+        """Read a file if it holds rules, and return whether it does."""
+        if path.name.lower() not in _RULES or not path.is_file():
+            return False
+        root = path.parent
+        if root.name == ".well-known" and root != folder:
+            root = root.parent
+        with path.open("rb") as file:
+            raw = file.read(_READ)
+        if path.name.lower() == "robots.txt":
+            self.robots.append((root, Robots.parse(raw)))
+        else:
+            self.tdm.append((root, TdmRules.parse(raw)))
+        return True
+
+    def statements(self, path: Path) -> tuple[OptOut, ...]:
+        """Return what the rules say about training with a file."""
+        found: list[OptOut] = []
+        for root, robots in self.robots:
+            if (url := _address(root, path)) is not None:
+                found += robots.statements(url)
+                for license_url in robots.licenses():
+                    found += _license(root, license_url, url)
+        for root, rules in self.tdm:
+            if (url := _address(root, path)) is not None:
+                found += rules.statements(url)
+        return tuple(dict.fromkeys(found))
+
+
+def _address(root: Path, path: Path) -> str | None:
+    """Return the path that a file has on the site; None if it is not below ``root``."""
+    if not path.is_relative_to(root):
+        return None
+    return "/" + path.relative_to(root).as_posix().removesuffix("index.html")
+
+
+def _license(root: Path, license_url: str, url: str) -> list[OptOut]:
+    inside = root / unquote(urlsplit(license_url).path).lstrip("/")
+    if ".." in inside.parts or not inside.is_file():
+        return [named_elsewhere(license_url, "robots.txt")]
+    rules = RslRules()
+    with inside.open("rb") as file:
+        rules.add(license_url, file.read(_READ))
+    return rules.statements(url)

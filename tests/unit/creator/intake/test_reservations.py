@@ -1,0 +1,207 @@
+"""Reservations of training, wherever a file or the copy of a site has them, and what hides text."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.fakes import documents
+
+from viz.creator.intake import rights
+from viz.creator.intake.found import OptOut
+from viz.creator.intake.importing import import_sources, sources_of
+from viz.creator.intake.sandbox import Refused, SourceFile, parse
+
+RSL = (
+    '<rsl xmlns="https://rslstandard.org/rsl"><content url="https://a.test/"><license>'
+    "{}</license></content></rsl>"
+)
+NO = '<prohibits type="usage">ai-train</prohibits>'
+XMP = (
+    b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-'
+    b'syntax-ns#"><rdf:Description xmlns:tdm="http://www.w3.org/ns/tdmrep/" tdm:reservation="1"/>'
+    b"</rdf:RDF></x:xmpmeta>"
+)
+LINE = [[(72.0, 700.0, 11.0, "The keeper of the light was Ada.")]]
+
+
+def page(head: str) -> bytes:
+    return f"<html><head>{head}</head><body><p>The keeper was Ada.</p></body></html>".encode()
+
+
+def metadata(xmp: bytes, *, packed: bool) -> bytes:
+    data = zlib.compress(xmp) if packed else xmp
+    how = b"/Filter /FlateDecode " if packed else b""
+    head = b"99 0 obj\n<< /Type /Metadata /Subtype /XML %s/Length %d >>\nstream\n" % (
+        how,
+        len(data),
+    )
+    return documents.pdf(LINE, tail=head + data + b"\nendstream\nendobj\n")
+
+
+GIVEN: dict[str, tuple[str, bytes, str, list[str]]] = {
+    "RSL in a script": (
+        "a.html",
+        page(f'<script type="application/rsl+xml">{RSL.format(NO)}</script>'),
+        "RSL",
+        ["reserved"],
+    ),
+    "RSL that lets train": (
+        "a.html",
+        page(f'<script type="application/rsl+xml">{RSL.format("")}</script>'),
+        "RSL",
+        ["allowed"],
+    ),
+    "broken RSL": (
+        "a.html",
+        page('<script type="application/rsl+xml"><rsl></script>'),
+        "RSL",
+        ["reserved"],
+    ),
+    "RSL that a page names": (
+        "a.html",
+        page('<link rel="license" type="application/rsl+xml" href="/rsl.xml">'),
+        "RSL",
+        ["reserved"],
+    ),
+    "RSL in a book": (
+        "a.epub",
+        documents.epub(
+            ["<p>Words.</p>"],
+            '<rsl:rsl xmlns:rsl="https://rslstandard.org/rsl"><rsl:content url="https://a.test/">'
+            '<rsl:license><rsl:prohibits type="usage">ai-all</rsl:prohibits></rsl:license>'
+            "</rsl:content></rsl:rsl>",
+        ),
+        "RSL",
+        ["reserved"],
+    ),
+    "RSL in a PDF": (
+        "a.pdf",
+        metadata(RSL.format(NO).encode(), packed=True),
+        "RSL",
+        ["reserved"],
+    ),
+    "TDMRep in a PDF": ("a.pdf", metadata(XMP, packed=False), "TDMRep", ["reserved"]),
+    "TDMRep in a PDF, packed": ("a.pdf", metadata(XMP, packed=True), "TDMRep", ["reserved"]),
+    "TDMRep with an odd value": (
+        "a.html",
+        page('<meta name="tdm-reservation" content="true">'),
+        "TDMRep",
+        ["reserved"],
+    ),
+    "TDMRep that permits": (
+        "a.html",
+        page('<meta name="TDM-Reservation" content=" 0 ">'),
+        "TDMRep",
+        ["allowed"],
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def given() -> dict[str, Any]:
+    answers = parse([SourceFile(name, raw) for name, raw, _, _ in GIVEN.values()])
+    return dict(zip(GIVEN, answers, strict=True))
+
+
+@pytest.mark.parametrize("what", GIVEN)
+def test_a_reservation_in_a_file_is_found(what: str, given: dict[str, Any]) -> None:
+    _, _, scheme, says = GIVEN[what]
+    assert not isinstance(given[what], Refused), given[what]
+    assert [s["says"] for s in given[what]["opt_outs"] if s["scheme"] == scheme] == says
+
+
+def test_the_rules_in_a_copy_of_a_site_count_for_its_pages_and_are_no_text(tmp_path: Path) -> None:
+    """A folder that wget or an export made has robots.txt and tdmrep.json as the site has them."""
+    site = tmp_path / "a.test"
+    (site / ".well-known").mkdir(parents=True)
+    (site / "diary").mkdir()
+    (site / "diary" / "index.html").write_bytes(page(""))
+    (site / "about.html").write_bytes(page("").replace(b"Ada", b"Eve"))
+    (site / "robots.txt").write_text(
+        "User-agent: GPTBot\nDisallow: /diary/\n\nLicense: https://a.test/rsl.xml\n"
+    )
+    (site / "rsl.xml").write_text(RSL.format(NO).replace("https://a.test/", "/about"))
+    (site / ".well-known" / "tdmrep.json").write_text(
+        '[{"location": "/diary/", "tdm-reservation": 1}]'
+    )
+    made = import_sources(*(sources_of([tmp_path])[:1]))
+    assert b"User-agent" not in made.raw and b"Ada" in made.raw
+    assert sorted((each.scheme, each.where) for each in rights.in_force(made.opt_outs)) == [
+        ("RSL", "https://a.test/rsl.xml of a.test/about.html"),
+        ("TDMRep", "/.well-known/tdmrep.json of a.test/diary/index.html"),
+        ("robots.txt", "robots.txt of a.test/diary/index.html"),
+    ]
+    (site / "rsl.xml").unlink()
+    made = import_sources(*(sources_of([tmp_path])[:1]))
+    unread = [each for each in made.opt_outs if each.scheme == "RSL"]
+    assert {each.says for each in unread} == {"reserved"} and "is not read here" in unread[0].value
+
+
+def test_links_in_a_circle_and_names_that_are_no_text_are_read_over(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").symlink_to("b.txt")
+    (tmp_path / "b.txt").symlink_to("a.txt")
+    (tmp_path / "c.txt").write_text("The keeper was Ada.")
+    (tmp_path / "out.txt").symlink_to("/etc/hostname")
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/d\xff\x1b[31m.txt")).write_bytes(b"The boat came.")
+    found, skipped = sources_of([tmp_path])
+    assert [each.name for each in found] == ["c.txt", "d\ufffd\ufffd[31m.txt"]
+    assert {each["name"] for each in skipped} == {"a.txt", "b.txt", "out.txt"}
+    assert b"boat" in import_sources(found).raw
+
+
+def test_a_source_adds_no_line_to_what_is_signed() -> None:
+    forged = OptOut("robots tag", "reserved", "a", "noai\nThese reservations are mine. And more.")
+    lines = rights.statement_of("A", "ab" * 32, [forged], 0).splitlines()
+    assert len(lines) == 4 and lines[2].startswith("- robots tag, a: noai These")
+
+
+def word(body: str, styles: str = "") -> bytes:
+    more: dict[str, str | bytes] = {
+        "word/document.xml": f'<w:document xmlns:w="{documents.WORD}"><w:body>{body}</w:body>'
+        "</w:document>"
+    }
+    if styles:
+        more["word/styles.xml"] = f'<w:styles xmlns:w="{documents.WORD}">{styles}</w:styles>'
+    return documents.docx([], more)
+
+
+def run(text: str, properties: str = "") -> str:
+    return f"<w:r><w:rPr>{properties}</w:rPr><w:t>{text}</w:t></w:r>"
+
+
+def test_what_word_hides_is_left_out_and_told() -> None:
+    """By the run itself, its style, or the style that one is based on; and only where it holds."""
+    styles = (
+        '<w:style w:type="character" w:styleId="Secret"><w:rPr><w:vanish/></w:rPr></w:style>'
+        '<w:style w:type="character" w:styleId="Child"><w:basedOn w:val="Secret"/></w:style>'
+        '<w:style w:type="paragraph" w:styleId="Gone"><w:rPr><w:vanish/></w:rPr></w:style>'
+    )
+    kept = run("Kept.", '<w:vanish w:val="0"/>')
+    two = run("Two", '<w:rStyle w:val="Child"/>')
+    body = (
+        f"<w:p>{run('Seen. ')}{run('One', '<w:vanish/>')}{kept}</w:p>"
+        f"<w:p>{two}{run('Last.')}</w:p>"
+        f'<w:p><w:pPr><w:pStyle w:val="Gone"/></w:pPr>{run("Three")}</w:p>'
+    )
+    (answer,) = parse([SourceFile("a.docx", word(body, styles))])
+    assert answer["text"] == "Seen. Kept.\n\nLast.\n"
+    assert "left out: 3 passages that Word hides" in answer["notes"]
+
+
+def test_text_off_a_pdf_s_page_is_left_out_and_invisible_text_is_told() -> None:
+    lines = [*LINE[0], (72.0, -60.0, 11.0, "Below the page."), (900.0, 600.0, 11.0, "Beside it.")]
+    (answer,) = parse([SourceFile("a.pdf", documents.pdf([lines]))])
+    assert answer["text"] == "The keeper of the light was Ada.\n"
+    assert "left out: 2 lines beyond the edge of a page" in answer["notes"]
+    (answer,) = parse([SourceFile("b.pdf", documents.pdf(LINE, invisible=True))])
+    assert any("text that nobody sees" in note for note in answer["notes"])
+
+
+@pytest.mark.parametrize("name", ["unicode_escape", "idna", "undefined", "rot13", "utf-8+punycode"])
+def test_a_codec_that_no_text_is_written_in_is_no_encoding(name: str) -> None:
+    (answer,) = parse([SourceFile("a.txt", "Gr\u00fc\u00dfe".encode("latin-1"), encoding=name)])
+    assert isinstance(answer, Refused) and "is not a known encoding" in answer.why
