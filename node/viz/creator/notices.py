@@ -93,17 +93,19 @@ async def desk_at(url: str, deployment: Deployment) -> NoticeDesk:
         exchange(NodeInfo.from_json, "GET", origin, NODE_PATH),
         exchange(NoticePage.from_json, "GET", origin, NOTICES_PATH),
     )
+    return desk_of(origin, info, page, deployment)
+
+
+def desk_of(origin: str, info: NodeInfo, page: NoticePage, deployment: Deployment) -> NoticeDesk:
+    """Return the node that said this of itself. Raises NodeNotTrusted for another chain."""
     require_as_trusted(deployment, chain_id=info.chain_id, content_registry=info.content_registry)
     return NoticeDesk(origin, info.node, page.rule.personal_data_s, page.rule.answer_s)
 
 
-async def send_notice(
+def signed_notice(
     draft: NoticeDraft, desk: NoticeDesk, deployment: Deployment, key: bytes, *, now_s: int
-) -> NoticeView:
-    """Sign a notice and send it; return what the node keeps of it.
-
-    Raises NodeNotTrusted if the node answers about another notice, and as ``exchange``.
-    """
+) -> tuple[SignedNotice, Hash32]:
+    """Return the notice, signed for one node, and the digest that was signed."""
     said = Notice(
         public_address(key),
         desk.node,
@@ -116,8 +118,11 @@ async def send_notice(
         now_s,
     )
     digest = content_registry_domain(deployment.chain_id, deployment.content_registry).digest(said)
-    signed = SignedNotice(said, sign(key, digest))
-    kept = await exchange(NoticeView.from_json, "POST", desk.url, NOTICES_PATH, signed.to_json())
+    return SignedNotice(said, sign(key, digest)), digest
+
+
+def kept_as_signed(kept: NoticeView, digest: Hash32, desk: NoticeDesk) -> NoticeView:
+    """Return what a node keeps of a notice; raise NodeNotTrusted if it is another one."""
     if kept.digest != digest:
         raise NodeNotTrusted(f"the node at {desk.url} says that it keeps another notice")
     return kept

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -169,16 +170,24 @@ async def check_statement(events: WorkEvents, deployment: Deployment, said: obje
     made = await make_statement(events, deployment, content_id, first, last)
     again = made.to_json()
     assert isinstance(said, Mapping)
+    for name in said:
+        if name not in again:
+            raise ChainMismatch(f"no statement has {str(name)[:60]!r}: who added it, and why?")
     for name, value in again.items():
-        if said.get(name) != value:
+        if not _is_same(said.get(name), value):
             raise ChainMismatch(_difference(name, said.get(name), value))
     return made
+
+
+def _is_same(said: object, found: object) -> bool:
+    """Return whether two JSON values are the same; true is not 1, and 1.0 is not 1."""
+    return json.dumps(said, sort_keys=True) == json.dumps(found, sort_keys=True)
 
 
 def _difference(name: str, said: Any, found: Any) -> str:
     if isinstance(said, list) and isinstance(found, list):
         for number, (theirs, ours) in enumerate(zip(said, found, strict=False)):
-            if theirs != ours:
+            if not _is_same(theirs, ours):
                 return f"{name}[{number}] of the statement is {theirs}, and the chain has {ours}"
         return f"the statement has {len(said)} {name}, and the chain {len(found)}"
     return f"{name!r} of the statement is {said!r}, and the chain has {found!r}"

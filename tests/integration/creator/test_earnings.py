@@ -89,10 +89,16 @@ async def test_a_statement_is_every_unit_and_can_be_made_again(
         ('"450"', '"451"', "lines[1]"),
         (owner, net.sender(9).address, "lines[1]"),
         ("3000", "3001", "adapters[0]"),
+        ('"toTime"', '"bonus": 1, "toTime"', "'bonus'"),
+        ('"fees": "100"', '"fees": "100", "bonus": "0"', "'sums'"),
+        (f'"tokenDecimals": {found["tokenDecimals"]}', '"tokenDecimals": 6.0', "'tokenDecimals'"),
     ):
         path.write_text(json.dumps({"statements": [found]}).replace(old, new), encoding="utf-8")
         differs = await desk.viz(*check, key=False, yes=False)
         assert differs.exit_code == CHAIN and said in differs.stderr, differs.output
+    path.write_text(json.dumps({"statements": [found], "total": "1"}), encoding="utf-8")
+    more = await desk.viz(*check, key=False, yes=False)
+    assert more.exit_code != 0 and "is not a statement" in more.stderr, more.output
 
 
 async def test_a_period_begins_with_what_waited(net: Testnet, tmp_path: Path) -> None:

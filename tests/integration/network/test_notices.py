@@ -17,9 +17,11 @@ from viz.basemodel.safetensor_file import file_digest
 from viz.chain.deployment import save_deployment
 from viz.chain.keys import create_key_file, development_account
 from viz.domain.ports.ledger import AdapterRecord, OfferedWork
-from viz.domain.units import AdapterId
+from viz.domain.units import AdapterId, Address, ContentId, Hash32, Units
+from viz.protocol.market import MarketModel, MarketOffer, MarketWork
+from viz.services.market.market_index import MarketIndex
 
-OWNER, SELLER, STRANGER = 1, 5, 7
+OWNER, SELLER, OTHER, STRANGER = 1, 5, 6, 7
 
 
 @pytest_asyncio.fixture
@@ -28,16 +30,33 @@ async def node(net: Testnet, tmp_path: Path) -> AsyncIterator[RealNode]:
     async with real_node(net, tmp_path / "node", SELLER) as running:
         work = await net.register_work(net.sender(OWNER))
         adapter_id = AdapterId(await net.register_adapter(running.sender, [work]))
-        file = fake_adapter_file(tmp_path / "adapter.safetensors")
-        await running.engine.add_adapter(adapter_id, file)
-        state = await net.chain.adapter(adapter_id)
-        assert state is not None
-        record = AdapterRecord(
-            adapter_id, "tides", "", running.engine.model.digest, file_digest(file), state.cid,
-            state.manifest_hash, str(file), 1, 1, 1, (OfferedWork(work, "Tides"),),
-        )  # fmt: skip
-        await running.parts.catalogue.add(record)
+        await sell(net, running, adapter_id, work, tmp_path)
         yield running
+
+
+async def sell(
+    net: Testnet, node: RealNode, adapter_id: AdapterId, work: ContentId, folder: Path
+) -> None:
+    """Put the adapter on offer at a node."""
+    file = fake_adapter_file(folder / "adapter.safetensors")
+    await node.engine.add_adapter(adapter_id, file)
+    state = await net.chain.adapter(adapter_id)
+    assert state is not None
+    record = AdapterRecord(
+        adapter_id, "tides", "", node.engine.model.digest, file_digest(file), state.cid,
+        state.manifest_hash, str(file), 1, 1, 1, (OfferedWork(work, "Tides"),),
+    )  # fmt: skip
+    await node.parts.catalogue.add(record)
+
+
+def market_of(*sellers: tuple[Address, str]) -> MarketIndex:
+    """Return a market in which these nodes sell adapter 1, as they are called there."""
+    offers = tuple(MarketOffer(node, url, Units(1), Units(1), 512, 1, 1) for node, url in sellers)
+    model = MarketModel(
+        AdapterId(1), "viz-adapter-1", Hash32(bytes(32)), Hash32(bytes(32)), sellers[0][0],
+        works=(MarketWork(ContentId(1), 10_000),), offers=offers,
+    )  # fmt: skip
+    return MarketIndex([model], len(offers), 1)
 
 
 class Notifier:
@@ -96,6 +115,55 @@ async def test_the_owner_on_chain_suspends_and_a_stranger_waits(
     assert (await node.call("GET", "/v1/models/viz-adapter-1"))[0] == 451
     done = await typed("adapter", "show", 1, "--node", node.url)
     assert "by notice 1 (personal-data)" in done.stdout
+
+
+async def test_one_command_suspends_at_every_node_that_sells_the_adapter(
+    net: Testnet, node: RealNode, tmp_path: Path
+) -> None:
+    """Each node gets a notice of its own, verifies it, and decides; one that is down is told."""
+    async with real_node(net, tmp_path / "other", OTHER) as other:
+        await net.done(node.sender, "AdapterRegistry", "setServing", 1, other.address, True)
+        await sell(net, other, AdapterId(1), ContentId(1), tmp_path / "other")
+        for each in (node, other):
+            each.parts.discovery.index = market_of(
+                (node.address, node.url), (other.address, other.url)
+            )
+        stranger = Notifier(tmp_path / "stranger", net, STRANGER)
+        words = ("--adapter", 1, "--kind", "personal-data", "--everywhere")
+        refused = await stranger.tell(node, *words, "--json")
+        assert refused.exit_code != 0 and "1 node was not told" in refused.stderr, refused.output
+        said = json.loads(refused.stdout)
+        assert [each["url"] for each in said["notices"]] == [node.url]
+        assert [each["url"] for each in said["notTold"]] == [other.url], "a private address"
+        assert not other.parts.notices.all()
+
+        owner = Notifier(tmp_path / "owner", net, OWNER)
+        done = await owner.tell(node, *words, "--private-addresses")
+        assert done.exit_code == 0, done.output
+        assert done.stdout.count("answered within") == done.stdout.count("received") == 2
+        assert f"{other.address}  at {other.url}" in done.stdout
+        for each in (node, other):
+            assert (await each.call("GET", "/v1/models/viz-adapter-1"))[0] == 451
+            assert each.parts.notices.all()[-1].notice.node == each.address
+
+
+async def test_a_market_that_names_false_nodes_gets_no_notice_to_them(
+    net: Testnet, node: RealNode, tmp_path: Path
+) -> None:
+    """A node has to answer under the address that the market gives it."""
+    async with real_node(net, tmp_path / "other", OTHER) as other:
+        node.parts.discovery.index = market_of(
+            (node.address, node.url),
+            (net.sender(8).address, other.url),
+            (net.sender(9).address, "http://127.0.0.1:1"),
+        )
+        owner = Notifier(tmp_path / "owner", net, OWNER)
+        done = await owner.tell(
+            node, "--adapter", 1, "--kind", "other", "--everywhere", "--private-addresses"
+        )
+        assert done.exit_code != 0 and "2 nodes were not told" in done.stderr, done.output
+        assert "another node answers there" in done.stdout
+        assert len(node.parts.notices.all()) == 1 and not other.parts.notices.all()
 
 
 @pytest.mark.parametrize(

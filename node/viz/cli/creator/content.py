@@ -30,6 +30,7 @@ from viz.cli.creator import account_view, custody, earnings, owner
 from viz.cli.creator.certificates import certificates
 from viz.cli.creator.checking import check, near_copies
 from viz.cli.creator.intake import import_work
+from viz.cli.creator.noticing import notice
 from viz.cli.creator.sealing import (
     CreditOption,
     CustodianOption,
@@ -46,7 +47,6 @@ from viz.cli.creator.terms import terms_in_words
 from viz.cli.creator.work_search import search
 from viz.cli.http import LOCAL_NODE, NodeUrl
 from viz.cli.operator.licensing import license_work
-from viz.cli.operator.notices import notice
 from viz.cli.own_chain import (
     LOCAL_CHAIN,
     CreatorRpcOption,

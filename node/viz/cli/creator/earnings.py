@@ -179,8 +179,9 @@ def _read_statements(path: Path) -> list[Any]:
     from viz.domain.strict_json import load_json
 
     try:
-        said = load_json(path.read_bytes())["statements"]
-        assert isinstance(said, list)
+        whole = load_json(path.read_bytes())
+        said = whole["statements"]
+        assert isinstance(said, list) and set(whole) == {"statements"}
     except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
         raise InvalidRequest(
             f"{path} is not a statement: give what `viz content statement --json` printed"

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from viz.domain.license import RevocationClass
+from viz.domain.units import ZERO_ADDRESS
 from viz.errors import InvalidLicense, InvalidRequest
 from viz.protocol.license_document.model import EFFECTS, LicenseDocument
 
@@ -23,6 +24,7 @@ _NEEDS = (
 
 def contradictions(document: LicenseDocument) -> Iterator[tuple[str, str]]:
     """Yield the field at fault and the reason, for each contradiction."""
+    yield from _of_dates(document)
     yield from _of_rights(document)
     yield from _of_exit(document)
     yield from _of_warranties(document)
@@ -34,6 +36,15 @@ def require_consistent(document: LicenseDocument) -> LicenseDocument:
     for field, why in contradictions(document):
         raise InvalidLicense(f"{field} contradicts the license: {why}", field=field)
     return document
+
+
+def _of_dates(document: LicenseDocument) -> Iterator[tuple[str, str]]:
+    """Dates are written as YYYY-MM-DD, so their order is that of the text."""
+    work = document.work
+    if work.created > document.issued:
+        yield "work.created", f"a work cannot be licensed on {document.issued}, before it was made"
+    if work.published and work.created > work.published:
+        yield "work.created", f"a work cannot be published on {work.published}, before it was made"
 
 
 def _of_rights(document: LicenseDocument) -> Iterator[tuple[str, str]]:
@@ -55,6 +66,8 @@ def _of_exit(document: LicenseDocument) -> Iterator[tuple[str, str]]:
 
 
 def _of_warranties(document: LicenseDocument) -> Iterator[tuple[str, str]]:
+    if document.licensor.wallet == ZERO_ADDRESS:
+        yield "licensor.wallet", "the zero address is nobody's, and licenses nothing"
     given, work, capacity = document.warranties.given, document.work, document.licensor.capacity
     if given and "no-warranty" in document.warranties.disclaimed:
         yield "warranties.disclaimed", f"no-warranty is disclaimed, and {given[0]} is given"

@@ -20,6 +20,8 @@ MEDIA_TYPE: Final = "application/rsl+xml"
 NAMESPACE: Final = "https://rslstandard.org/rsl"
 _USERS: Final = {"non-commercial": "non-commercial", "research": "education non-commercial"}
 
+_RIGHTFUL: Final = frozenset({"ownership", "authority"})
+
 
 def rsl(document: LicenseDocument, where: LicensePlace) -> bytes:
     """Return the RSL document for the work."""
@@ -66,6 +68,8 @@ def _payment(document: LicenseDocument) -> str:
 def _legal(found: Element, document: LicenseDocument, where: LicensePlace) -> None:
     if document.warranties.given:
         _text(found, "legal", " ".join(document.warranties.given), {"type": "warranty"})
+    # It asserts that the licensor has the rights or may license them: said only if warranted.
+    if _RIGHTFUL & set(document.warranties.given):
         _text(found, "legal", "true", {"type": "attestation"})
     if document.warranties.disclaimed:
         _text(found, "legal", " ".join(document.warranties.disclaimed), {"type": "disclaimer"})

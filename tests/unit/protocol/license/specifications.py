@@ -13,6 +13,14 @@ from xml.etree import ElementTree
 
 from viz.protocol.license_document.codes import COUNTRIES
 
+# What http://www.w3.org/ns/tdmrep.jsonld defines (files/tdmrep.jsonld of the Community Group's
+# repository w3c/tdm-reservation-protocol, commit 1a9c4d3).
+TDMREP_CONTEXT: Final = {
+    "tdm": "http://www.w3.org/ns/tdmrep#",
+    "mine": "tdm:mine",
+    "research": "tdm:research",
+    "non-research": "tdm:non-research",
+}
 RSL: Final = "{https://rslstandard.org/rsl}"
 RSL_VOCABULARY: Final = {
     "usage": {"all", "ai-all", "ai-train", "ai-input", "ai-index", "search"},

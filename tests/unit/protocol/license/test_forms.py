@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 from xml.etree import ElementTree
@@ -20,7 +21,7 @@ from viz.protocol.license_forms.odrl import odrl
 from viz.protocol.license_forms.place import LicensePlace
 from viz.protocol.license_forms.rate_card import rate_card
 from viz.protocol.license_forms.rsl import rsl
-from viz.protocol.license_forms.tdmrep import tdm_policy, tdm_rules
+from viz.protocol.license_forms.tdmrep import CONTEXT, tdm_policy, tdm_rules
 
 GONE = LicensePlace(WHERE.work_path, WHERE.forms_url, 1, withdrawn_at=1_800_000_000)
 EVALUATION = {
@@ -164,6 +165,16 @@ def test_preferences_are_read_as_the_draft_reads_them(text: str, said: tuple[Any
     assert tuple(spec.read_preferences(text).values()) == said
 
 
+def test_the_second_context_of_tdmrep_means_what_the_earlier_object_did() -> None:
+    """The Community Group's own file at that address defines the prefix that drafts wrote out."""
+    assert CONTEXT == ["http://www.w3.org/ns/odrl.jsonld", "http://www.w3.org/ns/tdmrep.jsonld"]
+    assert spec.TDMREP_CONTEXT["tdm"] == "http://www.w3.org/ns/tdmrep#"
+    policy = tdm_policy(changed({"limits.field": "research"}), WHERE)
+    assert policy is not None
+    used = re.findall(r"tdm:[a-z-]+", json.dumps(policy["permission"]))
+    assert used and set(used) <= set(spec.TDMREP_CONTEXT.values())
+
+
 @pytest.mark.parametrize("where", [WHERE, GONE], ids=["open", "withdrawn"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_form_keeps_the_rules_of_its_specification(kind: str, where: LicensePlace) -> None:
@@ -200,6 +211,21 @@ def test_rsl_says_who_may_train_where_and_for_what_pay() -> None:
         "training", "use", "free",
     ]  # fmt: skip
     assert payment(KINDS["evaluation only"]) is None
+
+
+@pytest.mark.parametrize(
+    ("given", "attested"), [(["ownership"], True), (["authority"], True), (["no-malware"], False)]
+)
+def test_rsl_attests_rights_only_if_the_license_warrants_them(
+    given: list[str], *, attested: bool
+) -> None:
+    """RSL's attestation says that whoever declares has the rights, or may license them."""
+    document = changed({"warranties.given": given})
+    legal = ElementTree.fromstring(rsl(document, WHERE)).iter(f"{spec.RSL}legal")
+    said = {str(each.get("type")): each.text for each in legal}
+    assert said["warranty"] == given[0] and said.get("attestation") == (
+        "true" if attested else None
+    )
 
 
 @pytest.mark.parametrize("kind", ["evaluation only", "commercial"])

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from tests.fakes.licenses import changed, preset, values_with
 
+from viz.domain.units import ZERO_ADDRESS
 from viz.errors import InvalidLicense
 from viz.protocol.license_document.model import MAX_LICENSE_BYTES, LicenseDocument
 from viz.protocol.license_document.presets import PRESETS
@@ -130,6 +131,9 @@ def test_a_field_that_is_wrong_is_named(field: str, value: Any, says: str) -> No
         ({"licensor.capacity": "agent", "work.acquired": "assigned"}, "licensor.capacity"),
         ({"work.third_party": True}, "work.third_party"),
         ({"work.acquired": "public-domain"}, "work.acquired"),
+        ({"work.created": "2099-01-01"}, "work.created"),
+        ({"work.created": "2020-02-02", "work.published": "2020-02-01"}, "work.created"),
+        ({"licensor.wallet": ZERO_ADDRESS}, "licensor.wallet"),
     ],
 )  # fmt: skip
 def test_a_license_that_contradicts_itself_is_refused(changes: dict[str, Any], field: str) -> None:
