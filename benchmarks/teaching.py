@@ -6,8 +6,8 @@ trained with default settings in a process of its own; printed are right answers
 template, committed rule) of the adapter and the bare base, the run's own measure, general questions
 kept, minutes, and peak memory. ``--peer`` trains the same rows, steps, rate and rank by PEFT and
 transformers' Trainer too. ``--curve`` asks the questions at every evaluation, and prints how many
-answers are right and the wrong ones. Needs the model stack and the base (``--base``: another one's
-directory).
+answers are right and the wrong ones, the loss of the last steps, and the processor time since the
+start. Needs the model stack and the base (``--base``: another one's directory).
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ from viz.training.replay import replay_rows, with_likely_tokens
 from viz.training.run import TrainingSettings, default_settings
 
 _ANSWER_TOKENS: Final = 40
+_RECENT_STEPS: Final = 10
 _COLUMNS: Final = (
     "work", "way", "seed", "rows", "steps", "base", "adapter", "of", "unseen", "general", "min",
     "MiB",
@@ -219,6 +220,8 @@ def _here(
         lines = [f"step {step}: {right} of {asked} in unseen wordings"]
         if judged:
             lines[0] += f", {sum(right for _, _, right in judged)} of {len(judged)} questions"
+        recent = progress.losses[-_RECENT_STEPS:]
+        lines[0] += f", loss {sum(recent) / len(recent):.2f}, {time.process_time():.0f} s"
         lines += [f"  {one.question} -> {said}" for one, said, right in judged if not right]
         print(*lines, sep="\n", file=sys.stderr, flush=True)
 
