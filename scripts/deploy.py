@@ -25,7 +25,7 @@ from viz.domain.ports.chain import Deployment
 from viz.domain.units import parse_address
 from viz.errors import ConfigError, VizError
 from viz.private import be_private
-from viz.secret import secret
+from viz.settings.secret import secret
 
 
 def _account(arguments: argparse.Namespace) -> LocalAccount:

@@ -14,8 +14,8 @@ import structlog
 
 from examples.demo.world import DemoError
 from examples.withdrawal.timeline import tell
-from viz.engine_config import EngineConfig
 from viz.errors import VizError
+from viz.settings.engine_config import EngineConfig
 
 # Enough for an adapter; what it knows is not this story's subject.
 TRAINING = {

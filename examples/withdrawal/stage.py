@@ -30,15 +30,15 @@ from viz.chain.keys import create_key_file, development_account
 from viz.chain.rpc import Rpc
 from viz.chain.sender import Sender
 from viz.composition.services import Services, build_services, node_context, restore
-from viz.config import ChainConfig, Config, WithdrawalConfig
 from viz.creator.registration import register_directly
 from viz.domain.eip712 import settlement_domain, sign
 from viz.domain.ports.chain import Deployment
 from viz.domain.ports.transactions import Call, Transaction
 from viz.domain.typed_data import OpenChannel
 from viz.domain.units import Address, ContentId, Units, parse_address
-from viz.engine_config import EngineConfig
 from viz.services.work_records import draft, read_description
+from viz.settings.config import ChainConfig, Config, WithdrawalConfig
+from viz.settings.engine_config import EngineConfig
 from viz.storage.sealing import recipient_of
 
 NODE: Final = 3

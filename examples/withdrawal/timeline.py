@@ -19,10 +19,10 @@ from examples.withdrawal.stage import NODE, Network, RunningNode, network, runni
 from viz.domain.display import moment
 from viz.domain.eip712 import settlement_domain
 from viz.domain.units import AdapterId, ContentId, hex_of
-from viz.engine_config import EngineConfig
 from viz.protocol.destruction import CERTIFICATES_PATH, Certificates, DestructionCertificate
 from viz.protocol.messages import adapter_model
 from viz.services.work_records import load_record
+from viz.settings.engine_config import EngineConfig
 
 ALMA: Final = 1
 BRUNO: Final = 2

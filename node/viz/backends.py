@@ -34,7 +34,6 @@ from viz.composition.settings import (
     ServiceSettings,
     TrainingQueueSettings,
 )
-from viz.config import Config
 from viz.domain.notices import NoticeRule
 from viz.domain.ports.blobs import DeniableStore
 from viz.domain.ports.chain import DEVELOPMENT_CHAINS, Deployment
@@ -45,7 +44,6 @@ from viz.domain.units import Address, Hash32, hex_of
 from viz.errors import ConfigError
 from viz.outbound import Outbound
 from viz.private import remove_unfinished
-from viz.secret import kept
 from viz.services.custody.custodian import CustodyPolicy
 from viz.services.licensing.creator_relay import REGISTRATIONS
 from viz.services.payments.deposit_relay import DepositPolicy
@@ -55,6 +53,8 @@ from viz.services.payments.sessions import SessionPolicy
 from viz.services.serving.paid_stream import ServingPolicy
 from viz.services.settlement.claim_loop import ClaimPolicy, ClaimService
 from viz.services.training.destroying import DestructionSettings
+from viz.settings.config import Config
+from viz.settings.secret import kept
 from viz.started_engines import base_prices, start_engines
 from viz.storage.deny_list import DenyList
 from viz.storage.denying import DenyingBlobStore

@@ -25,7 +25,7 @@ from viz.domain.ports.transactions import Call
 from viz.domain.units import Address, Units
 from viz.errors import ChainMismatch, ConfigError
 from viz.private import make_private_folder
-from viz.secret import kept_secret
+from viz.settings.secret import kept_secret
 from viz.storage.kubo_daemon import KuboDaemon, find_kubo
 
 GAS_WEI: Final = 10 * 10**18

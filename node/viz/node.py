@@ -21,11 +21,11 @@ from viz.backends import open_backends, service_settings
 from viz.basemodel.preparation import ReportProgress
 from viz.composition.services import build_services, loops, node_context, restore
 from viz.composition.settings import SUGGESTED_DEPOSIT_UNITS
-from viz.config import Config
 from viz.domain.ports.chain import Deployment
 from viz.domain.units import Address
 from viz.errors import ConfigError
-from viz.secret import kept_secret
+from viz.settings.config import Config
+from viz.settings.secret import kept_secret
 from viz.storage.sealing import recipient_of
 
 RECURSION_LIMIT: Final = 1_000

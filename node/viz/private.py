@@ -93,6 +93,6 @@ def close_if_there(*paths: Path) -> None:
 
 def _close(path: Path) -> None:
     found = path.stat()
-    # Somebody else's, shared with us on purpose (a group's, a mount's), is theirs to close.
+    # A file of another owner is shared on purpose: leave its mode.
     if found.st_mode & _OTHERS and found.st_uid == os.geteuid():
         path.chmod(stat.S_IMODE(found.st_mode) & ~_OTHERS)

@@ -16,17 +16,17 @@ import structlog
 
 from viz.basemodel.preparation import ReportProgress, prepared_base
 from viz.basemodel.source import DEFAULT_BASE, DEFAULT_BASE_DIGEST, LoadedBase, models_folder
-from viz.config import Config
 from viz.domain.engines import Engines, require_distinct
 from viz.domain.ports.engine import Engine
 from viz.domain.pricing import Price
 from viz.domain.units import Hash32
 from viz.engine.embedded.settings import EngineSettings
 from viz.engine.upstream.settings import UpstreamSettings
-from viz.engine_config import EngineConfig
 from viz.errors import ConfigError, VizError
 from viz.protocol.messages import adapter_of_model
-from viz.secret import secret
+from viz.settings.config import Config
+from viz.settings.engine_config import EngineConfig
+from viz.settings.secret import secret
 
 _NONE: Final = "none"
 # Stands for the price in the section [prices].

@@ -15,12 +15,12 @@ from tests.integration.chain.testnet import Testnet
 from viz.basemodel.source import load_base
 from viz.chain import watcher
 from viz.chain.keys import create_key_file, development_account
-from viz.config import ApiConfig, ChainConfig, Config, SettlementConfig
 from viz.domain.units import hex_of
-from viz.engine_config import EngineConfig
 from viz.local_socket import free_port
 from viz.node import Node, run_node
 from viz.protocol.payment import NODE_PATH
+from viz.settings.config import ApiConfig, ChainConfig, Config, SettlementConfig
+from viz.settings.engine_config import EngineConfig
 
 PASSWORD = "a password of this test"
 ODD: tuple[Any, ...] = (

@@ -15,6 +15,7 @@ HELPERS: Final = {
     "child_process",
     "clock",
     "local_socket",
+    "log",
     "outbound",
     "private",
     "process_lock",

@@ -8,10 +8,10 @@ import pytest
 from tests.fakes.tiny_base import make_tiny_directory
 
 from viz.basemodel.source import load_base, models_folder
-from viz.config import Config, load
 from viz.domain.units import hex_of
-from viz.engine_config import EngineConfig
 from viz.errors import ConfigError, ModelUnavailable
+from viz.settings.config import Config, load
+from viz.settings.engine_config import EngineConfig
 from viz.started_engines import accepted_base
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,10 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from viz.config import CONFIRMATIONS, Config, load
+import viz
 from viz.errors import ConfigError
-from viz.secret import kept_secret
+from viz.settings.config import CONFIRMATIONS, Config, load
+from viz.settings.secret import kept_secret
 
 TWO = "[[engine]]\nbase_model = 'a'\n[[engine]]\n"
 DIGEST = f"base_digest = '0x{'12' * 32}'"
@@ -22,6 +24,7 @@ backend = "upstream"
 upstream = {{ urls = ["{0}"], folder = "{1}" }}
 """
 EXAMPLE = Path(__file__).parents[2] / "viz.example.toml"
+NODE = Path(viz.__file__).parent
 
 
 def _defaults() -> dict[str, Any]:
@@ -200,3 +203,17 @@ def test_a_secret_is_made_once_and_never_stays_empty(tmp_path: Path, left: str |
     assert len(made) >= 32 and kept_secret(file, random_bytes=32) == made
     assert file.stat().st_mode & 0o777 == 0o600
     assert [entry.name for entry in tmp_path.iterdir()] == [file.name]
+
+
+def test_every_setting_is_read_somewhere() -> None:
+    """Protects the operator from a setting that is checked and documented and changes nothing."""
+    modules = {path.name: path.read_text() for path in NODE.rglob("*.py")}
+    texts = [text for name, text in modules.items() if name not in {"config.py", "types.py"}]
+    unread = [
+        f"{section}.{name}"
+        for section, value in _defaults().items()
+        if isinstance(value, dict)
+        for name in value
+        if not any(re.search(rf"\.{name}\b", text) for text in texts)
+    ]
+    assert unread == []

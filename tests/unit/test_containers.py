@@ -12,7 +12,7 @@ import pytest
 import yaml
 from scripts.containers import PREFIX, run_arguments
 
-from viz.config import load
+from viz.settings.config import load
 
 ROOT = Path(__file__).parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))

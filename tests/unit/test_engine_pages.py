@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from viz.config import Config, load
 from viz.engine.upstream.settings import MARGINS
+from viz.settings.config import Config, load
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "deploy" / "engines"

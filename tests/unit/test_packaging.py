@@ -35,7 +35,7 @@ NODE_ONLY = (
 CORE_MODULES = (
     "viz.cli",
     "viz.buyer",
-    "viz.config",
+    "viz.settings.config",
     "viz.domain.node_channel",
     "viz.chain",
     "viz.api",

@@ -11,15 +11,15 @@ from tests.fakes.tiny_base import make_tiny_directory
 
 from viz import started_engines
 from viz.basemodel.source import DEFAULT_BASE_DIGEST, LoadedBase, load_base
-from viz.config import Config
 from viz.domain.engines import Engines
 from viz.domain.pricing import Price
 from viz.domain.units import Hash32, hex_of
 from viz.engine.embedded import memory_plan
 from viz.engine.embedded.engine import EmbeddedEngine
 from viz.engine.embedded.settings import EngineSettings
-from viz.engine_config import EngineConfig
 from viz.errors import ConfigError, ModelUnavailable
+from viz.settings.config import Config
+from viz.settings.engine_config import EngineConfig
 
 MIB = 1 << 20
 

@@ -51,6 +51,7 @@ from viz.api.monitoring import health
 from viz.api.monitoring.metrics import METRICS, Metrics
 from viz.api.openai import routes as openai
 from viz.api.openai.named_requests import NAMED, NamedRequests
+from viz.api.openai.repeats import KEY_HEADER
 from viz.api.operator import announcement
 from viz.api.operator import commands as operator
 from viz.api.problems import http_problem, opaque, problem
@@ -63,7 +64,7 @@ ALL_HEADER_BYTES: Final = 64 * 1024
 ID_HEADER: Final = "X-Request-Id"
 # The values of these headers are hashed, stored or compared. That fails with bytes that are not
 # text.
-_READ_HEADERS: Final = ("Authorization", openai.KEY_HEADER)
+_READ_HEADERS: Final = ("Authorization", KEY_HEADER)
 _log = structlog.get_logger()
 
 

@@ -16,7 +16,6 @@ from typing import Any, Final
 from aiohttp import web
 
 from viz.errors import (
-    AccessTokenInvalid,
     BlobDenied,
     BlobTooLarge,
     BooksMismatch,
@@ -27,12 +26,9 @@ from viz.errors import (
     CustodyFull,
     EngineError,
     EngineOverloaded,
-    InputError,
     InvalidAdapterFile,
     KeyUnknown,
-    LicenseError,
     NotAcceptable,
-    PaymentError,
     RangeNotSatisfiable,
     RelayBusy,
     StorageBusy,
@@ -40,29 +36,13 @@ from viz.errors import (
     StoreConflict,
     StoreError,
     TooManyQuestions,
-    UnknownAdapter,
-    UnknownModel,
     VizError,
 )
 from viz.protocol.payment import Challenge
-from viz.protocol.problems import CODE_URI
+from viz.protocol.problems import CODE_URI, openai_type
 
 PROBLEM_TYPE: Final = "application/problem+json"
 
-# OpenAI's clients tell errors apart by this word. The first class that matches gives it.
-OPENAI_TYPES: Final[tuple[tuple[type[VizError], str], ...]] = (
-    (AccessTokenInvalid, "authentication_error"),
-    (UnknownModel, "not_found_error"),
-    (UnknownAdapter, "not_found_error"),
-    (PaymentError, "payment_error"),
-    (LicenseError, "permission_error"),
-    (InputError, "invalid_request_error"),
-    (EngineOverloaded, "overloaded_error"),
-    (EngineError, "api_error"),
-    (ChainError, "api_error"),
-    (StorageError, "api_error"),
-    (StoreError, "api_error"),
-)
 _RETRY_LATER: Final = (EngineOverloaded, RelayBusy, StorageBusy, TooManyQuestions)
 _OF_A_BODY: Final = frozenset({"content-type", "content-length", "content-encoding"})
 _HIDDEN: Final = frozenset({"quote", "need", "challenge"})
@@ -147,7 +127,7 @@ def problem_body(
         "error": {
             **more,
             "message": detail,
-            "type": _openai_type(error),
+            "type": openai_type(type(error)),
             "code": error.code,
             "param": more.get("param"),
         },
@@ -192,10 +172,6 @@ def opaque(request_id: str) -> web.Response:
     return web.json_response(
         body, status=500, content_type=PROBLEM_TYPE, headers={"X-Should-Retry": "false"}
     )
-
-
-def _openai_type(error: VizError) -> str:
-    return next((name for kind, name in OPENAI_TYPES if isinstance(error, kind)), "api_error")
 
 
 def _dumps(value: Any) -> str:

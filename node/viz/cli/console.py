@@ -310,7 +310,7 @@ def password(file: Path | None, *, confirm: bool = False) -> str:
             raise errors.InvalidKeyFile(
                 f"the password file {file} cannot be read: {error.strerror}"
             ) from error
-    from viz.secret import secret
+    from viz.settings.secret import secret
 
     if given := secret("VIZ_KEY_PASSWORD").get_secret_value():
         return given

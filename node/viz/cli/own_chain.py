@@ -32,7 +32,9 @@ CreatorRpcOption = Annotated[
 ]
 LicenseFileOption = Annotated[
     Path | None,
-    typer.Option("--license", help="A license document, by `viz license new`: all of the terms."),
+    typer.Option(
+        "--license", help="License document made by `viz license new`; it sets all terms."
+    ),
 ]
 LOCAL_CHAIN: Final = "http://127.0.0.1:8545"
 

@@ -13,13 +13,14 @@ from typing import Any, Final, TypeVar
 
 import aiohttp
 
+from viz.client.json_answer import json_answer
 from viz.client.node_address import origin_of
 from viz.domain.receipt import SignedReceipt
 from viz.domain.typed_data import Session
 from viz.domain.units import Address
 from viz.errors import InvalidRequest, NodeRefused, NodeUnreachable, VizError
 from viz.protocol import payment
-from viz.protocol.answers import no_answer, read_as, too_long, value_of
+from viz.protocol.answers import no_answer, read_as
 from viz.protocol.credential import Credential, credential_to_header
 from viz.protocol.messages import (
     AccessToken,
@@ -38,8 +39,6 @@ CALL_TIMEOUT_S: Final = 30.0
 VOUCHER_AGAIN_S: Final = 0.3
 CHAIN_CALL_TIMEOUT_S: Final = 120.0  # the node waits for its transaction
 STREAM_IDLE_TIMEOUT_S: Final = 120.0
-MAX_ANSWER_BYTES: Final = 4 * 1024 * 1024
-MAX_ANSWER_VALUES: Final = 262_144
 CHALLENGE_HEADER: Final = "WWW-Authenticate"
 # A challenge names the best voucher, whose lines can exceed aiohttp's default of 8 KiB.
 MAX_HEADER_BYTES: Final = payment.MAX_CREDENTIAL_CHARS + 1024
@@ -189,7 +188,7 @@ class NodeClient:
                     max_field_size=MAX_HEADER_BYTES,
                 ) as response,
             ):
-                return await _answer(response)
+                return await json_answer(response)
         except (aiohttp.ClientError, TimeoutError) as error:
             raise NodeUnreachable(
                 f"{self._dialled} does not answer {method} {path} ({_why(error)}): is the node "
@@ -203,22 +202,6 @@ def _bearer(token: AccessToken) -> str:
 
 def _why(error: Exception) -> str:
     return str(error) or type(error).__name__
-
-
-async def _answer(response: aiohttp.ClientResponse) -> Any:
-    """Return the JSON value of an answer; raise the node's problem, or NodeUnreachable."""
-    parts: list[bytes] = []
-    left = MAX_ANSWER_BYTES + 1
-    try:
-        async with asyncio.timeout(CALL_TIMEOUT_S):
-            while left and (part := await response.content.read(left)):
-                parts.append(part)
-                left -= len(part)
-    except (aiohttp.ClientError, TimeoutError) as error:
-        raise NodeUnreachable(f"the node broke off its answer: {_why(error)}") from error
-    if not left:
-        raise too_long(response.status, MAX_ANSWER_BYTES)
-    return value_of(b"".join(parts), response.status, max_values=MAX_ANSWER_VALUES)
 
 
 def challenge_of(response: aiohttp.ClientResponse) -> payment.Challenge | None:
@@ -235,7 +218,7 @@ def challenge_of(response: aiohttp.ClientResponse) -> payment.Challenge | None:
 async def problem_of(response: aiohttp.ClientResponse) -> VizError:
     """Return the typed error that a refused request's body names."""
     try:
-        said = await _answer(response)
+        said = await json_answer(response)
     except VizError as error:
         return error
     return error_of(said, response.status)

@@ -11,8 +11,8 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from viz.client.exchange import exchange
 from viz.client.node_address import origin_of
-from viz.creator.signing import exchange
 from viz.domain.eip712 import content_registry_domain, public_address, sign
 from viz.domain.notices import NoticeKind
 from viz.domain.ports.chain import Deployment

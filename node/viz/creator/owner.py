@@ -18,8 +18,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from viz.client.exchange import exchange
 from viz.creator.signatures_out import SignatureOut, SignaturesOut
-from viz.creator.signing import SigningValues, chain_values, exchange, signing_values
+from viz.creator.signing import SigningValues, chain_values, signing_values
 from viz.domain.eip712 import content_registry_domain, public_address, sign
 from viz.domain.ports.chain import ChainReader, ContentState, Deployment
 from viz.domain.ports.clock import Clock

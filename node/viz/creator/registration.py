@@ -21,7 +21,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from viz.creator.signing import VALID_S, exchange, signing_values
+from viz.client.exchange import exchange
+from viz.creator.signing import VALID_S, signing_values
 from viz.domain.eip712 import content_registry_domain, public_address, sign
 from viz.domain.ports.chain import ChainReader, ContentState, Deployment
 from viz.domain.ports.clock import Clock

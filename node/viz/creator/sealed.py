@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from viz.client.exchange import exchange
 from viz.client.node_address import origin_of
-from viz.creator.signing import exchange
 from viz.domain.eip712 import (
     content_registry_domain,
     public_address,

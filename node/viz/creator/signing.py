@@ -1,39 +1,30 @@
-"""Find the values of a creator's signature from trusted sources, and exchange JSON with a node.
+"""Find the values of a creator's signature from trusted sources.
 
-Owns the nonce and the deadline of everything that a creator signs for relaying, and the bounded
-exchange with the node that relays it. Chain, registry and decimals come from the trusted
-deployment. The deadline comes from the creator's own clock (on a development chain, whose time may
-be moved, from the chain). Only the nonce may come from a node, and only if no chain is given: a
-signature with a wrong nonce is refused and does no harm.
+Owns the nonce and the deadline of everything that a creator signs for relaying. Chain, registry and
+decimals come from the trusted deployment. The deadline comes from the creator's own clock (on a
+development chain, whose time may be moved, from the chain). Only the nonce may come from a node,
+and only if no chain is given: a signature with a wrong nonce is refused and does no harm.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Final
 
-import aiohttp
-
-from viz.client.node_address import checked
+from viz.client.exchange import exchange
 from viz.domain.ports.chain import ChainReader, Deployment
 from viz.domain.ports.clock import Clock
 from viz.domain.trust import require_as_trusted
 from viz.domain.units import Address
-from viz.errors import ConfigError, NodeNotTrusted, NodeUnreachable, VizError
-from viz.protocol.answers import read_as, too_long, value_of
+from viz.errors import ConfigError, NodeNotTrusted
 from viz.protocol.registration import REGISTRATION_CONTEXT_PATH, RegistrationContext
 
-T = TypeVar("T")
 VALID_S: Final = 3_600
 # The most that the creator's clock and the chain's may differ: blocks are late, clocks drift.
 CLOCKS_APART_S: Final = 900
 # A development chain makes a block only for a transaction, so that an idle chain's time is that of
 # its last block. By that time, a node relays signatures that are valid for at most a day.
 IDLE_S: Final = 22 * 3_600
-_TIMEOUT_S: Final = 120
-_UPLOAD_S: Final = 900
-_ANSWER_BYTES: Final = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,58 +96,3 @@ async def registration_context(creator: Address, node_url: str) -> RegistrationC
     """Ask a node for the chain's values that a creator's signature needs."""
     path = REGISTRATION_CONTEXT_PATH.format(creator=creator)
     return await exchange(RegistrationContext.from_json, "GET", node_url, path)
-
-
-async def exchange(
-    read: Callable[[Any], T],
-    method: str,
-    node_url: str,
-    path: str,
-    body: object = None,
-    *,
-    headers: Mapping[str, str] | None = None,
-) -> T:
-    """Return what a node's answer says, read by ``read``; bounded in size and time.
-
-    ``body`` is sent as JSON, or unchanged if it is an open binary file.
-
-    Raises the class that the node's problem names, with its text and the contract's reason (an
-    ``error`` and its ``args``); NodeUnreachable if no node answers, or a server in front of it;
-    NodeRefused if the answer is not that of a node.
-    """
-    timeout = aiohttp.ClientTimeout(total=_UPLOAD_S if hasattr(body, "read") else _TIMEOUT_S)
-    sent: dict[str, Any] = {"data": body} if hasattr(body, "read") else {"json": body}
-    try:
-        async with (
-            aiohttp.ClientSession(timeout=timeout) as session,
-            session.request(
-                method,
-                checked(node_url) + path,
-                headers=headers,
-                allow_redirects=False,
-                **sent,
-            ) as answer,
-        ):
-            raw, status = b"", answer.status
-            async for part in answer.content.iter_chunked(_ANSWER_BYTES):
-                raw += part
-                if len(raw) > _ANSWER_BYTES:
-                    raise too_long(status, _ANSWER_BYTES)
-        return read_as(read, value_of(raw, status))
-    except (aiohttp.ClientError, TimeoutError) as error:
-        raise NodeUnreachable(
-            f"no node answers at {node_url} ({str(error) or 'time ran out'}): check its URL, or "
-            f"use --direct{_may_have(method)}"
-        ) from error
-    except VizError as error:
-        if not error.answered:
-            raise type(error)(f"{error.detail}{_may_have(method)}", **error.extensions) from error
-        said = f"the node refused: {error.detail}"
-        raise type(error)(said, status=status, **error.extensions) from error
-
-
-def _may_have(method: str) -> str:
-    """Say that the node may have got what was sent; a question changes nothing there."""
-    if method == "GET":
-        return ""
-    return " (what was sent may have arrived at the node all the same)"

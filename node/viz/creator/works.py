@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Final
 
-from viz.creator.signing import exchange
+from viz.client.exchange import exchange
 from viz.creator.work_view import WorkView, work_from_json
 from viz.domain.ports.chain import ChainReader
 from viz.domain.units import Address, ContentId

@@ -9,13 +9,42 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from viz.errors import NodeRefused, NodeUnreachable, VizError
+from viz.errors import (
+    AccessTokenInvalid,
+    ChainError,
+    EngineError,
+    EngineOverloaded,
+    InputError,
+    LicenseError,
+    NodeRefused,
+    NodeUnreachable,
+    PaymentError,
+    StorageError,
+    StoreError,
+    UnknownAdapter,
+    UnknownModel,
+    VizError,
+)
 
 # Begins the ``type`` of every problem that a node answers.
 CODE_URI: Final = "urn:viz:problem:"
 MAX_DETAIL_CHARS: Final = 2_048
 # What a server says of the moment, and not of the address: a timeout, and too many requests.
 _PASSING: Final = frozenset({408, 425, 429})
+# OpenAI's clients tell errors apart by this word. The first class that matches gives it.
+_OPENAI_TYPES: Final[tuple[tuple[type[VizError], str], ...]] = (
+    (AccessTokenInvalid, "authentication_error"),
+    (UnknownModel, "not_found_error"),
+    (UnknownAdapter, "not_found_error"),
+    (PaymentError, "payment_error"),
+    (LicenseError, "permission_error"),
+    (InputError, "invalid_request_error"),
+    (EngineOverloaded, "overloaded_error"),
+    (EngineError, "api_error"),
+    (ChainError, "api_error"),
+    (StorageError, "api_error"),
+    (StoreError, "api_error"),
+)
 # The members of every problem; the others are the error's own extensions.
 _FRAME: Final = frozenset({"type", "title", "status", "detail", "code", "message", "instance"})
 
@@ -29,6 +58,11 @@ def class_of(code: object) -> type[VizError] | None:
             return found
         open_classes += found.__subclasses__()
     return None
+
+
+def openai_type(kind: type[VizError]) -> str:
+    """Return the ``type`` in OpenAI's error object for this class of errors."""
+    return next((name for each, name in _OPENAI_TYPES if issubclass(kind, each)), "api_error")
 
 
 def error_of(body: object, status: int, *, unknown: type[VizError] = NodeRefused) -> VizError:

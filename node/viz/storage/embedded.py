@@ -203,7 +203,7 @@ class EmbeddedBlobStore(VerifiedBlobStore):
 
     def _store_blocking(self, source: Path | bytes) -> Cid:
         try:
-            # With a quota alone, so that two who add cannot both take what is left.
+            # With a quota, lock exclusively: two writers must not both use the last room.
             with self._locked(fcntl.LOCK_EX if self._max_bytes else fcntl.LOCK_SH):
                 return self._store_locked(source)
         except OSError as error:

@@ -125,6 +125,6 @@ def _answered_tokens(asked: int, tokens: float, settings: TrainingSettings) -> f
     unseen = evaluations * asked * tokens
     general = 2 * _GENERAL * _GENERAL_TOKENS
     replayed = _REPLAYED * _REPLAY_TOKENS if settings.replay_share else 0
-    # Rows and passages, of the adapter and of the base.
+    # Twice (rows, passages) for each of adapter and base.
     probed = 4 * settings.probes * (min(settings.max_verbatim_tokens, 511) + 1)
     return unseen + general + replayed + probed

@@ -1,7 +1,7 @@
 """Find words in any script, and make random draws that do not depend on a library.
 
-Owns what a word is, which words say how a thing is asked and not what about, and how rare a word is
-in the works of a run. Does not know facts or rows.
+Owns what a word is, which words belong to the question and not to its subject, and how rare a word
+is in the works of a run.
 """
 
 from __future__ import annotations

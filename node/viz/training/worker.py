@@ -336,7 +336,7 @@ def _run_loop(
     try:
         loop.run(after_step=after_step, after_evaluation=after_evaluation)
     except TrainingCancelled:
-        # Between two steps, or while one is judged, which is then done after the resume.
+        # Cancelled between steps or in an evaluation, which is repeated after the resume.
         if loop.progress.step > saved:
             checkpoint(loop.progress.step)
         raise

@@ -16,6 +16,7 @@ from tests.integration.api.protocol_members import (
     section_of,
     sections,
 )
+from tests.integration.api.protocol_tables import ADVICE, error_classes
 
 # Their bodies are OpenAI's, a license document's (docs/licenses.md) or TDMRep's.
 _OTHERS_FORMS = re.compile(r"^(GET|POST) /(v1|license|\.well-known)/", re.MULTILINE)
@@ -66,3 +67,8 @@ def test_every_member_in_an_example_is_named_before_the_examples() -> None:
         if lost := set(re.findall(r'"(\w+)": ?', step)) - named:
             lacking[step.partition("\n")[0]] = sorted(lost)
     assert not lacking, f"say in sections 1 to 16 of docs/protocol.md what these mean: {lacking}"
+
+
+def test_every_error_has_its_advice() -> None:
+    """Each code has a row in ADVICE (protocol_tables.py): what a client does about it."""
+    assert {kind.code for kind in error_classes()} == set(ADVICE)

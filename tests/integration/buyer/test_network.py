@@ -17,6 +17,7 @@ from tests.integration.api.harness import ADAPTER, PAYER_KEY, Node, running_node
 from tests.integration.buyer.conftest import PASSWORD
 from tests.integration.buyer.test_killed_mid_answer import cut
 
+from viz.buyer.network import pool
 from viz.buyer.network.budget import Budget
 from viz.buyer.network.buyer import NetworkBuyer
 from viz.buyer.network.failover import NetworkAnswer
@@ -29,7 +30,14 @@ from viz.domain.eip712 import public_address
 from viz.domain.ports.chain import NodeEntry
 from viz.domain.pricing import Price
 from viz.domain.units import Address
-from viz.errors import BudgetSpent, ChannelUnknown, InvalidRequest, PriceAboveCap, UnknownModel
+from viz.errors import (
+    BudgetSpent,
+    ChannelUnknown,
+    InvalidRequest,
+    PriceAboveCap,
+    UnknownModel,
+    VizError,
+)
 from viz.local_socket import free_port
 from viz.protocol.sse import ServerEvent, SseReader
 
@@ -147,6 +155,19 @@ async def test_the_cheapest_node_is_found_on_the_chain_and_gets_one_deposit(
         assert await network.billed("c") == 0
     (channel,) = network.chain.channels.values()
     assert (channel.node, channel.deposit_units) == (network.address("b"), SUGGESTED)
+
+
+async def test_a_process_makes_deposits_at_a_bounded_number_of_nodes(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nodes that look cheap, one after the other, collect no deposit without end."""
+    monkeypatch.setattr(pool, "MAX_DEPOSITS", 1)
+    async with network.buyer() as buyer:
+        await read(buyer, chat())
+        await cut(network.nodes["b"])
+        with pytest.raises(VizError):
+            await read(buyer, chat(seed=2))
+    assert [channel.node for channel in network.chain.channels.values()] == [network.address("b")]
 
 
 async def test_a_name_asks_the_adapter_and_words_find_it(network: Network) -> None:

@@ -12,7 +12,7 @@ import json
 import secrets
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any
 
 import structlog
 from aiohttp import web
@@ -31,20 +31,18 @@ from viz.api.context import (
 from viz.api.monitoring.metrics import METRICS
 from viz.api.openai.answer import Answer, Choice, model_entry, usage
 from viz.api.openai.named_requests import NAMED, NamedRequest
+from viz.api.openai.repeats import Repeat
 from viz.api.openai.request import read_chat, read_completion
 from viz.api.payments import take_voucher_of
 from viz.api.problems import problem_body
 from viz.api.unpaid_help import how_to_pay
-from viz.domain.answer_encryption import private_hash, seal, unseal
-from viz.domain.eip712 import keccak
 from viz.domain.ports.engine import Sampling
 from viz.domain.ports.ledger import AccessRecord, AnswerRecord
 from viz.domain.pricing import Price
 from viz.domain.receipt import SignedReceipt
 from viz.domain.text_request import TextRequest
-from viz.domain.units import BASE_MODEL, Hash32, hex_of, parse_hash
-from viz.errors import ChannelUnknown, InvalidRequest, PaymentRequired, StoreConflict, VizError
-from viz.protocol.credential import bearer_of_header
+from viz.domain.units import BASE_MODEL, Hash32, parse_hash
+from viz.errors import ChannelUnknown, PaymentRequired, StoreConflict, VizError
 from viz.protocol.messages import AdapterOffer
 from viz.protocol.payment import (
     ACCEPT_HEADER,
@@ -67,9 +65,6 @@ from viz.protocol.sse import DONE, EVENT_STREAM, json_line, sse_comment, sse_eve
 from viz.protocol.wire import Json, to_base64url
 from viz.services.serving.paid_stream import Done, PaidStream
 
-KEY_HEADER: Final = "Idempotency-Key"
-REPLAY_HEADER: Final = "Idempotent-Replayed"
-MAX_KEY_CHARS: Final = 255
 _log = structlog.get_logger()
 
 
@@ -226,57 +221,6 @@ def _challenged(parts: NodeContext, error: VizError) -> VizError:
         need=error.extensions.get("need"),
     )
     return type(error)(error.detail, **{**error.extensions, "challenge": challenge})
-
-
-class Repeat:
-    """Hold a request's idempotency key, which is valid for its access token only."""
-
-    def __init__(self, access: AccessRecord, token: str, key: str, said: bytes) -> None:
-        self.name = (bytes(access.token_hash), key)
-        self.request_hash = private_hash(token, said)
-        self._token = token
-
-    @classmethod
-    def of(cls, request: web.Request, access: AccessRecord, raw: bytes) -> Repeat | None:
-        """Return the key of a request, or None if it has none; raise InvalidRequest."""
-        key = request.headers.get(KEY_HEADER)
-        if key is None:
-            return None
-        if not 0 < len(key) <= MAX_KEY_CHARS:
-            raise InvalidRequest(f"{KEY_HEADER} has 1 to {MAX_KEY_CHARS} characters")
-        token = bearer_of_header(request.headers["Authorization"])
-        return cls(access, token, key, request.path.encode() + b"\0" + raw)
-
-    async def earlier(self, parts: NodeContext) -> web.Response | None:
-        """Return the stored answer for this key, or None.
-
-        Raises InvalidRequest if the key was used for another request, and StoreConflict if the
-        answer is no longer stored or cannot be read.
-        """
-        kept = await parts.ledger.answer(*self.name)
-        if kept is None:
-            return None
-        if kept.request_hash != self.request_hash:
-            raise InvalidRequest(f"the {KEY_HEADER} was used for another request: choose a new one")
-        if kept.body is None:
-            raise StoreConflict(
-                "the answer was given and paid for, and is no longer kept: only its hash is",
-                responseHash=hex_of(kept.response_hash),
-            )
-        headers = {REPLAY_HEADER: "true", "Content-Type": kept.content_type}
-        try:
-            body = unseal(self._token, self.name[1], kept.body)
-        except ValueError as error:
-            raise StoreConflict("the kept answer cannot be read: ask with a new key") from error
-        return web.Response(body=body, status=kept.status, headers=headers)
-
-    def record(self, content_type: str, body: bytes, now_s: int) -> AnswerRecord:
-        """Return the record of an answer to store; its body is encrypted with the token."""
-        scope, key = self.name
-        sealed = seal(self._token, key, body)
-        return AnswerRecord(
-            scope, key, self.request_hash, keccak(body), 200, content_type, sealed, now_s
-        )
 
 
 class AnswerWriter:

@@ -250,8 +250,8 @@ class PaidAnswer:
             return
         if not is_for(signed, expected):
             raise NodeUnreachable(
-                "the answer was changed on the way or is that of another request: its bill is for "
-                "another request or another text than what arrived"
+                "the bill does not match this request and this text: the answer was changed or "
+                "swapped on the way"
             )
         try:
             check_receipt(signed, expected, self._admission.counter)

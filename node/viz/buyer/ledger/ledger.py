@@ -237,8 +237,8 @@ class BuyerLedger:
             return {}
         except (OSError, InvalidRequest) as error:
             raise BooksMismatch(
-                f"{path} cannot be read: restore it. It holds no money; without it what you agreed "
-                "to is asked anew"
+                f"{path} cannot be read: restore it. It holds no money; without it you are asked "
+                "again for the prices that you accepted"
             ) from error
 
     # the file

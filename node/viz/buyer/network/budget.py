@@ -64,7 +64,7 @@ class DayBudget:
         return self._file.read().days.get(day, 0) + self._unsaved.get(day, 0)
 
     @property
-    def left_units(self) -> Units | None:
+    def remaining_units(self) -> Units | None:
         """What may still be spent today and is not reserved; None without a limit."""
         if self._budget.day_units is None:
             return None
@@ -74,12 +74,12 @@ class DayBudget:
     @contextmanager
     def reserve(self, units: Units) -> Iterator[Reservation]:
         """Reserve the most that a request may cost; raise BudgetSpent if the day has less left."""
-        left_units = self.left_units
-        if left_units is not None and units > left_units:
+        remaining_units = self.remaining_units
+        if remaining_units is not None and units > remaining_units:
             raise BudgetSpent(
                 f"this answer may cost {amount(units, self._deployment)}, and "
-                f"{amount(left_units, self._deployment)} are left of what may be spent today: ask "
-                "for fewer tokens, raise --max-per-day, or wait until midnight UTC"
+                f"{amount(remaining_units, self._deployment)} are left of what may be spent "
+                "today: ask for fewer tokens, raise --max-per-day, or wait until midnight UTC"
             )
         reservation = Reservation(units)
         self._reserved.add(reservation)

@@ -114,12 +114,12 @@ class NetworkBuyer:
         dearest = max(request.units(offer) for offer in offers)
         need_units = min(self._limits.request_units, request.units(offers[0]))
         with self._day.reserve(need_units) as reservation:
-            left_units = self._day.left_units
-            if left_units is None:
+            remaining_units = self._day.remaining_units
+            if remaining_units is None:
                 reservation.units = self._limits.request_units
             else:
                 more = max(0, min(self._limits.request_units, MARGIN * dearest) - need_units)
-                reservation.units += min(more, left_units)
+                reservation.units += min(more, remaining_units)
             answer = NetworkAnswer(
                 self._pool,
                 self._day,
@@ -219,15 +219,15 @@ class NetworkBuyer:
         return {
             "today": str(spent_units),
             "maxPerDay": None if self._budget.day_units is None else str(self._budget.day_units),
-            "left": str(self.left_units()),
-            "deposits": {node: str(left) for node, left in self._pool.left_units().items()},
+            "left": str(self.remaining_units()),
+            "deposits": {node: str(left) for node, left in self._pool.remaining_units().items()},
             "run": _sum_of(each["run"] for each in reports),
             "channels": reports,
         }
 
-    def left_units(self) -> Units:
+    def remaining_units(self) -> Units:
         """Return what is left of the deposits at all nodes."""
-        return sum(self._pool.left_units().values())
+        return sum(self._pool.remaining_units().values())
 
 
 def with_words(models: Iterable[MarketModel], words: Sequence[str]) -> tuple[MarketModel, ...]:

@@ -119,8 +119,8 @@ async def network_buyer(
                 scrypt_n=scrypt_n,
             )
 
-        left_units = await asyncio.to_thread(left_on_disk, home, deployment)
-        pool = NodePool(connect, budget, wallet=wallet, left_units=left_units, held=held)
+        remaining_units = await asyncio.to_thread(left_on_disk, home, deployment)
+        pool = NodePool(connect, budget, wallet=wallet, remaining_units=remaining_units, held=held)
         ends.push_async_callback(pool.aclose)
         yield NetworkBuyer(
             finder,

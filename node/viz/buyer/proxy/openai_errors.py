@@ -10,7 +10,8 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from viz.errors import PaymentError, PromptTooLong, VizError
+from viz.errors import PromptTooLong, VizError
+from viz.protocol.problems import openai_type
 
 CONTEXT_CODE: Final = "context_length_exceeded"  # programs that see it shorten their prompt
 MAX_PARAM_CHARS: Final = 64
@@ -27,7 +28,7 @@ def error_body(error: VizError) -> dict[str, Any]:
     given = error.extensions.get("param")
     param = given[:MAX_PARAM_CHARS] if isinstance(given, str) else None
     code = CONTEXT_CODE if isinstance(error, PromptTooLong) else error.code
-    return body(error.detail, _type_of(error), code, param)
+    return body(error.detail, openai_type(type(error)), code, param)
 
 
 def refusal(
@@ -49,9 +50,3 @@ def response(
 def body(message: str, kind: str, code: str, param: str | None = None) -> dict[str, Any]:
     """Return OpenAI's error object."""
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
-
-
-def _type_of(error: VizError) -> str:
-    if isinstance(error, PaymentError):
-        return "payment_error"
-    return "invalid_request_error" if error.status < 500 else "api_error"

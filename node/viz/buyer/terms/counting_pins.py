@@ -99,7 +99,7 @@ def _read(kept: Json) -> dict[str, CountingPin]:
             )
     except (InvalidRequest, ValueError) as error:
         raise BooksMismatch(
-            f"by what adapters are counted ({RECORD} beside the channel's ledger) cannot be read: "
-            "restore the file. It holds no money; without it that is taken anew"
+            f"the record of tokenizers ({RECORD} beside the channel's ledger) cannot be read: "
+            "restore it. It holds no money; without it the node's next answer is recorded as new"
         ) from error
     return found

@@ -22,7 +22,6 @@ from viz.cli.buyer.buying import (
     home_of,
     node_info,
     recorder_of,
-    trusted,
     write_record,
 )
 from viz.cli.buyer.networking import (
@@ -62,6 +61,7 @@ from viz.cli.console import (
     until_signal,
 )
 from viz.cli.noticed import notices_in_words
+from viz.cli.own_chain import trusted_deployment
 from viz.client.node_address import checked
 from viz.domain.display import amount, counted, prices
 from viz.domain.units import BASE_MODEL
@@ -93,7 +93,7 @@ def models(
     chain. Without it, they are the nodes that you used before, and the nodes that those know. Names
     and descriptions are the nodes' claims; titles and credits are the owners' if a work is listed.
     """
-    here, wanted = trusted(folder, deployment), tuple(words or ())
+    here, wanted = trusted_deployment(deployment, folder), tuple(words or ())
     unit = {"decimals": here.token_decimals, "symbol": here.token_symbol}
     if node:
         info = run(node_info(node, here))
@@ -303,7 +303,7 @@ def spending(
     from viz.buyer.ledger.spending import report_on_disk
     from viz.domain.buyer_channel import BuyerChannel
 
-    here = trusted(folder, deployment)
+    here = trusted_deployment(deployment, folder)
     signers = channels_in(home_of(folder), here)
     found = [
         report_on_disk(directory, BuyerChannel(signers[node_of(directory)], node_of(directory)))

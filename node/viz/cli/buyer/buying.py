@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from viz.cli.console import data_dir
+from viz.cli.own_chain import trusted_deployment
 from viz.client.node_address import checked
 from viz.domain.units import parse_units
 from viz.errors import InvalidRequest, VizError
@@ -74,13 +75,6 @@ class Caps:
         )
 
 
-def trusted(folder: Path | None, file: Path | None) -> Deployment:
-    """Load the deployment that the buyer trusts; raise ConfigError if there is none."""
-    from viz.chain.deployment import load_deployment
-
-    return load_deployment(file or data_dir(folder) / "deployment.json")
-
-
 def home_of(folder: Path | None) -> Path:
     """Return the folder of a buyer's session keys and ledgers: ``buyer`` in the data folder."""
     return data_dir(folder) / "buyer"
@@ -100,7 +94,7 @@ async def client_at(
 
     from viz.buyer.client import BuyerClient
 
-    deployment = trusted(folder, deployment_file)
+    deployment = trusted_deployment(deployment_file, folder)
     async with AsyncExitStack() as ends:
         http = await ends.enter_async_context(aiohttp.ClientSession())
         chain = None
@@ -142,7 +136,7 @@ async def channel_control(
     ``sends``: the caller uses ``rpc_url`` to send a transaction; the client does not use it. Raises
     InvalidRequest if a proxy is running and the caller gives caps or a chain endpoint of its own.
     """
-    proxy = await _proxy_control(node, folder, trusted(folder, deployment_file))
+    proxy = await _proxy_control(node, folder, trusted_deployment(deployment_file, folder))
     if proxy is not None:
         if (rpc_url and not sends) or (caps or Caps()) != Caps():
             raise InvalidRequest(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from viz.cli.buyer.buying import BuyerRpcOption, channel_control, home_of, trusted
+from viz.cli.buyer.buying import BuyerRpcOption, channel_control, home_of
 from viz.cli.buyer.networking import remember_node
 from viz.cli.console import (
     AsJson,
@@ -28,6 +28,7 @@ from viz.cli.console import (
     table,
 )
 from viz.cli.http import LOCAL_NODE, RPC_VARIABLE, NodeUrl
+from viz.cli.own_chain import trusted_deployment
 from viz.client.node_address import checked
 from viz.domain.display import amount, moment
 from viz.domain.trust import way_back
@@ -79,7 +80,7 @@ def open_channel(
 
     secret = password(password_file)
     wallet = load_key_file(key, secret)
-    here = trusted(folder, deployment)
+    here = trusted_deployment(deployment, folder)
     units = parse_units(deposit, here.token_decimals)
 
     async def work() -> dict[str, Any]:
@@ -102,7 +103,7 @@ def show_channel(
     as_json: AsJson = False,
 ) -> None:
     """Show the deposit, what was signed and what was billed; with --rpc as the chain has it."""
-    here = trusted(folder, deployment)
+    here = trusted_deployment(deployment, folder)
 
     async def work() -> dict[str, Any]:
         secret = partial(password, password_file)
@@ -117,7 +118,9 @@ def show_channel(
 def forgive(
     allow: Annotated[
         str,
-        typer.Option(help="How much more than arrived the node may bill, in all, such as 0.01."),
+        typer.Option(
+            help="How much the node may bill beyond what arrived, in total, such as 0.01."
+        ),
     ] = "0",
     node: NodeUrl = LOCAL_NODE,
     folder: DataDir = None,
@@ -127,7 +130,7 @@ def forgive(
     as_json: AsJson = False,
 ) -> None:
     """Use a node again that broke off answers, or billed something else than it sent."""
-    here = trusted(folder, deployment)
+    here = trusted_deployment(deployment, folder)
     units = parse_units(allow, here.token_decimals)
 
     async def work() -> dict[str, Any]:
@@ -162,7 +165,7 @@ def close_channel(
 
     secret = password(password_file)
     wallet = load_key_file(key, secret)
-    here = trusted(folder, deployment)
+    here = trusted_deployment(deployment, folder)
 
     relayer = load_key_file(gas_key, secret) if gas_key else wallet
 
@@ -272,7 +275,7 @@ def leave(
     """
     from viz.chain.keys import load_key_file
 
-    here = trusted(folder, deployment)
+    here = trusted_deployment(deployment, folder)
     place = _channel(folder, here, node_address, signer)
     secret = password(password_file)
     payer = load_key_file(key, secret)

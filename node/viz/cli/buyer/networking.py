@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from viz.cli.buyer.buying import Caps, home_of, trusted
+from viz.cli.buyer.buying import Caps, home_of
 from viz.cli.http import LOCAL_NODE
-from viz.cli.own_chain import chain_if_given
+from viz.cli.own_chain import chain_if_given, trusted_deployment
 from viz.domain.ports.chain import DEVELOPMENT_CHAINS
 from viz.domain.units import ZERO_ADDRESS, parse_address, parse_units
 from viz.errors import InvalidRequest
@@ -111,7 +111,7 @@ async def network_at(
     from viz.buyer.network.opening import network_buyer
     from viz.buyer.wallet.wallet import KeyWallet
 
-    deployment = trusted(folder, deployment_file)
+    deployment = trusted_deployment(deployment_file, folder)
     wallet = None
     if spending.key is not None:
         from viz.chain.keys import load_key_file
@@ -149,7 +149,7 @@ async def network_control(
     """
     from viz.buyer.network.control import NetworkControl
 
-    deployment = trusted(folder, deployment_file)
+    deployment = trusted_deployment(deployment_file, folder)
     proxy = await _running_proxy(folder, deployment)
     if proxy is not None:
         if rpc_url or (caps, spending) != (Caps(), SpendingOptions()):

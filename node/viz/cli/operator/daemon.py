@@ -13,7 +13,7 @@ from viz.cli.operator.preparing import preparing
 from viz.cli.operator.testnet import described
 
 if TYPE_CHECKING:
-    from viz.config import Config
+    from viz.settings.config import Config
 
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", help="Settings file (see viz.example.toml).")
@@ -54,7 +54,7 @@ def node(
     """
     if context.invoked_subcommand is not None:
         return
-    from viz.config import load
+    from viz.settings.config import load
 
     settings = load(config, **_given(folder, port))
     run(until_signal(_run(settings, as_json, new_ledger), _STOPPING), serves=True)
@@ -75,7 +75,7 @@ def up(
     as_json: AsJson = False,
 ) -> None:
     """Run a local chain with the contracts and a node; their state stays on disk."""
-    from viz.config import load
+    from viz.settings.config import load
 
     settings = load(config, **_given(folder, port))
     run(until_signal(_up(settings, rpc_port, kubo, as_json, new_ledger), _STOPPING), serves=True)
@@ -110,9 +110,9 @@ async def _run(config: Config, as_json: bool, new_ledger: bool) -> None:
 
 async def _up(config: Config, rpc_port: int, kubo: bool, as_json: bool, new_ledger: bool) -> None:
     from viz import log
-    from viz.config import Config
     from viz.localnet import Localnet
     from viz.node import Node, run_node
+    from viz.settings.config import Config
 
     log.configure(config.log.level, config.log.format)
     net = await Localnet.start(config.data_dir, rpc_port=rpc_port, kubo=kubo)

@@ -14,7 +14,7 @@ from viz.domain.units import Cid
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from viz.config import Config
+    from viz.settings.config import Config
     from viz.storage.checking import Freed, StoreCheck
 
 app = typer.Typer(no_args_is_help=True, help="Look after the blob store; a node may run meanwhile.")
@@ -99,7 +99,7 @@ def _not_given_up(root: Cid, pinned: Collection[Cid]) -> str:
 
 
 def _settings(config: ConfigFile, folder: DataDir) -> Config:
-    from viz.config import load
+    from viz.settings.config import load
 
     return load(config, **({} if folder is None else {"data_dir": str(folder)}))
 

@@ -85,7 +85,7 @@ def _run(jobs: Sequence[SourceFile], memory_bytes: int, cpu_s: int) -> list[Any 
         for job in jobs:
             file, why = _opened(job.source)
             if file is None:
-                # Of those before it the answers are asked first, and then it begins a batch.
+                # Run the jobs before it first; this one then starts the next batch.
                 return (
                     [Refused(job.name, why)]
                     if not told

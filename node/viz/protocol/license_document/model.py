@@ -17,7 +17,8 @@ from datetime import date
 from functools import cached_property
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+import pydantic
+from pydantic import AfterValidator, ConfigDict, Field
 
 from viz.domain.display import symbol_of
 from viz.domain.eip712 import keccak
@@ -150,7 +151,7 @@ Disclaimer = Literal["as-is", "no-warranty", "no-liability", "no-indemnity"]
 Seconds = Annotated[int, Field(ge=0, le=UINT32_MAX)]
 
 
-class _LicenseTable(BaseModel):
+class _LicenseTable(pydantic.BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
 
 

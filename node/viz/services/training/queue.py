@@ -117,7 +117,7 @@ class TrainingQueue:
         self._unwanted: set[str] = set()
         self._reasons: dict[str, str] = {}
         self._progress = TrainingProgress()
-        # Set when a run was done; who publishes runs waits for it, and clears it.
+        # Set when a run ends; the publisher waits for it and clears it.
         self.done = asyncio.Event()
 
     async def plan(self, request: Mapping[str, Any]) -> TrainingPlan:

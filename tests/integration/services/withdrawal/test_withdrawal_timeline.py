@@ -11,7 +11,7 @@ from tests.fakes.tiny_base import make_tiny_directory
 
 from viz.basemodel.source import load_base
 from viz.domain.units import hex_of
-from viz.engine_config import EngineConfig
+from viz.settings.engine_config import EngineConfig
 from viz.training.run import TrainingSettings
 
 SETTINGS = TrainingSettings(

@@ -13,7 +13,6 @@ import pytest
 from tests.fakes.chain import FakeChain, FakeClock, address_of
 
 from viz.backends import registration_policy
-from viz.config import Config, RelayConfig
 from viz.domain.license import Terms
 from viz.domain.ports.transactions import Call, Outcome, Transaction
 from viz.domain.typed_data import Register
@@ -33,6 +32,7 @@ from viz.services.payments.relay_budget import (
     RelayPolicy,
     require_time,
 )
+from viz.settings.config import Config, RelayConfig
 
 FIGURES = Path(__file__).parents[4] / "docs" / "gas.json"
 

@@ -11,7 +11,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, field_validator, model_validator
 
-from viz.setting_types import NonNegative, Positive, Section
+from viz.settings.types import NonNegative, Positive, Section
 
 MAX_NAME_CHARS: Final = 200
 # The forms by which pydantic names a place in the settings: one section, or several entries.

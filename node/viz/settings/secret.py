@@ -1,8 +1,8 @@
 """Secrets: from a variable, or from a file that a variable or a folder names; never from the TOML.
 
-Owns reading them, and making the operator's own. Apart from ``viz.config`` because every command
-that opens a key needs a password, and few need the settings, which take a quarter of a second to
-load.
+Owns reading them, and making the operator's own. Apart from ``viz.settings.config`` because every
+command that opens a key needs a password, and few need the settings, which take a quarter of a
+second to load.
 """
 
 from __future__ import annotations

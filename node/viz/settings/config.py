@@ -29,10 +29,10 @@ from pydantic_settings import (
     SettingsError,
 )
 
-from viz.engine_config import ONE, SEVERAL, EngineConfig, EngineEntries
 from viz.errors import ConfigError
-from viz.secret import secret
-from viz.setting_types import NonNegative, Percent, Port, Positive, Section
+from viz.settings.engine_config import ONE, SEVERAL, EngineConfig, EngineEntries
+from viz.settings.secret import secret
+from viz.settings.types import NonNegative, Percent, Port, Positive, Section
 
 # Confirmations to wait for, if the operator names none, on a chain whose blocks can vanish.
 CONFIRMATIONS: Final = 12
