@@ -394,3 +394,7 @@ class BudgetSpent(BuyerError):
 
 class PriceAboveCap(BuyerError):
     code, status, title = "price-above-cap", 402, "The node asks for more than this buyer allows"
+
+
+class TooMuchLeftOver(BuyerError):
+    code, status, title = "too-much-left-over", 402, "Too much that was paid ahead is left over"

@@ -38,6 +38,7 @@ from viz.errors import (
     NodeUnreachable,
     PriceAboveCap,
     StoreError,
+    TooMuchLeftOver,
     VizError,
 )
 from viz.protocol.payment import (
@@ -154,7 +155,7 @@ class PaidAnswer:
             raise await self._broken_off(error) from error
 
     def _is_ours(self, error: VizError) -> bool:
-        """Say whether the buyer ended the answer: no deposit left, no disk, or its cap reached.
+        """Say whether the buyer ended the answer: its deposit, disk or cap, or what is left over.
 
         An error that the node answered with is never the buyer's own, whatever its class, and no
         more is one that follows from what the node says of the buyer's vouchers. If an
@@ -164,7 +165,7 @@ class PaidAnswer:
         if error.answered or isinstance(error, BooksMismatch):
             return False
         capped = self._open_request.units >= self._context.limits.request_units
-        return isinstance(error, DepositExceeded | StoreError) or (
+        return isinstance(error, DepositExceeded | StoreError | TooMuchLeftOver) or (
             capped and isinstance(error, PriceAboveCap)
         )
 

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple, Self
 
+from viz.buyer.terms.checks import Limits
 from viz.domain.buyer_channel import BuyerChannel
 from viz.domain.ports.chain import ChannelState
 from viz.domain.units import ZERO_ADDRESS, Address, Units, parse_address
@@ -31,6 +32,8 @@ EMPTY_ALLOWED: Final = 8
 # Incidents leave the window, and what they cost adds up: this share of all bills may be lost in the
 # end, which is that of the incidents allowed.
 LOST_SHARE: Final = 32
+# What a channel allows at least: a step at the default caps, whatever caps one command names.
+LEAST_ALLOWED_UNITS: Final = Limits().step_units
 # Small bills for text that was on its way when the buyer left are summed up in few rows.
 _SMALL_ROWS: Final = 4
 MAX_KEPT: Final = 1_024
@@ -54,8 +57,11 @@ class NodeStanding:
     Without a chain, only the wallets in ``payers`` are believed to have paid, and settled total and
     deposit together only up to ``limit_units``. ``forgiven_units`` may still be billed beyond what
     arrived. ``broken`` holds the incidents in which answers were billed and not delivered.
-    ``lost_units`` is what was billed and not delivered since the node is trusted. ``credits``: the
-    node has delivered more than was signed, so its bills may exceed what is signed.
+    ``lost_units`` is what was billed and not delivered since the node is trusted. ``allowed_units``
+    is what may be lost, and what may be left over, before there are bills: a step at the default
+    caps, or the most that the buyer ever had signed ahead at once for answers under way, which a
+    break of the network can cost. ``waived_units`` may be left over besides: it was when the buyer
+    forgave. ``credits``: the node has delivered more than was signed, so its bills may exceed that.
     ``undelivered`` counts the bills of answers that were broken, left at once or empty; ``empty``
     counts the latest consecutive answers without text. ``fault`` says why the node is not asked any
     more; it is empty while the node is trusted.
@@ -70,6 +76,8 @@ class NodeStanding:
     fault: str = ""
     lost_units: Units = 0
     credits: bool = False
+    allowed_units: Units = LEAST_ALLOWED_UNITS
+    waived_units: Units = 0
 
     # the deposit
 
@@ -113,11 +121,26 @@ class NodeStanding:
         """Return the standing of a node that was caught; the first fault is kept."""
         return self if self.fault else replace(self, fault=fault)
 
-    def forgiven(self, forgiven_units: Units) -> Self:
-        """Return the standing after trust is restored, with a new amount to forgive."""
+    def forgiven(self, forgiven_units: Units, waived_units: Units = 0) -> Self:
+        """Return the standing after trust is restored, with a new amount to forgive.
+
+        ``waived_units`` are left over now.
+        """
         return replace(
-            self, fault="", broken={}, lost_units=0, empty=0, forgiven_units=forgiven_units
+            self,
+            fault="",
+            broken={},
+            lost_units=0,
+            empty=0,
+            forgiven_units=forgiven_units,
+            waived_units=waived_units,
         )
+
+    def signed_ahead(self, ahead_units: Units) -> Self:
+        """Return the standing of a buyer that has so much signed ahead for answers under way."""
+        if ahead_units <= self.allowed_units:
+            return self
+        return replace(self, allowed_units=ahead_units)
 
     def billed_beyond(self, units: Units) -> Self:
         """Return the standing after a bill that exceeds its request's bound by ``units``."""
@@ -125,63 +148,62 @@ class NodeStanding:
 
     def signed_unbilled(self, incident: str, seq: int) -> Self:
         """Return the standing after a voucher was signed for a broken answer without a bill."""
-        return self._with(incident, Incident(self._delivered(seq)), allowed_units=None)
+        return self._with(incident, Incident(self._delivered(seq)))
 
-    def billed_broken(self, incident: str, seq: int, lost_units: Units, allowed: Units) -> Self:
+    def billed_broken(self, incident: str, seq: int, lost_units: Units) -> Self:
         """Return the standing after the bill of an answer that the node did not finish.
 
-        ``lost_units`` of the bill did not arrive. ``allowed`` bounds all such losses together,
-        because one incident may be many answers. Answers that broke off together are one incident:
-        a node that restarts breaks off all answers under way.
+        ``lost_units`` of the bill did not arrive. All such losses together are bounded, because one
+        incident may be many answers. Answers that broke off together are one incident: a node that
+        restarts breaks off all answers under way.
         """
         after = replace(self, undelivered=self.undelivered + 1)
-        lost = Incident(after._delivered(seq), lost_units)
-        return after._with(incident, lost, allowed_units=allowed)
+        return after._with(incident, Incident(after._delivered(seq), lost_units))
 
-    def lost(self, lost_units: Units, billed_units: Units, allowed_units: Units) -> Self:
+    def lost(self, lost_units: Units, billed_units: Units) -> Self:
         """Return the standing after a loss, which is held against all that was billed so far.
 
         So a node that keeps just below what ends the trust gains no more with time than its share.
         """
         after = replace(self, lost_units=self.lost_units + lost_units)
-        if after.rest_units(billed_units, allowed_units) >= 0:
+        if after.rest_units(billed_units) >= 0:
             return after
         return after.distrusting(
             "answers ended early again and again: what it billed and did not deliver is more than "
-            f"a step may cost and 1/{LOST_SHARE} of all bills"
+            f"one break may cost and 1/{LOST_SHARE} of all bills"
         )
 
-    def rest_units(self, billed_units: Units, allowed_units: Units) -> Units:
-        """Return what may still be lost: of a step and a share of all bills, what is not lost yet.
+    def rest_units(self, billed_units: Units) -> Units:
+        """Return what may still be lost: of the allowance and a share of all bills, the rest.
 
-        Negative if more was lost. ``allowed_units`` is what a step may cost.
+        Negative if more was lost.
         """
-        return allowed_units + billed_units // LOST_SHARE - self.lost_units
+        return self.allowed_units + billed_units // LOST_SHARE - self.lost_units
 
-    def owing(self, held_units: Units, billed_units: Units, allowed_units: Units) -> Self:
+    def owing(self, held_units: Units, billed_units: Units) -> Self:
         """Return the standing before a voucher is signed after which the node holds so much.
 
         ``held_units`` are signed for answers that ended without a bill, and did not arrive.
         """
-        if held_units <= max(0, self.rest_units(billed_units, allowed_units)):
+        if held_units <= max(0, self.rest_units(billed_units)):
             return self
         return self.distrusting(
             "answers ended early, it did not bill them, and what is signed for them and did not "
-            f"arrive would be more than a step may cost and 1/{LOST_SHARE} of all bills"
+            f"arrive would be more than one break may cost and 1/{LOST_SHARE} of all bills"
         )
 
     def on_credit(self) -> Self:
         """Return the standing of a node that has delivered more than was signed."""
         return self if self.credits else replace(self, credits=True)
 
-    def billed_left(self, seq: int, lost_units: Units, allowed: Units) -> Self:
+    def billed_left(self, seq: int, lost_units: Units) -> Self:
         """Return the standing after a bill for more than had arrived when the buyer left."""
         delivered = self._delivered(seq)
         row = f"left-{delivered // (BROKEN_AMONG // _SMALL_ROWS)}"
-        return self._with(row, Incident(delivered, lost_units, small=True), allowed_units=allowed)
+        return self._with(row, Incident(delivered, lost_units, small=True))
 
     def unheard(self) -> Self:
-        """Return the standing after the bill for a prompt whose answer the buyer left at once."""
+        """Return the standing after a fair bill for an answer that was left at once or broke."""
         return replace(self, undelivered=self.undelivered + 1)
 
     def delivered(self, *, empty: bool) -> Self:
@@ -198,7 +220,7 @@ class NodeStanding:
     def _delivered(self, seq: int) -> int:
         return max(0, seq - self.undelivered)
 
-    def _with(self, name: str, more: Incident, *, allowed_units: Units | None) -> Self:
+    def _with(self, name: str, more: Incident) -> Self:
         if self.fault:
             return self
         broken = {
@@ -218,10 +240,10 @@ class NodeStanding:
                 "this buyer's folder that asks as well)"
             )
         lost_units = sum(each.lost_units for each in broken.values())
-        if allowed_units is not None and lost_units > allowed_units:
+        if lost_units > self.allowed_units:
             return after.distrusting(
                 "it broke off answers, or let them wait until they were given up, and billed more "
-                "that did not arrive than a step may cost"
+                "that did not arrive than one break may cost"
             )
         return after
 
@@ -252,6 +274,8 @@ class NodeStanding:
             "fault": self.fault,
             "lost": str(self.lost_units),
             "credits": self.credits,
+            "allowed": str(self.allowed_units),
+            "waived": str(self.waived_units),
         }
 
     @classmethod
@@ -276,4 +300,7 @@ class NodeStanding:
             reader.text("fault", 4_000),
             reader.optional("lost", reader.units) or 0,
             reader.optional("credits", reader.boolean) or False,
+            # Older records have neither of these.
+            reader.optional("allowed", reader.units) or LEAST_ALLOWED_UNITS,
+            reader.optional("waived", reader.units) or 0,
         )

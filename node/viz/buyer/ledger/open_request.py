@@ -29,7 +29,7 @@ class OpenRequest:
     step, and ``most_units`` is the most that the request may cost in the end. ``first_units`` pays
     for the beginning, until the node ``began``. If the buyer leaves, ``left_units`` is the most
     that may be billed, and an honest node may bill up to ``excused_units``: what arrived and what
-    was on the line.
+    was on the line. If the answer breaks off after some text, that amount is ``on_line_units``.
 
     The bill: ``seq`` is the number of the receipt that billed it, 0 for none, and ``billed_units``
     is that receipt's amount. ``delivered``: its own answer brought the receipt. ``weighed``: the
@@ -41,6 +41,7 @@ class OpenRequest:
     forgiven the node since it ended, so what did not arrive of it is held against nobody.
 
     While the buyer waits for text, ``waits_since_s`` is when this wait began; else it is 0.
+    ``passed``: it began while not too much was left over, so it may go on if more is left over.
     """
 
     adapter_id: AdapterId
@@ -64,6 +65,8 @@ class OpenRequest:
     delivered: bool = False
     weighed: bool = False
     waits_since_s: float = 0.0
+    on_line_units: Units = 0
+    passed: bool = False
 
     @property
     def broke(self) -> bool:

@@ -140,6 +140,10 @@ class OpenRequests:
         given_up = min(unused_units, _arrived_in(lost, adapter_id))
         return min(self._request_units, _arrived_in(heard, adapter_id) + given_up)
 
+    def under_way(self) -> list[OpenRequest]:
+        """Return the requests whose answers arrive and are not billed yet."""
+        return [each for each in self._under_way if not each.seq]
+
     def ended(self) -> list[OpenRequest]:
         """Return the requests that ended without a bill and may still get one."""
         return [

@@ -42,6 +42,7 @@ class RequestJournal:
             "arrived": str(open_request.arrived_units),
             "incident": open_request.incident,
             "excused": str(open_request.excused_units),
+            "onLine": str(open_request.on_line_units),
             "ended": bool(open_request.left_at_s),
             "refused": open_request.refused,
             "pardoned": open_request.pardoned,
@@ -90,6 +91,7 @@ def _read(path: Path) -> OpenRequest:
         name=path.stem,
         incident=reader.text("incident", 64),
         excused_units=reader.optional("excused", reader.units) or 0,
+        on_line_units=reader.optional("onLine", reader.units) or 0,
         unknown=not ended,
         # Its bill is weighed like that of an answer which ended in this process.
         left_at_s=EARLIER_S if ended else 0.0,

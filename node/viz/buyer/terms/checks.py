@@ -45,9 +45,9 @@ class Limits:
 
     @property
     def step_units(self) -> Units:
-        """The most that one step may cost."""
+        """The most that one step may cost, whatever one request may."""
         price = Price(self.prompt_price_units, self.completion_price_units)
-        return min(self.request_units, price.amount_units(0, self.step_tokens))
+        return price.amount_units(0, self.step_tokens)
 
 
 @dataclass(frozen=True, slots=True)

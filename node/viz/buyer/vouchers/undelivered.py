@@ -1,45 +1,55 @@
 """Hold against a node what is signed or billed on a channel and not delivered: one account.
 
 Owns how an answer without its receipt counts, what its bill is compared with, and how much may be
-lost on a channel. Three cases differ: the node broke the answer off, it let the buyer wait until
-the buyer left, or the buyer left for its own reasons.
+lost or left over on a channel. Three cases differ: the node broke the answer off, it let the buyer
+wait until the buyer left, or the buyer left for its own reasons.
 
-The account covers all adapters and all processes. It is the sum of what was billed and did not
-arrive, which the node's standing keeps, and of what is signed for answers that ended without a bill
-and did not arrive, which follows from the vouchers and the kept requests. It may reach one step and
-1/32 of all bills. Before more is signed the buyer parts with the node.
+The account covers all adapters and all processes. What a node has and did not deliver is either
+lost, which is what was billed and did not arrive, or left over (``viz.buyer.vouchers.left_over``).
+Both are measured by one allowance, which the node's standing keeps: a step at the default caps, or
+the most that the buyer ever had signed ahead at once for answers under way.
+ - Lost: the allowance and 1/32 of all bills. Then the buyer parts with the node. What is signed for
+   answers that broke off without a bill counts as lost if the node demands more on top of it.
+ - Left over: the allowance and once all bills, since answers that end well at an honest node leave
+   about as much as they cost. Beyond that the buyer refuses to pay another adapter for now, which
+   is held against nobody. Beyond half of it, nothing is signed without a demand.
 
 Invariants: what counts is that a bill came and its answer did not. It does not matter who ended the
 answer, by which error, and whether before or after the bill was found. Answers that end together
-are one incident, weighed by what did not arrive. If the buyer left for its own reasons, only what
-exceeds the text that could have been on the line is held against the node. What is signed for an
-answer under way is not part of the account: it is bounded by a step for each.
+are one incident, weighed by what did not arrive. If the buyer left for its own reasons, or the
+answer broke off after some text, a bill for what could have been on the line is no incident. What
+is signed for an answer under way is not part of the account: it is bounded by a step for each.
 """
 
 from __future__ import annotations
 
 import secrets
 import time
+from typing import Final
 
 from viz.buyer.ledger.ledger import BuyerLedger
 from viz.buyer.ledger.open_request import OpenRequest
 from viz.buyer.ledger.open_requests import OpenRequests
+from viz.buyer.vouchers.left_over import ahead_units, left_over
+from viz.domain.display import amount
+from viz.domain.node_channel import Vector
+from viz.domain.ports.chain import Deployment
 from viz.domain.units import AdapterId, Units
+from viz.errors import TooMuchLeftOver
+
+# So many adapters are named in a refusal, those with the most.
+NAMED: Final = 3
 
 
 class Undelivered:
     """Records in a node's standing what was paid on one channel and not delivered."""
 
     def __init__(
-        self, ledger: BuyerLedger, open_requests: OpenRequests, allowed_units: Units
+        self, ledger: BuyerLedger, open_requests: OpenRequests, deployment: Deployment
     ) -> None:
-        """``allowed_units`` is a step, which may be lost among the answers that are looked back at.
-
-        A step and 1/32 of all bills may be lost over the channel's life.
-        """
         self._ledger = ledger
         self._open_requests = open_requests
-        self._allowed_units = allowed_units
+        self._deployment = deployment
         self._incident = ""
         self._incident_at_s = 0.0
 
@@ -48,6 +58,7 @@ class Undelivered:
 
         ``broken``: the node, or the connection to it, ended the answer.
         """
+        self.note_ahead(self._ledger.channel.vector)
         stalled, nothing = open_request.stalled, not open_request.arrived_units
         if broken or stalled or nothing:
             # Requests that began before the last incident belong to it: they ran at the same time.
@@ -55,6 +66,8 @@ class Undelivered:
                 self._incident, self._incident_at_s = secrets.token_hex(8), time.monotonic()
             open_request.incident = self._incident
         if broken or stalled:
+            if broken and not nothing:
+                open_request.on_line_units = open_request.excused_units
             open_request.excused_units = 0
         if not broken and open_request.left_units is not None:
             open_request.units = min(open_request.units, open_request.left_units)
@@ -70,12 +83,15 @@ class Undelivered:
             after = standing.unheard() if incident else standing
         elif incident:
             lost_units = max(0, units - open_request.arrived_units)
-            after = standing.billed_broken(incident, seq, lost_units, self._allowed_units)
-            after = after.lost(lost_units, self._all_bills, self._allowed_units)
+            if units <= open_request.on_line_units:
+                after = standing.unheard()
+            else:
+                after = standing.billed_broken(incident, seq, lost_units)
+            after = after.lost(lost_units, self._all_bills)
         elif open_request.excused_units:
             lost_units = units - open_request.excused_units
-            after = standing.billed_left(seq, lost_units, self._allowed_units)
-            after = after.lost(lost_units, self._all_bills, self._allowed_units)
+            after = standing.billed_left(seq, lost_units)
+            after = after.lost(lost_units, self._all_bills)
         else:
             return
         self._ledger.commit_standing(after)
@@ -89,38 +105,107 @@ class Undelivered:
     @property
     def rest_units(self) -> Units:
         """What may still be lost on the channel; 0 if nothing."""
-        standing = self._ledger.standing
-        return max(0, standing.rest_units(self._all_bills, self._allowed_units))
+        return max(0, self._ledger.standing.rest_units(self._all_bills))
 
-    def _held_units(self, adapter_id: AdapterId, required_units: Units) -> Units:
-        """Return what the node holds for nothing once ``required_units`` are signed."""
+    @property
+    def _room_units(self) -> Units:
+        """What may be left over."""
+        standing = self._ledger.standing
+        return standing.allowed_units + standing.waived_units + self._all_bills
+
+    def _raised(self, adapter_id: AdapterId, units: Units) -> Vector:
         channel = self._ledger.channel
-        signed = {**channel.vector}
-        signed[adapter_id] = max(required_units, channel.signed_units(adapter_id))
-        return self._open_requests.undelivered_units(signed, channel.spent)
+        return {**channel.vector, adapter_id: max(units, channel.signed_units(adapter_id))}
+
+    def _held_units(self, signed: Vector) -> Units:
+        """Return what ``signed`` pays for answers that ended without a bill and did not arrive."""
+        return self._open_requests.undelivered_units(signed, self._ledger.channel.spent)
+
+    def _owes(self, adapter_id: AdapterId, required_units: Units) -> Units:
+        """Return what the node holds for broken answers if it demands more on top of them; else 0.
+
+        Only a demand for the adapter of such answers accuses the node: whoever lost their bills in
+        a break of the network may serve another adapter.
+        """
+        if not self._held_units({adapter_id: required_units}):
+            return 0
+        return self._held_units(self._raised(adapter_id, required_units))
+
+    def _left_over(self, signed: Vector) -> dict[AdapterId, Units]:
+        return left_over(self._ledger.channel, self._open_requests, signed)
+
+    def _is_full(self, adapter_id: AdapterId, units: Units) -> bool:
+        """Say whether too much would be left over; answers that began in time may go on."""
+        if any(each.passed for each in self._under_way(adapter_id)):
+            return False
+        return sum(self._left_over(self._raised(adapter_id, units)).values()) > self._room_units
+
+    def _under_way(self, adapter_id: AdapterId) -> list[OpenRequest]:
+        under_way = self._open_requests.under_way()
+        return [each for each in under_way if each.adapter_id == adapter_id]
+
+    def begin(self, open_request: OpenRequest) -> None:
+        """Note whether the request begins while not too much is left over for other adapters."""
+        others = {**self._ledger.channel.vector}
+        others.pop(open_request.adapter_id, None)
+        open_request.passed = sum(self._left_over(others).values()) <= self._room_units
 
     def overdrawn(self, adapter_id: AdapterId, required_units: Units) -> bool:
-        """Say whether signing so much for the adapter would exceed what may be lost."""
+        """Say whether a demand of so much would be refused, or be held against the node."""
         if required_units <= self._ledger.channel.signed_units(adapter_id):
             return False
-        return self._held_units(adapter_id, required_units) > self.rest_units
+        return self._owes(adapter_id, required_units) > self.rest_units or self._is_full(
+            adapter_id, required_units
+        )
+
+    def may_run_ahead(self, adapter_id: AdapterId, units: Units) -> bool:
+        """Say whether so much may be signed for the adapter without a demand."""
+        if units <= self._ledger.channel.signed_units(adapter_id):
+            return True
+        signed = self._raised(adapter_id, units)
+        spare = sum(self._left_over(signed).values()) <= self._room_units // 2
+        return spare and self._held_units(signed) <= self.rest_units
+
+    def note_ahead(self, signed: Vector) -> None:
+        """Note how much is signed ahead for answers under way: a break may cost that once."""
+        units = ahead_units(self._ledger.channel, self._open_requests, signed)
+        self._ledger.commit_standing(self._ledger.standing.signed_ahead(units))
 
     def judge(self, adapter_id: AdapterId, required_units: Units) -> None:
         """Hold against the node what is signed for now and rests on answers without a bill.
 
         ``required_units`` is what the node demands for the adapter. Call this before it is signed,
-        and ``VoucherSigner.require_trust`` after it.
+        and ``VoucherSigner.require_trust`` after it. Raises TooMuchLeftOver, and then holds nothing
+        against the node.
         """
         channel, standing = self._ledger.channel, self._ledger.standing
         if required_units > channel.signed_units(adapter_id):
-            held_units = self._held_units(adapter_id, required_units)
-            standing = standing.owing(held_units, self._all_bills, self._allowed_units)
+            standing = standing.owing(self._owes(adapter_id, required_units), self._all_bills)
+            if not standing.fault and self._is_full(adapter_id, required_units):
+                raise self._refusal(adapter_id, required_units)
+            for each in self._under_way(adapter_id):
+                each.passed = True
         billed_units = channel.spent_units(adapter_id)
         if required_units > billed_units + self._open_requests.under_way_units(adapter_id):
             for each in self._open_requests.ended():
                 if each.adapter_id == adapter_id and each.broke and not each.pardoned:
                     standing = standing.signed_unbilled(each.incident, channel.seq)
         self._ledger.commit_standing(standing)
+
+    def _refusal(self, adapter_id: AdapterId, required_units: Units) -> TooMuchLeftOver:
+        here, found = self._deployment, self._left_over(self._raised(adapter_id, required_units))
+        most = sorted(found, key=lambda each: -found[each])
+        named = ", ".join(
+            f"{amount(found[each], here)} for adapter {each}" for each in most[:NAMED]
+        )
+        rest = f" and less for {len(most) - NAMED} more" if len(most) > NAMED else ""
+        return TooMuchLeftOver(
+            "nothing more is signed for another adapter of this node now: of what was paid ahead, "
+            f"{amount(sum(found.values()), here)} is left over ({named}{rest}), and at most "
+            f"{amount(self._room_units, here)} may be. Ask those adapters, whose next answers use "
+            "it up first; or `viz channel close` brings it back; or `viz channel forgive` leaves "
+            "it with the node"
+        )
 
     def forget_old(self) -> None:
         """Give up the requests that the node had time to bill; call it if no receipt is missing.
@@ -134,15 +219,18 @@ class Undelivered:
         after = self._open_requests.undelivered_units(channel.vector, channel.spent)
         if before > after:
             standing = self._ledger.standing
-            self._ledger.commit_standing(
-                standing.lost(before - after, self._all_bills, self._allowed_units)
-            )
+            self._ledger.commit_standing(standing.lost(before - after, self._all_bills))
 
-    def pardon(self) -> None:
-        """Take the answers without a bill so far out of the account; raise StoreError."""
+    def forgive(self, forgiven_units: Units) -> None:
+        """Begin the account anew: nothing is lost, and what is left over may be; raise StoreError.
+
+        Up to ``forgiven_units`` of bills are paid beyond what arrived.
+        """
         for each in self._open_requests.ended():
             each.pardoned = True
             self._ledger.keep_request(each)
+        left_units = sum(self._left_over(self._ledger.channel.vector).values())
+        self._ledger.commit_standing(self._ledger.standing.forgiven(forgiven_units, left_units))
 
     def answered(self, *, empty: bool) -> None:
         """Note that an answer ended well and was billed, with text or without any."""

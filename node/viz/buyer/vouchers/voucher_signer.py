@@ -17,8 +17,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Final
 
 from viz.buyer.ledger.ledger import BuyerLedger
@@ -76,7 +76,7 @@ class VoucherSigner:
     ) -> None:
         """With ``reads_chain``, the channel's state comes from ``observe``, not from the node."""
         self._open_requests = OpenRequests(limits.request_units, ledger.unbilled)
-        self._undelivered = Undelivered(ledger, self._open_requests, limits.step_units)
+        self._undelivered = Undelivered(ledger, self._open_requests, deployment)
         self._reads_chain = reads_chain
         self._api = api
         self._ledger = ledger
@@ -100,8 +100,7 @@ class VoucherSigner:
 
     def forgive(self, forgiven_units: Units = 0) -> None:
         """Trust the node again, and pay up to ``forgiven_units`` of bills beyond what arrived."""
-        self._undelivered.pardon()
-        self._ledger.commit_standing(self._ledger.standing.forgiven(forgiven_units))
+        self._undelivered.forgive(forgiven_units)
 
     @property
     def standing(self) -> NodeStanding:
@@ -121,11 +120,12 @@ class VoucherSigner:
 
     # what may be signed
 
-    def open_request(
-        self, adapter_id: AdapterId, request: bytes
-    ) -> AbstractContextManager[OpenRequest]:
+    @contextmanager
+    def open_request(self, adapter_id: AdapterId, request: bytes) -> Iterator[OpenRequest]:
         """Yield a new open request; the caller raises its amounts as the answer arrives."""
-        return self._open_requests.open(adapter_id, request)
+        with self._open_requests.open(adapter_id, request) as open_request:
+            self._undelivered.begin(open_request)
+            yield open_request
 
     def keep(self, open_request: OpenRequest) -> None:
         """Make a request durable before it is sent. Blocks; raises StoreError."""
@@ -214,7 +214,7 @@ class VoucherSigner:
         )
 
     def overdrawn(self, adapter_id: AdapterId, required_units: Units) -> bool:
-        """Say whether so much is not signed yet, and would pay more than may be lost."""
+        """Say whether a demand of so much would be refused, or be held against the node."""
         return self._undelivered.overdrawn(adapter_id, required_units)
 
     def _judge(self, adapter_id: AdapterId, required_units: Units) -> None:
@@ -234,7 +234,8 @@ class VoucherSigner:
         """Sign ``wanted_units`` for the adapter if allowed, but at least ``required_units``.
 
         Both are cumulative. The node has accepted the voucher when this returns. Raises
-        PriceAboveCap (above the ceiling), DepositExceeded, ChannelUnknown, the node's refusals.
+        PriceAboveCap (above the ceiling), TooMuchLeftOver, DepositExceeded, ChannelUnknown, the
+        node's refusals.
         """
         async with self._paying:
             # Read under the lock: a request may have been billed while this call waited for it.
@@ -249,7 +250,7 @@ class VoucherSigner:
             if base_units is not None:
                 self._move_base(base_units)
             wanted_units = min(wanted_units, self._unforced_units(adapter_id))
-            if self.overdrawn(adapter_id, wanted_units):
+            if not self._undelivered.may_run_ahead(adapter_id, wanted_units):
                 wanted_units = 0
             wanted_units = within_deposit(self.channel, adapter_id, wanted_units)
             targets = {adapter_id: max(required_units, wanted_units)}
@@ -287,7 +288,7 @@ class VoucherSigner:
         target = within_deposit(self.channel, adapter_id, min(least + ahead_units, ceiling))
         if not self.held.asks or target < least or self.held.units(adapter_id) >= least:
             return None
-        if self.overdrawn(adapter_id, target):
+        if not self._undelivered.may_run_ahead(adapter_id, target):
             return None
         signed = self._sign({adapter_id: target})
         return None if signed is None else (signed[1], target)
@@ -319,6 +320,7 @@ class VoucherSigner:
         after, draft = draft_voucher(raised, self._base_units)
         if draft is None:
             return None
+        self._undelivered.note_ahead(after.vector)
         # Not in a thread: ``after`` would overwrite a receipt that is committed meanwhile.
         self._ledger.commit_signing(after)
         row, where = signed_row(self._ledger.session_key, self.domain, draft), self._deployment
