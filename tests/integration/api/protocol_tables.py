@@ -158,6 +158,7 @@ ADVICE: Final[dict[str, tuple[str, str]]] = {
     "node-not-trusted": (LOCAL, NOT_SENT + " Pay nothing more."),
     "budget-spent": (LOCAL, NOT_SENT + " Raise the day's bound, or wait until midnight UTC."),
     "price-above-cap": (LOCAL, NOT_SENT + " Name a higher cap, or ask another node."),
+    "too-much-left-over": (LOCAL, NOT_SENT + " Ask the adapters that it names, or close."),
 }
 
 SIGNERS: Final[dict[str, tuple[str, str, str]]] = {

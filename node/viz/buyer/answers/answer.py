@@ -221,7 +221,13 @@ class PaidAnswer:
             self._payer.ask(said_in(event, NeedVoucher.from_json))
             return None
         if event.name == RECEIPT_EVENT:
-            self._take_receipt(said_in(event, receipt_from_json))
+            try:
+                self._take_receipt(said_in(event, receipt_from_json))
+            except VizError as error:
+                if not isinstance(error, StoreError):
+                    # Not a break of the line: such a bill counts, also if it is for what arrived.
+                    self._open_request.excused_units = 0
+                raise
             return None
         if event.data == "[DONE]":
             self._done = True
