@@ -23,7 +23,7 @@ from tests.unit.buyer.test_voucher_signer import (
 
 from viz.buyer.ledger import open_requests as exposure_module
 from viz.buyer.ledger.ledger import BuyerLedger
-from viz.buyer.ledger.node_standing import LOST_SHARE, NodeStanding
+from viz.buyer.ledger.node_standing import LEAST_ALLOWED_UNITS, LOST_SHARE, NodeStanding
 from viz.buyer.terms.checks import Limits
 from viz.buyer.vouchers.voucher_signer import VoucherSigner
 from viz.client.node_client import NodeClient
@@ -136,6 +136,7 @@ async def test_a_command_with_a_small_cap_judges_by_the_channels_allowance(
     with asking(small, OTHER, 5):
         await small.cover(OTHER, required_units=5, wanted_units=0)
     small.require_trust()
+    assert NodeStanding().allowed_units == LEAST_ALLOWED_UNITS == Limits().step_units
 
 
 async def test_what_was_signed_ahead_at_once_is_kept(

@@ -15,7 +15,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple, Self
 
-from viz.buyer.terms.checks import Limits
 from viz.domain.buyer_channel import BuyerChannel
 from viz.domain.ports.chain import ChannelState
 from viz.domain.units import ZERO_ADDRESS, Address, Units, parse_address
@@ -33,7 +32,7 @@ EMPTY_ALLOWED: Final = 8
 # end, which is that of the incidents allowed.
 LOST_SHARE: Final = 32
 # What a channel allows at least: a step at the default caps, whatever caps one command names.
-LEAST_ALLOWED_UNITS: Final = Limits().step_units
+LEAST_ALLOWED_UNITS: Final[Units] = 51_200
 # Small bills for text that was on its way when the buyer left are summed up in few rows.
 _SMALL_ROWS: Final = 4
 MAX_KEPT: Final = 1_024
