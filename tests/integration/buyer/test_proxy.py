@@ -31,6 +31,9 @@ class Silent:
         await asyncio.Event().wait()
         yield b""
 
+    def read_nowait(self) -> bytes:
+        return b""
+
     def close(self) -> None:
         pass
 

@@ -91,6 +91,9 @@ class Stream:
             await asyncio.sleep(0)
             yield frame
 
+    def read_nowait(self) -> bytes:
+        return b""
+
     def close(self) -> None:
         self._frames.clear()
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, suppress
 from types import TracebackType
 from typing import Any, Final, Self
@@ -24,7 +24,7 @@ from viz.buyer.answers.admission import AnswerAdmission
 from viz.buyer.answers.context import AnswerContext
 from viz.buyer.answers.received import AnswerChunk, ReceivedAnswer, said_in
 from viz.buyer.answers.stream_payer import StreamPayer
-from viz.buyer.ledger.open_request import OpenRequest
+from viz.buyer.ledger.open_request import TEXT_KEPT_BYTES, OpenRequest
 from viz.buyer.terms.checks import ExpectedReceipt, check_receipt, is_for, own_link
 from viz.buyer.terms.request import AskedRequest
 from viz.domain.receipt import SignedReceipt
@@ -62,6 +62,10 @@ class PaidAnswer:
         self._stack = AsyncExitStack()
         self._response: aiohttp.ClientResponse | None = None
         self._arrival = ReceivedAnswer(1, 0)
+        # A server on the way may have taken out the header that asks for payment events. The node
+        # then sends them as comments.
+        self._reader = SseReader(commented=frozenset((NEED_VOUCHER_EVENT, RECEIPT_EVENT)))
+        self._arrived: Iterator[ServerEvent] = iter(())
         self._paying: asyncio.Task[None] | None = None
         self._failure: VizError | None = None
         self._free, self._done = False, False
@@ -157,27 +161,28 @@ class PaidAnswer:
     def _is_ours(self, error: VizError) -> bool:
         """Say whether the buyer ended the answer: its deposit, disk or cap, or what is left over.
 
-        An error that the node answered with is never the buyer's own, whatever its class, and no
-        more is one that follows from what the node says of the buyer's vouchers. If an
-        answer that the buyer ended is billed for more than what arrived, it counts like an answer
-        that the buyer left.
+        So it did if it gave up having a voucher taken. An error that the node answered with is
+        never the buyer's own, whatever its class, and no more is one that follows from what the
+        node says of the buyer's vouchers. If an answer that the buyer ended is billed for more than
+        what arrived, it counts like an answer that the buyer left.
         """
         if error.answered or isinstance(error, BooksMismatch):
             return False
         capped = self._open_request.units >= self._context.limits.request_units
-        return isinstance(error, DepositExceeded | StoreError | TooMuchLeftOver) or (
-            capped and isinstance(error, PriceAboveCap)
+        gave_up = isinstance(error, NodeRefused) and error is self._failure
+        return (
+            gave_up
+            or isinstance(error, DepositExceeded | StoreError | TooMuchLeftOver)
+            or (capped and isinstance(error, PriceAboveCap))
         )
 
     async def _read(self, response: aiohttp.ClientResponse) -> AsyncIterator[AnswerChunk]:
-        # A server on the way may have taken out the header that asks for payment events. The node
-        # then sends them as comments.
-        reader = SseReader(commented=frozenset((NEED_VOUCHER_EVENT, RECEIPT_EVENT)))
         waiting, now_s = self._open_request, time.monotonic
         try:
             async for raw in response.content.iter_any():
                 self._arrival.read(len(raw))
-                for event in reader.feed(raw):
+                self._arrived = iter(self._reader.feed(raw))
+                for event in self._arrived:
                     chunk = self._take(event)
                     if chunk is None:
                         continue
@@ -206,7 +211,7 @@ class PaidAnswer:
     async def _broken_off(self, error: VizError) -> VizError:
         """Return the error that ended an answer, with the answer's cost added to its text."""
         context, open_request = self._context, self._open_request
-        context.voucher_signer.leave_unreceipted(open_request, broken=True)
+        self._leave(broken=True)
         if self._response is not None:
             self._response.close()
         with suppress(VizError, TimeoutError):
@@ -215,6 +220,24 @@ class PaidAnswer:
                 await context.sync.sync_for_bill(open_request)
         cost = open_request.cost_so_far(context.deployment)
         return type(error)(f"{error.detail} ({cost})", **error.extensions)
+
+    def _leave(self, *, broken: bool = False) -> None:
+        said = self.text.encode()
+        self._open_request.text = said if len(said) <= TEXT_KEPT_BYTES else b""
+        self._context.voucher_signer.leave_unreceipted(self._open_request, broken=broken)
+
+    def _hear_rest(self, response: aiohttp.ClientResponse) -> None:
+        """Take what had arrived when the buyer left and was not read: text, or the receipt even.
+
+        A buyer that pauses before it leaves has let the node run ahead of what it read.
+        """
+        with suppress(VizError, aiohttp.ClientError, OSError, RuntimeError):
+            for event in self._arrived:
+                self._take(event)
+            raw = response.content.read_nowait()
+            self._arrival.read(len(raw))
+            for event in self._reader.feed(raw):
+                self._take(event)
 
     def _take(self, event: ServerEvent) -> AnswerChunk | None:
         if event.name == NEED_VOUCHER_EVENT:
@@ -281,11 +304,14 @@ class PaidAnswer:
         if self._paying is not None:
             self._paying.cancel()
             await asyncio.gather(self._paying, return_exceptions=True)
+        ended = self._free or self._open_request.left_at_s
+        if self.receipt is None and not ended and self._response is not None:
+            self._hear_rest(self._response)
         if self.receipt is None:
             if self._free:
                 self._context.voucher_signer.drop(self._open_request)
             else:
-                self._context.voucher_signer.leave_unreceipted(self._open_request)
+                self._leave()
             if self._response is not None:
                 self._response.close()
         await self._stack.aclose()

@@ -174,6 +174,7 @@ class StreamPayer:
     async def run(self) -> None:
         """Sign ahead as the answer arrives, and at once when the node asks; ends by an error."""
         context, ahead = self._context, self._context.limits.ahead_tokens
+        ahead_units = self.agreed.price.amount_units(0, ahead)
         while True:
             await self._now.wait()
             self._now.clear()
@@ -187,6 +188,7 @@ class StreamPayer:
                 self._open_request.adapter_id,
                 required_units=0,
                 wanted_units=self._start_units + self.agreed.price.amount_units(0, tokens),
+                ahead_units=ahead_units,
             )
 
     async def _cover(self, need: NeedVoucher, more_units: Units = 0) -> None:
@@ -201,6 +203,7 @@ class StreamPayer:
                 need.adapter_id,
                 required_units=need.required_units,
                 wanted_units=need.required_units + ahead + more_units,
+                ahead_units=ahead,
                 base_units=need.base_units,
             )
         except PriceAboveCap as refusal:

@@ -12,13 +12,15 @@ from typing import Final, NamedTuple
 
 from viz.domain.display import amount
 from viz.domain.ports.chain import Deployment
-from viz.domain.receipt import SignedReceipt
+from viz.domain.receipt import SignedReceipt, salted_hash
 from viz.domain.units import AdapterId, Units
 from viz.errors import NodeNotTrusted
 
 # When a request of an earlier process ended: before all of this one's.
 EARLIER_S: Final = -1.0
 STALLED_S: Final = 5.0
+# So much of the text that arrived is kept with a request that ended without its bill.
+TEXT_KEPT_BYTES: Final = 64 * 1024
 
 
 @dataclass(slots=True, eq=False)
@@ -30,6 +32,9 @@ class OpenRequest:
     for the beginning, until the node ``began``. If the buyer leaves, ``left_units`` is the most
     that may be billed, and an honest node may bill up to ``excused_units``: what arrived and what
     was on the line. If the answer breaks off after some text, that amount is ``on_line_units``.
+    ``reach_units`` is the most that its bill may be: what was signed for the adapter when it ended
+    let an honest node run so far ahead of what arrived. ``text`` is what arrived, as far as it is
+    kept to tell equal requests apart.
 
     The bill: ``seq`` is the number of the receipt that billed it, 0 for none, and ``billed_units``
     is that receipt's amount. ``delivered``: its own answer brought the receipt. ``weighed``: the
@@ -60,6 +65,8 @@ class OpenRequest:
     billed_units: Units = 0
     left_units: Units | None = None
     excused_units: Units = 0
+    reach_units: Units = 0
+    text: bytes = b""
     first_units: Units = 0
     began: bool = False
     delivered: bool = False
@@ -95,16 +102,30 @@ class OpenRequest:
         """Say whether both requests are the same, so that the receipt of one fits the other."""
         return (self.adapter_id, self.request) == (other.adapter_id, other.request)
 
-    def bound_units(self, unused_units: Units) -> Units:
+    def bound_units(self, unused_units: Units, credit_units: Units | None = None) -> Units:
         """Return the most that a receipt may bill if the request's answer did not bring it.
 
         ``unused_units`` were signed for the adapter and are not billed yet. If the process that
         sent the request has ended, nobody knows what arrived. Signatures follow what arrives, so
-        they bound that request.
+        they bound that request. ``credit_units``: how far a node that delivers on credit may be
+        ahead of what is signed. What a bill takes beyond ``units`` is weighed as a loss.
         """
         if self.unknown:
             return max(self.units, min(self.most_units, unused_units))
-        return self.units
+        ahead_units = 0 if self.refused or not self.left_at_s else credit_units or 0
+        return max(self.units, self.reach_units, min(self.most_units, self.units + ahead_units))
+
+    def fit(self, signed: SignedReceipt) -> tuple[bool, Units, bool]:
+        """Return how badly a receipt that names this request fits what arrived of its answer.
+
+        An equal request may have been lost on the way: the bill of its repetition is for the text
+        that arrived, or costs about as much.
+        """
+        receipt = signed.receipt
+        said = bool(self.text) and receipt.response_hash == salted_hash(
+            signed.response_salt, self.text
+        )
+        return not said, abs(receipt.amount_units - self.arrived_units), self.refused
 
 
 class Match(NamedTuple):

@@ -3,17 +3,20 @@
 Owns what a buyer's requests may cost while they run, and the requests that ended without their
 receipt, in this process or in an earlier one.
 
-A request is in one of three groups:
+A request is in one of four groups:
  - under way: its answer arrives, and will bring the receipt;
  - left: it ended without a receipt a short while ago, and the node may still bill it;
  - given up: the node had time to bill it and did not. It justifies no more than what is already
-   signed. It is kept because a bill may still come. A request that was refused is one of these, and
-   justifies nothing: a server in front of the node may have written the refusal.
+   signed. It is kept because a bill may still come;
+ - refused: it justifies nothing, and is kept for a while, because a server in front of the node may
+   have written the refusal.
 
 Invariants: every receipt belongs to one request, found by the hash of what was asked, and a request
-is billed once. A bill that the answer did not bring is for at most what arrived and one step. Any
-more is taken from what the buyer forgives, or the bill is refused. So a valid signature of the node
-is not enough: it can bill neither what was not asked for, nor what it did not deliver.
+is billed once. A bill that the answer did not bring is for at most what arrived, one step, and what
+was signed for the adapter when the answer ended, or what a node that delivers on credit may still
+be ahead. Any more is taken from what the buyer forgives, or the bill is refused. What is billed and
+did not arrive is weighed (``viz.buyer.vouchers.undelivered``). So a valid signature of the node is
+not enough: it can bill neither what was not asked for, nor much that it did not deliver.
 
 A bill that no request accounts for need not be a lie: a server in front of the node may have taken
 a request's name out and repeated it, or written the request anew, so that its hash is another one.
@@ -40,13 +43,14 @@ from viz.errors import NodeNotTrusted
 # A node bills a broken answer within moments; after this time it has most likely lost the bill.
 UNRECEIPTED_S: Final = 180.0
 GIVEN_UP_KEPT: Final = 256
+REFUSED_KEPT: Final = 64
 
 
 class OpenRequests:
     """The requests of one channel that are not billed yet."""
 
     def __init__(self, request_units: Units, earlier: Iterable[OpenRequest] = ()) -> None:
-        """Make the three groups. ``earlier`` are the requests of earlier processes.
+        """Make the groups. ``earlier`` are the requests of earlier processes.
 
         ``request_units``, the cap of one request, bounds the cost of all requests that ended
         without a receipt, taken together.
@@ -54,8 +58,11 @@ class OpenRequests:
         self._request_units = request_units
         self._under_way: set[OpenRequest] = set()
         self._left: set[OpenRequest] = set()
-        # In the order in which they were given up.
-        self._given_up: dict[OpenRequest, None] = dict.fromkeys(earlier)
+        # In the order in which they were given up, or refused.
+        self._given_up: dict[OpenRequest, None] = {}
+        self._refused: dict[OpenRequest, None] = {}
+        for each in earlier:
+            (self._refused if each.refused else self._given_up)[each] = None
 
     @contextmanager
     def open(self, adapter_id: AdapterId, request: bytes) -> Iterator[OpenRequest]:
@@ -67,41 +74,46 @@ class OpenRequests:
         finally:
             self._under_way.discard(open_request)
 
-    def leave(self, open_request: OpenRequest, *, refused: bool = False) -> None:
-        """Remember that a request ended without its receipt, so that its cost is not known yet."""
+    def leave(
+        self, open_request: OpenRequest, unused_units: Units = 0, *, refused: bool = False
+    ) -> list[OpenRequest]:
+        """Remember that a request ended without its receipt, so that its cost is not known yet.
+
+        ``unused_units``, signed for the adapter and not billed, let the node run so far ahead.
+        Returns those that are now forgotten: the oldest refused ones beyond ``REFUSED_KEPT``.
+        """
         if open_request.seq:
-            return
+            return []
         open_request.left_at_s, open_request.refused = time.monotonic(), refused
         if refused:
-            self._given_up[open_request] = None
+            self._refused[open_request] = None
         else:
+            reach_units = open_request.units + unused_units
+            open_request.reach_units = min(open_request.most_units, reach_units)
             self._left.add(open_request)
+        return _oldest_out(self._refused, REFUSED_KEPT)
 
     def forget_old(self) -> list[OpenRequest]:
         """Give up the requests that the node had time to bill; call it if no receipt is missing.
 
         Returns those that are now forgotten: the oldest ones beyond ``GIVEN_UP_KEPT``, and those
-        that were refused.
+        that were refused before that time.
         """
         now_s = time.monotonic()
         old = [each for each in self._left if each.left_at_s + UNRECEIPTED_S < now_s]
         self._left.difference_update(old)
         self._given_up |= dict.fromkeys(sorted(old, key=lambda each: each.left_at_s))
-        given_up = list(self._given_up)
-        beyond = max(0, len(given_up) - GIVEN_UP_KEPT)
-        forgotten = given_up[:beyond] + [
-            each
-            for each in given_up[beyond:]
-            if each.refused and each.left_at_s + UNRECEIPTED_S < now_s
-        ]
-        for each in forgotten:
-            del self._given_up[each]
-        return forgotten
+        refused = sum(each.left_at_s + UNRECEIPTED_S < now_s for each in self._refused)
+        return _oldest_out(self._given_up, GIVEN_UP_KEPT) + _oldest_out(
+            self._refused, len(self._refused) - refused
+        )
 
     @property
     def lacks_receipts(self) -> bool:
-        """Whether a request ended a short while ago without its receipt."""
-        return bool(self._left)
+        """Whether a request ended a short while ago without its receipt, or can be forgotten."""
+        first = next(iter(self._refused), None)
+        old = first is not None and first.left_at_s + UNRECEIPTED_S < time.monotonic()
+        return bool(self._left) or old
 
     def under_way_units(self, adapter_id: AdapterId) -> Units:
         """Return the most that the adapter's requests under way may cost now."""
@@ -146,11 +158,7 @@ class OpenRequests:
 
     def ended(self) -> list[OpenRequest]:
         """Return the requests that ended without a bill and may still get one."""
-        return [
-            each
-            for each in (*(self._left - self._under_way), *self._given_up)
-            if not each.refused and not each.seq
-        ]
+        return [each for each in (*(self._left - self._under_way), *self._given_up) if not each.seq]
 
     def undelivered_units(self, signed: Mapping[AdapterId, Units], spent: Vector) -> Units:
         """Return what ``signed`` pays for ended requests without a bill, and did not arrive.
@@ -184,13 +192,11 @@ class OpenRequests:
         is that of a repetition, and what is returned stands for it.
         """
         equals = [
-            each
-            for each in {*self._under_way, *self._left, *self._given_up}
-            if each is not open_request and each.equals(open_request)
+            each for each in self._known if each is not open_request and each.equals(open_request)
         ]
         other = next((each for each in equals if each.seq == seq), None)
         if other is None and open_request.seq not in (0, seq):
-            other = next((each for each in equals if not each.seq), None)
+            other = _nearest((each for each in equals if not each.seq), open_request.billed_units)
             other = other or unasked(
                 open_request.adapter_id, open_request.seq, open_request.billed_units
             )
@@ -205,14 +211,16 @@ class OpenRequests:
 
         A late receipt fits every equal request, so it may have been assigned to the wrong one.
         """
-        for each in (*self._left, *self._given_up):
-            if each.refused or each is open_request or each.seq:
-                continue
-            if each.equals(open_request):
-                self.note(each, open_request.seq, open_request.billed_units)
-                self.note(open_request, 0, 0)
-                return each
-        return None
+        equals = (
+            each
+            for each in (*self._left, *self._given_up)
+            if each is not open_request and not each.seq and each.equals(open_request)
+        )
+        found = _nearest(equals, open_request.billed_units)
+        if found is not None:
+            self.note(found, open_request.seq, open_request.billed_units)
+            self.note(open_request, 0, 0)
+        return found
 
     def match(
         self, signed: SignedReceipt, unused_units: Units, credit_units: Units | None = None
@@ -230,7 +238,7 @@ class OpenRequests:
         adapter_id, units = signed.lines[0]
         asked = [
             each
-            for each in (*self._under_way, *self._left, *self._given_up)
+            for each in self._known
             if each.adapter_id == adapter_id
             and not each.seq
             and receipt.request_hash == salted_hash(signed.request_salt, each.request)
@@ -242,10 +250,11 @@ class OpenRequests:
             if credit_units is not None or units <= unused_units:
                 asked = [
                     each
-                    for each in (*self._left, *self._given_up)
-                    if each.adapter_id == adapter_id
+                    for each in self._known
+                    if each not in self._under_way
+                    and each.adapter_id == adapter_id
                     and not each.seq
-                    and units <= each.bound_units(unused_units)
+                    and units <= each.bound_units(unused_units, credit_units)
                 ]
             if not asked and units <= reach_units:
                 asked = [unasked(adapter_id, receipt.seq, units)]
@@ -257,11 +266,12 @@ class OpenRequests:
                 f"{UNACCOUNTED}"
             )
 
-        def order(each: OpenRequest) -> tuple[Units, float, Units]:
-            # First the requests that allow the bill, then the one that ended first, then the one
-            # with the smallest bound. So the larger bounds are left for larger bills.
-            beyond = max(0, units - each.bound_units(unused_units))
-            return beyond, each.left_at_s, each.units
+        def order(each: OpenRequest) -> tuple[Units, tuple[bool, Units, bool], float, Units]:
+            # First the requests that allow the bill, then the one whose text it fits best, then the
+            # one that ended first, then the one with the smallest bound. So the larger bounds are
+            # left for larger bills.
+            beyond = max(0, units - each.bound_units(unused_units, credit_units))
+            return beyond, each.fit(signed), each.left_at_s, each.units
 
         found = min(asked, key=order)
         beyond_units = order(found)[0]
@@ -276,6 +286,25 @@ class OpenRequests:
         if seq:
             self._left.discard(open_request)
             self._given_up.pop(open_request, None)
+            self._refused.pop(open_request, None)
+
+    @property
+    def _known(self) -> tuple[OpenRequest, ...]:
+        ended = (*self._left, *self._given_up, *self._refused)
+        return (*self._under_way, *(each for each in ended if each not in self._under_way))
+
+
+def _oldest_out(group: dict[OpenRequest, None], kept: int) -> list[OpenRequest]:
+    """Take the oldest requests out of a group, so that ``kept`` are left; return them."""
+    out = list(group)[: max(0, len(group) - kept)]
+    for each in out:
+        del group[each]
+    return out
+
+
+def _nearest(equals: Iterable[OpenRequest], units: Units) -> OpenRequest | None:
+    """Return the request of which about as much arrived as a bill is for; None if there is none."""
+    return min(equals, key=lambda each: abs(units - each.arrived_units), default=None)
 
 
 def _arrived_in(group: Iterable[OpenRequest], adapter_id: AdapterId) -> Units:

@@ -43,6 +43,7 @@ class RequestJournal:
             "incident": open_request.incident,
             "excused": str(open_request.excused_units),
             "onLine": str(open_request.on_line_units),
+            "reach": str(open_request.reach_units),
             "ended": bool(open_request.left_at_s),
             "refused": open_request.refused,
             "pardoned": open_request.pardoned,
@@ -92,6 +93,7 @@ def _read(path: Path) -> OpenRequest:
         incident=reader.text("incident", 64),
         excused_units=reader.optional("excused", reader.units) or 0,
         on_line_units=reader.optional("onLine", reader.units) or 0,
+        reach_units=reader.optional("reach", reader.units) or 0,
         unknown=not ended,
         # Its bill is weighed like that of an answer which ended in this process.
         left_at_s=EARLIER_S if ended else 0.0,

@@ -65,8 +65,8 @@ class Bills:
         """Keep a receipt that did not come with its answer, if it matches one of our requests.
 
         Returns False if its answer is still arriving and will bring it. Raises as ``take`` does,
-        and NodeNotTrusted if no request matches or if it bills more than what arrived, one step and
-        what the buyer forgives.
+        and NodeNotTrusted if no request matches or if it bills more than an honest node can have
+        delivered (``OpenRequest.bound_units``) and what the buyer forgives.
         """
         ledger = self._ledger
         after, link = with_receipt(ledger.channel, self._domain, signed)

@@ -134,10 +134,7 @@ class VoucherSigner:
     def leave_unreceipted(
         self, open_request: OpenRequest, *, broken: bool = False, refused: bool = False
     ) -> None:
-        """Remember that a request ended without its receipt: its cost may not be known yet.
-
-        ``broken``: the node, or the connection to it, ended the answer. If not, the buyer left.
-        """
+        """Remember that a request ended without its receipt. If not ``broken``, the buyer left."""
         adapter_id = open_request.adapter_id
         if open_request.delivered or open_request.left_at_s:
             return
@@ -147,18 +144,19 @@ class VoucherSigner:
             open_request.left_at_s = time.monotonic()
             self._undelivered.billed(open_request)
             return
-        self._open_requests.leave(open_request, refused=refused)
+        unused = self.channel.unused_units(adapter_id)
+        for each in self._open_requests.leave(open_request, unused, refused=refused):
+            self._ledger.drop_request(each)
         # If this cannot be written, the record from before the request was sent stays valid.
         with suppress(StoreError):
             self._ledger.keep_request(open_request)
-            if open_request.arrived_units and not self.channel.unused_units(adapter_id):
+            if open_request.arrived_units and not unused:
                 self._ledger.commit_standing(self.standing.on_credit())
 
     def drop(self, open_request: OpenRequest, *, refused: bool = False) -> None:
         """Forget a request that was never sent or was free; a bill for it is a lie.
 
-        If it was ``refused``, a bill for it is that of a broken answer: a server in front of the
-        node may repeat a request by itself, and hand on the refusal of the second one.
+        If ``refused``, a bill for it is a broken answer's: a server on the way may have refused it.
         """
         if open_request.seq and (other := self._open_requests.hand_on(open_request)) is not None:
             self._undelivered.billed(other)
@@ -175,8 +173,7 @@ class VoucherSigner:
     def earned_units(self, adapter_id: AdapterId) -> Units:
         """Return what the adapter has earned, without the requests under way.
 
-        That is the sum of its receipts, and of what arrived before the buyer left an answer that is
-        not billed yet.
+        That is what its receipts bill, and what arrived of answers that the buyer left unbilled.
         """
         heard = self._open_requests.heard_units(adapter_id, self.channel.unused_units(adapter_id))
         return self.channel.spent_units(adapter_id) + heard
@@ -188,8 +185,7 @@ class VoucherSigner:
     def ceiling_units(self, adapter_id: AdapterId) -> Units:
         """Return the most that may be signed for the adapter now, over the channel's life.
 
-        It contains what requests that ended without a receipt may have cost, whose bill the node
-        may have lost.
+        It contains what requests may have cost whose bill the node may have lost.
         """
         left = self._open_requests.left_units(adapter_id, self.channel.unused_units(adapter_id))
         under_way = self._open_requests.under_way_units(adapter_id)
@@ -229,13 +225,14 @@ class VoucherSigner:
         *,
         required_units: Units,
         wanted_units: Units,
+        ahead_units: Units = 0,
         base_units: Units | None = None,
     ) -> None:
         """Sign ``wanted_units`` for the adapter if allowed, but at least ``required_units``.
 
-        Both are cumulative. The node has accepted the voucher when this returns. Raises
-        PriceAboveCap (above the ceiling), TooMuchLeftOver, DepositExceeded, ChannelUnknown, the
-        node's refusals.
+        Both are cumulative. The node has accepted what it demanded when this returns. While it
+        delivers on credit, ``ahead_units`` are added to what it names, and twice as much each time.
+        Raises PriceAboveCap (above the ceiling), TooMuchLeftOver, DepositExceeded, its refusals.
         """
         async with self._paying:
             # Read under the lock: a request may have been billed while this call waited for it.
@@ -249,12 +246,10 @@ class VoucherSigner:
             self._judge(adapter_id, required_units)
             if base_units is not None:
                 self._move_base(base_units)
-            wanted_units = min(wanted_units, self._unforced_units(adapter_id))
-            if not self._undelivered.may_run_ahead(adapter_id, wanted_units):
-                wanted_units = 0
-            wanted_units = within_deposit(self.channel, adapter_id, wanted_units)
-            targets = {adapter_id: max(required_units, wanted_units)}
-            for _ in range(ATTEMPTS):
+            targets = {adapter_id: self._target(adapter_id, required_units, wanted_units)}
+            attempts = ATTEMPTS
+            while attempts > 0:
+                attempts -= 1
                 if self.held.units(adapter_id) >= targets[adapter_id]:
                     return
                 try:
@@ -262,36 +257,45 @@ class VoucherSigner:
                 except (StaleVoucher, LineBelowBest) as error:
                     self.follow(error)
                 except PaymentRequired as error:
-                    # The node delivered on credit more than the voucher pays.
+                    # The node delivered on credit more than the voucher pays, and delivers on.
                     owing, units = owed_named(error)
                     if self.allows(owing, units) and units > targets.get(owing, 0):
                         self._judge(owing, units)
-                        targets[owing] = units
+                        targets[owing] = self._target(owing, units, units + ahead_units)
+                        if targets[owing] > units:  # this ends, at the ceiling
+                            ahead_units, attempts = 2 * ahead_units, ATTEMPTS
                     elif required_units:
                         raise
                     else:
                         return  # signed ahead, not demanded: the node will say what it needs
+        if required_units:
             raise NodeRefused(
                 "the node refuses every voucher, each time for another reason: it is out of step, "
                 f"and nothing more is signed now. {REPLICAS}"
             )
 
+    def _target(self, adapter_id: AdapterId, required_units: Units, wanted_units: Units) -> Units:
+        """Return ``required_units``, or ``wanted_units`` as far as nothing forbids more."""
+        wanted_units = min(wanted_units, self._unforced_units(adapter_id))
+        if not self._undelivered.may_run_ahead(adapter_id, wanted_units):
+            wanted_units = 0
+        return max(required_units, within_deposit(self.channel, adapter_id, wanted_units))
+
     def riding(self, opened: OpenRequest, ahead_units: Units) -> tuple[VoucherOffer, Units] | None:
         """Return a voucher to send with the request, and the amount that it pays the adapter.
 
-        Returns None if the node has enough, if it was never seen to ask before it serves, or if the
-        deposit or the ceiling is too small: then the node says what it needs. Raises StoreError.
+        None if the node has enough, was never seen to ask before it serves, or if the deposit or
+        the ceiling is too small: then it says what it needs. Raises StoreError.
         """
         adapter_id, ceiling = opened.adapter_id, self._unforced_units(opened.adapter_id)
         others = self._open_requests.under_way_units(adapter_id) - opened.units
         least = self.channel.spent_units(adapter_id) + others + opened.first_units
         target = within_deposit(self.channel, adapter_id, min(least + ahead_units, ceiling))
-        if not self.held.asks or target < least or self.held.units(adapter_id) >= least:
+        enough = target < least or self.held.units(adapter_id) >= least
+        ahead = self.held.asks and not enough
+        if not ahead or not self._undelivered.may_run_ahead(adapter_id, target):
             return None
-        if not self._undelivered.may_run_ahead(adapter_id, target):
-            return None
-        signed = self._sign({adapter_id: target})
-        return None if signed is None else (signed[1], target)
+        return (signed[1], target) if (signed := self._sign({adapter_id: target})) else None
 
     async def _deliver(self, targets: Mapping[AdapterId, Units]) -> None:
         signed = self._sign(targets)
@@ -329,8 +333,8 @@ class VoucherSigner:
     async def sign_final(self) -> SignedVoucher | None:
         """Return the voucher to close with: what receipts bill, and nothing that was signed ahead.
 
-        It has no lines and no signature if nothing is owed beyond the node's base. None if another
-        voucher was signed for the same sum. Raises StaleVoucher, DepositExceeded, StoreError.
+        It has no lines if nothing is owed beyond the base. None if another voucher was signed for
+        the same sum. Raises StaleVoucher, DepositExceeded, StoreError.
         """
         async with self._paying:
             after, draft = draft_final(self.channel, self._base_units)

@@ -1,0 +1,65 @@
+"""An honest node runs ahead of its buyer: of one that pauses, and of many answers on credit."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from tests.fakes.engine import FakeEngine
+from tests.integration.api.harness import PAYER_KEY, running_node
+from tests.integration.buyer.conftest import buying
+from tests.integration.buyer.test_untrue_node import ask, chat
+
+from viz.buyer.channels import sync as channel_sync
+from viz.domain.eip712 import public_address
+
+PAUSE_S = 0.3
+
+
+@pytest.mark.parametrize("credit_units", [0, 50_000])
+async def test_a_reader_that_pauses_before_it_leaves_has_what_arrived(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, credit_units: int
+) -> None:
+    """What lay in the buyer's own socket was held against the node, and soon ended the trust."""
+    monkeypatch.setattr(channel_sync, "LATE_BILL_WAITS_S", (0.0, 0.05, 0.2))
+    (tmp_path / "node").mkdir()
+    engine = FakeEngine(context_tokens=8192)
+    async with running_node(
+        tmp_path / "node", credit_window_units=credit_units, engine=engine
+    ) as node:
+        node.chain.balances[public_address(PAYER_KEY)] = 10**9
+        async with buying(node, tmp_path / "buyer") as client:
+            await client.open_channel(PAYER_KEY, 5_000_000)
+            assert await ask(client, max_tokens=8)
+            many = [ask(client, max_tokens=8, seed=i, temperature=1) for i in range(16)]
+            assert all(await asyncio.gather(*many))
+            for number in range(3):
+                read = 0
+                asked = chat(max_tokens=2_000, seed=100 + number, temperature=1)
+                async with client.ask(asked) as answer:
+                    async for _ in answer:
+                        read += 1
+                        if read == 8:
+                            await asyncio.sleep(PAUSE_S)
+                            break
+                assert len(answer.text) > read
+                await client.sync()
+            assert not client.voucher_signer.standing.lost_units
+            assert not client.voucher_signer.standing.broken
+            assert not client.voucher_signer.fault
+
+
+async def test_answers_at_once_on_credit_are_paid_while_they_run(tmp_path: Path) -> None:
+    """Each refusal of a voucher named what was delivered then, and the next was too small again:
+    six of eight answers broke off, and three such rounds ended the trust."""
+    (tmp_path / "node").mkdir()
+    engine = FakeEngine(context_tokens=8192, script=b"The tide is high at noon. ")
+    async with running_node(tmp_path / "node", credit_window_units=50_000, engine=engine) as node:
+        node.chain.balances[public_address(PAYER_KEY)] = 10**9
+        async with buying(node, tmp_path / "buyer") as client:
+            await client.open_channel(PAYER_KEY, 5_000_000)
+            assert await ask(client, max_tokens=8)
+            many = [ask(client, max_tokens=800, seed=i, temperature=1) for i in range(8)]
+            assert all(await asyncio.gather(*many))
+            assert not client.voucher_signer.standing.broken

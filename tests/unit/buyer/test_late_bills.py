@@ -1,0 +1,132 @@
+"""Which request a late bill is for, how far it may exceed what arrived, and what is kept for it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tests.unit.buyer.test_ledger import NODE, observe, opened
+from tests.unit.buyer.test_voucher_signer import (
+    ASKED,
+    CAP,
+    Node,
+    asking,
+    left,
+    purse_of,
+    receipt,
+)
+
+from viz.buyer.ledger import open_requests as exposure_module
+from viz.buyer.ledger.ledger import BuyerLedger
+from viz.buyer.ledger.node_standing import NodeStanding
+from viz.buyer.ledger.open_request import OpenRequest
+from viz.buyer.ledger.open_requests import REFUSED_KEPT
+from viz.buyer.vouchers.voucher_signer import VoucherSigner
+from viz.domain.receipt import salted_hash
+from viz.domain.units import ZERO_HASH
+from viz.errors import NodeNotTrusted
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> BuyerLedger:
+    ledger = opened(tmp_path)
+    observe(ledger, 1_000, 0)
+    ledger.commit_standing(NodeStanding((NODE,), 1_000))
+    return ledger
+
+
+@pytest.fixture
+def voucher_signer(ledger: BuyerLedger) -> VoucherSigner:
+    return purse_of(ledger, Node())
+
+
+async def sign_ahead(voucher_signer: VoucherSigner, units: int) -> None:
+    """Sign for an answer that ended well and cost nothing, so that it stays with the adapter."""
+    with asking(voucher_signer, ASKED, units):
+        await voucher_signer.cover(ASKED, required_units=units, wanted_units=units)
+
+
+async def test_a_node_may_be_ahead_of_a_slow_reader_by_what_is_signed(
+    voucher_signer: VoucherSigner,
+) -> None:
+    """It ended the trust for good over a few hundred units; what did not arrive is a loss."""
+    await sign_ahead(voucher_signer, 40)
+    left(voucher_signer, 12, most_units=CAP, arrived_units=5, excused_units=7)
+    assert voucher_signer.take_late(receipt(voucher_signer, ASKED, 52))
+    assert voucher_signer.standing.lost_units == 45 and not voucher_signer.fault
+
+
+@pytest.mark.parametrize("signed", [1, 20])
+async def test_a_bill_beyond_what_was_signed_and_a_step_is_untrue(
+    voucher_signer: VoucherSigner, signed: int
+) -> None:
+    await sign_ahead(voucher_signer, signed)
+    left(voucher_signer, 12, most_units=CAP, arrived_units=5, excused_units=7)
+    with pytest.raises(NodeNotTrusted, match="accounted for by what arrived"):
+        voucher_signer.take_late(receipt(voucher_signer, ASKED, 13 + signed))
+
+
+def test_a_node_on_credit_may_be_ahead_by_what_may_still_be_lost(
+    voucher_signer: VoucherSigner, ledger: BuyerLedger
+) -> None:
+    """Nothing is signed for it, and its bills run ahead of a reader all the same."""
+    ledger.commit_standing(ledger.standing.on_credit())
+    rest = voucher_signer._undelivered.rest_units
+    left(voucher_signer, 12, most_units=2 * rest, arrived_units=5, excused_units=7)
+    with pytest.raises(NodeNotTrusted, match="accounted for"):
+        voucher_signer.take_late(receipt(voucher_signer, ASKED, 12 + rest + 1))
+    assert voucher_signer.take_late(receipt(voucher_signer, ASKED, 50))
+    assert voucher_signer.standing.lost_units == 43 and not voucher_signer.fault
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_the_bill_of_a_retry_is_not_the_lost_requests(
+    voucher_signer: VoucherSigner, ledger: BuyerLedger, restart: bool
+) -> None:
+    """The request that was lost on the way got it, as a loss: three retries ended the trust."""
+    left(voucher_signer, 40, broken=True)
+    left(voucher_signer, 40, arrived_units=30, excused_units=34)
+    if restart:
+        ledger.unbilled = ledger._asked.load(set())
+        voucher_signer = purse_of(ledger, Node())
+    voucher_signer.take_late(receipt(voucher_signer, ASKED, 33))
+    (lost,) = voucher_signer._open_requests.ended()
+    assert not lost.arrived_units
+    assert not voucher_signer.standing.lost_units and not voucher_signer.standing.broken
+
+
+def test_of_equal_requests_the_one_with_the_bills_text_is_billed(
+    voucher_signer: VoucherSigner,
+) -> None:
+    """Both have as much text; a bill names the hash of its own."""
+    signed = receipt(voucher_signer, ASKED, 30)
+    of_b = replace(
+        signed, receipt=replace(signed.receipt, response_hash=salted_hash(ZERO_HASH, b"b"))
+    )
+    a, b, refused = (
+        OpenRequest(ASKED, b"same", arrived_units=units, text=text, refused=not text)
+        for units, text in ((30, b"a"), (28, b"b"), (30, b""))
+    )
+    assert min((a, b, refused), key=lambda each: each.fit(of_b)) is b
+    assert min((refused, a), key=lambda each: each.fit(of_b)) is a
+
+
+def test_refused_requests_are_bounded_and_push_no_other_out(
+    voucher_signer: VoucherSigner, ledger: BuyerLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node that is full refuses without end: each refusal was kept, in memory and on disk."""
+    left(voucher_signer, 40, arrived_units=30)
+    for _ in range(REFUSED_KEPT + 20):
+        with asking(voucher_signer, ASKED, 40) as open_request:
+            voucher_signer.keep(open_request)
+            voucher_signer.drop(open_request, refused=True)
+    assert len(ledger._asked.load(set())) == REFUSED_KEPT + 1
+    with monkeypatch.context() as later:
+        later.setattr(exposure_module, "UNRECEIPTED_S", -1.0)
+        later.setattr(exposure_module, "GIVEN_UP_KEPT", 1)
+        assert voucher_signer.lacks_receipts
+        voucher_signer.all_receipts_known()
+        assert not voucher_signer.lacks_receipts
+    (kept,) = ledger._asked.load(set())
+    assert kept.arrived_units == 30 and not voucher_signer.standing.lost_units
