@@ -76,7 +76,7 @@ async def test_a_bill_is_no_lie_because_the_cap_is_lower_now(
         front.rewrites = lambda body: body.replace(b": ", b":") + b"\n" if body else body
         for name in ("sync", "sync_for_bill"):
             monkeypatch.setattr(client._sync, name, unread)
-        with pytest.raises(NodeUnreachable, match="another request"):
+        with pytest.raises(NodeUnreachable, match="does not match this request"):
             async with client.ask(chat(max_tokens=300, seed=3, messages=LONG)) as answer:
                 async for _ in answer:
                     pass
