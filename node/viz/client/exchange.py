@@ -53,7 +53,9 @@ async def exchange(
             ) as answer,
         ):
             status = answer.status
-            return read_as(read, await json_answer(answer, _MAX_ANSWER_BYTES))
+            return read_as(
+                read, await json_answer(answer, within_s=_TIMEOUT_S, max_bytes=_MAX_ANSWER_BYTES)
+            )
     except (aiohttp.ClientError, TimeoutError) as error:
         raise NodeUnreachable(
             f"no node answers at {node_url} ({str(error) or 'time ran out'}): check its URL, or "

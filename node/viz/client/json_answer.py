@@ -10,13 +10,14 @@ import aiohttp
 from viz.errors import NodeUnreachable
 from viz.protocol.answers import too_long, value_of
 
-READ_TIMEOUT_S: Final = 30.0
 MAX_ANSWER_BYTES: Final = 4 * 1024 * 1024
 MAX_ANSWER_VALUES: Final = 262_144
 
 
-async def json_answer(response: aiohttp.ClientResponse, max_bytes: int = MAX_ANSWER_BYTES) -> Any:
-    """Return the JSON value of an answer of at most ``max_bytes``.
+async def json_answer(
+    response: aiohttp.ClientResponse, *, within_s: float, max_bytes: int = MAX_ANSWER_BYTES
+) -> Any:
+    """Return the JSON value of an answer of at most ``max_bytes``, read within ``within_s``.
 
     Raises the node's problem, NodeRefused for an answer that is too large or no JSON, and
     NodeUnreachable if it breaks off.
@@ -24,7 +25,7 @@ async def json_answer(response: aiohttp.ClientResponse, max_bytes: int = MAX_ANS
     parts: list[bytes] = []
     left = max_bytes + 1
     try:
-        async with asyncio.timeout(READ_TIMEOUT_S):
+        async with asyncio.timeout(within_s):
             while left and (part := await response.content.read(left)):
                 parts.append(part)
                 left -= len(part)

@@ -188,7 +188,7 @@ class NodeClient:
                     max_field_size=MAX_HEADER_BYTES,
                 ) as response,
             ):
-                return await json_answer(response)
+                return await json_answer(response, within_s=CALL_TIMEOUT_S)
         except (aiohttp.ClientError, TimeoutError) as error:
             raise NodeUnreachable(
                 f"{self._dialled} does not answer {method} {path} ({_why(error)}): is the node "
@@ -218,7 +218,7 @@ def challenge_of(response: aiohttp.ClientResponse) -> payment.Challenge | None:
 async def problem_of(response: aiohttp.ClientResponse) -> VizError:
     """Return the typed error that a refused request's body names."""
     try:
-        said = await json_answer(response)
+        said = await json_answer(response, within_s=CALL_TIMEOUT_S)
     except VizError as error:
         return error
     return error_of(said, response.status)
