@@ -1,4 +1,4 @@
-"""A store in memory: the whole of ``domain.outbox.Store``, forgotten with the process.
+"""A store in memory: all of ``domain.ports.settlement_ledger.Store``, forgotten with the process.
 
 tests/unit/store/test_behaviour.py holds it to what the SQL store does. A call takes effect before
 it returns and nothing waits, so it is whole or not at all by itself.

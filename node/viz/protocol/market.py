@@ -59,7 +59,7 @@ class MarketOffer(WireModel):
     """A node that serves a model, with its list price in units per million tokens.
 
     ``latency_ms`` is the smoothed time in which that node's description reached the answering node;
-    ``seen_at`` is when it was last read. ``notices`` tells of unanswered notices at that node.
+    ``seen_at_s`` is when it was last read. ``notices`` tells of unanswered notices at that node.
     ``arithmetic`` is what it computes in, if it says.
     """
 

@@ -1,12 +1,13 @@
 """Train: works to rows, rows to a QLoRA adapter, in a child process that anyone can repeat.
 
-Owns the dataset, the loop, the evaluation, the worker process and its parent-side runner. Does
+Owns the dataset, the loop, the evaluation, the worker process and its parent side. Does
 not know the chain, money or grants: whoever starts a run has checked them. Importing this package
 imports neither torch nor transformers.
 
-Modules: ``run`` (what a run is: settings and inputs), ``dataset`` (rows), ``packing`` (rows to
-token batches), ``qlora`` (the model and the step), ``loop`` (schedule, early stop, resume),
-``checkpoint`` (its files), ``evaluate`` (held-out loss, answers), ``memorisation`` (what it
-repeats), ``environment`` (what makes a run repeatable), ``limits`` (what ends a worker), ``worker``
-(the child), ``runner`` (the parent), ``estimate`` and ``pace`` (dry run).
+What a run is: ``run``. From works to rows: ``sentences``, ``facts``, ``words``, ``wordings``,
+``frames``, ``dataset``, ``replay``, ``packing``. The model and its step: ``base_weights``,
+``nf4_layer``, ``qlora``, ``row_attention``, ``recompute``, ``devices``. The course: ``loop``,
+``checkpoint``, ``limits``, ``environment``. What is measured: ``examination`` joins ``recall``,
+``evaluate``, ``memorisation`` and ``general``. The processes: ``worker`` is the child, ``process``
+the parent. The dry run: ``estimate``, ``pace``, ``memory``.
 """

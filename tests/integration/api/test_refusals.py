@@ -128,7 +128,7 @@ async def test_a_request_without_money_is_told_where_to_pay(node: Node) -> None:
 
 
 async def test_a_token_that_is_not_ours_is_refused(node: Node) -> None:
-    """An expired token is none any more; another node's, or one of before a restart, is none."""
+    """An expired token is none any more, and one that this node did not give never was."""
     buyer = await Buyer(node).ready()
     node.clock.now += 3_601
     for token in ("viz_made-up", buyer.token):
@@ -295,6 +295,10 @@ async def test_a_quote_binds_signer_adapter_and_minute(node: Node) -> None:
     assert answer.receipt.receipt.quote_hash == buyer.domain.digest(quote.quote)
     wrong = await buyer.ask(buyer.chat(model="fake"), pays=False, headers=name)
     check(400, wrong.body, "invalid-request")
+    longer = await buyer.ask(buyer.chat(max_tokens=25), pays=False, headers=name)
+    check(400, longer.body, "invalid-request")
+    another = await Buyer(node, key=b"\x34" * 32).ready()
+    check(400, (await another.ask(pays=False, headers=name)).body, "invalid-request")
     node.clock.now += 61
     late = await buyer.ask(pays=False, headers=name)
     check(409, late.body, "quote-expired")
