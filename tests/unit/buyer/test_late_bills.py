@@ -130,3 +130,26 @@ def test_refused_requests_are_bounded_and_push_no_other_out(
         assert not voucher_signer.lacks_receipts
     (kept,) = ledger._asked.load(set())
     assert kept.arrived_units == 30 and not voucher_signer.standing.lost_units
+
+
+async def test_an_end_that_the_node_provoked_excuses_nothing_that_did_not_arrive(
+    voucher_signer: VoucherSigner,
+) -> None:
+    """A node demands what cannot be signed, so that the buyer ends each answer, and bills more."""
+    for arrived_units in (5, 5, 5):
+        left(
+            voucher_signer, 12, most_units=CAP, arrived_units=arrived_units, excused_units=12,
+            provoked=True,
+        )  # fmt: skip
+        assert voucher_signer.take_late(receipt(voucher_signer, ASKED, 12))
+    assert voucher_signer.standing.lost_units == 21
+
+
+async def test_prompts_of_provoked_ends_without_a_letter_are_not_paid_for_ever(
+    voucher_signer: VoucherSigner,
+) -> None:
+    """Not one letter came, and each prompt is billed: it ends as broken answers do."""
+    for _ in range(3):
+        left(voucher_signer, 12, most_units=CAP, excused_units=12, provoked=True)
+        voucher_signer.take_late(receipt(voucher_signer, ASKED, 12))
+    assert voucher_signer.fault

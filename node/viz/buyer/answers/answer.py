@@ -122,6 +122,7 @@ class PaidAnswer:
         except BaseException as error:
             if self._admission.sent:
                 # The node may have admitted the request, so a bill may follow.
+                self._open_request.provoked = isinstance(error, VizError)
                 self._context.voucher_signer.leave_unreceipted(
                     self._open_request, broken=isinstance(error, NodeUnreachable)
                 )
@@ -155,6 +156,7 @@ class PaidAnswer:
                 yield chunk
         except VizError as error:
             if self.receipt is not None or self._is_ours(error):
+                self._open_request.provoked = not isinstance(error, DepositExceeded | StoreError)
                 raise
             raise await self._broken_off(error) from error
 
@@ -163,8 +165,8 @@ class PaidAnswer:
 
         So it did if it gave up having a voucher taken. An error that the node answered with is
         never the buyer's own, whatever its class, and no more is one that follows from what the
-        node says of the buyer's vouchers. If an answer that the buyer ended is billed for more than
-        what arrived, it counts like an answer that the buyer left.
+        node says of the buyer's vouchers. What such an answer is billed for beyond what arrived is
+        lost: a node can provoke all of these ends but that of the deposit or the disk.
         """
         if error.answered or isinstance(error, BooksMismatch):
             return False

@@ -46,6 +46,7 @@ class OpenRequest:
     forgiven the node since it ended, so what did not arrive of it is held against nobody.
 
     While the buyer waits for text, ``waits_since_s`` is when this wait began; else it is 0.
+    ``provoked``: the buyer ended it over what the node demanded or refused, so nothing is excused.
     ``passed``: it began while not too much was left over, so it may go on if more is left over.
     """
 
@@ -74,6 +75,7 @@ class OpenRequest:
     waits_since_s: float = 0.0
     on_line_units: Units = 0
     passed: bool = False
+    provoked: bool = False
 
     @property
     def broke(self) -> bool:

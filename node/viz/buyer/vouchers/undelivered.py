@@ -69,6 +69,9 @@ class Undelivered:
             if broken and not nothing:
                 open_request.on_line_units = open_request.excused_units
             open_request.excused_units = 0
+        elif open_request.provoked:
+            # A node that demands what cannot be paid would else be paid each time for the line.
+            open_request.excused_units = open_request.arrived_units
         if not broken and open_request.left_units is not None:
             open_request.units = min(open_request.units, open_request.left_units)
 
@@ -203,8 +206,7 @@ class Undelivered:
             "nothing more is signed for another adapter of this node now: of what was paid ahead, "
             f"{amount(sum(found.values()), here)} is left over ({named}{rest}), and at most "
             f"{amount(self._room_units, here)} may be. Ask those adapters, whose next answers use "
-            "it up first; or `viz channel close` brings it back; or `viz channel forgive` leaves "
-            "it with the node"
+            "it up first; or `viz channel forgive` leaves it with the node"
         )
 
     def forget_old(self) -> None:

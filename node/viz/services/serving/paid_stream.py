@@ -98,6 +98,7 @@ class PaidStream:
         self._allowed = 0
         self._made = [0] * request.choices
         self._open_choices = set(range(request.choices))
+        self._reserved = [0] * request.choices
         self._generations: list[Generation] = []
         self._pieces: Pieces | None = None
         # How often this channel's money changed. It is a count and not an event, because a voucher
@@ -253,9 +254,14 @@ class PaidStream:
     # money
 
     async def _reserve(self, tokens: int) -> None:
+        """Reserve ``tokens`` for each choice that goes on; the others keep what they have."""
         now_s = self._active_channel.chain_s
-        await self._meter.reserve(tokens * self._request.choices, now_s)
-        self._allowed = tokens
+        reserved = [
+            tokens if choice in self._open_choices else kept
+            for choice, kept in enumerate(self._reserved)
+        ]
+        await self._meter.reserve(sum(reserved), now_s)
+        self._allowed, self._reserved = tokens, reserved
 
     def need(self, error: PaymentRequired) -> NeedVoucher:
         """Return the voucher that a refused reservation needs."""
