@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, Self
 
 import pytest
 from tests.fakes.engine import FakeEngine
@@ -13,8 +15,41 @@ from tests.integration.buyer.test_untrue_node import ask, chat
 
 from viz.buyer.channels import sync as channel_sync
 from viz.domain.eip712 import public_address
+from viz.domain.ports.engine import GenerationRequest, Piece
 
 PAUSE_S = 0.3
+SHORT_TOKENS = 3
+
+
+class Uneven(FakeEngine):
+    """Its first sequence goes on as long as it may; the others end after a few tokens."""
+
+    sequences = 0
+
+    async def generate(self, request: GenerationRequest) -> Any:
+        self.sequences += 1
+        found = await super().generate(request)
+        return found if self.sequences == 1 else Short(found)
+
+
+class Short:
+    """A sequence that ends by itself after SHORT_TOKENS pieces."""
+
+    def __init__(self, sequence: Any) -> None:
+        self._sequence, self._pieces = sequence, 0
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Piece:
+        self._pieces += 1
+        if self._pieces > SHORT_TOKENS:
+            raise StopAsyncIteration
+        piece: Piece = await anext(self._sequence)
+        return replace(piece, finish_reason="stop") if self._pieces == SHORT_TOKENS else piece
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sequence, name)
 
 
 @pytest.mark.parametrize("credit_units", [0, 50_000])
@@ -62,4 +97,20 @@ async def test_answers_at_once_on_credit_are_paid_while_they_run(tmp_path: Path)
             assert await ask(client, max_tokens=8)
             many = [ask(client, max_tokens=800, seed=i, temperature=1) for i in range(8)]
             assert all(await asyncio.gather(*many))
+            assert not client.voucher_signer.standing.broken
+
+
+async def test_choices_that_have_ended_cost_no_more(tmp_path: Path) -> None:
+    """The longest choice's step was reserved for each choice: more than the buyer may owe."""
+    (tmp_path / "node").mkdir()
+    engine = Uneven(context_tokens=8192, script=b"The tide is high at noon. ")
+    async with running_node(tmp_path / "node", engine=engine) as node:
+        node.chain.balances[public_address(PAYER_KEY)] = 10**9
+        async with buying(node, tmp_path / "buyer") as client:
+            await client.open_channel(PAYER_KEY, 5_000_000)
+            async with client.ask(chat(n=4, max_tokens=1_000, temperature=1)) as answer:
+                async for _ in answer:
+                    pass
+            assert answer.receipt is not None
+            assert answer.receipt.receipt.completion_tokens == 1_000 + 3 * SHORT_TOKENS
             assert not client.voucher_signer.standing.broken
