@@ -33,7 +33,7 @@ import structlog
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "node")]
 
-from benchmarks.payment_parts import ledger_size, load, steps  # noqa: E402
+from benchmarks.payment_parts import load, recovery, steps  # noqa: E402
 from benchmarks.payment_parts.load import Load, Measured  # noqa: E402
 from benchmarks.payment_parts.server import Options, serve  # noqa: E402
 
@@ -63,7 +63,8 @@ def running_server(folder: Path, asked: argparse.Namespace) -> Iterator[Server]:
     cores = sorted(everywhere) if asked.pin else []
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    options = Options(folder, cores[0] if len(cores) > 1 else None, max(asked.buyers), asked.tokens)
+    channels = max(64, *asked.buyers)  # as many as the phases that are always run need
+    options = Options(folder, cores[0] if len(cores) > 1 else None, channels, asked.tokens)
     process = context.Process(target=serve, args=(theirs, options), daemon=True)
     process.start()
     theirs.close()
@@ -255,7 +256,7 @@ def main() -> None:
         for part in ("steps", "load", "start", "claim"):
             (folder / part).mkdir()
         if asked.recovery or asked.claims:
-            asyncio.run(ledger_size.measure(folder, asked.recovery, asked.claims))
+            asyncio.run(recovery.measure(folder, asked.recovery, asked.claims))
             return
         if not (asked.profile or asked.memory):
             single_steps(folder / "steps", asked)

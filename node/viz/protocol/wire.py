@@ -20,6 +20,7 @@ from typing import Any, Final, TypeVar
 
 import rfc8785
 
+from viz.domain.eip712 import keccak
 from viz.domain.strict_json import MAX_VALUES, TooMuchJson, load_json
 from viz.domain.units import (
     UINT32_MAX,
@@ -47,6 +48,11 @@ JSON_INTEGER_MAX: Final = 2**53 - 1
 def canonical_json(value: Any) -> bytes:
     """Return RFC 8785 canonical JSON."""
     return rfc8785.dumps(value)
+
+
+def license_hash_of(text: Mapping[str, Any]) -> Hash32:
+    """Return keccak256 of a license's text as canonical JSON: its hash on the chain."""
+    return keccak(canonical_json(dict(text)))
 
 
 def parse_json(

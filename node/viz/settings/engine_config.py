@@ -11,6 +11,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, field_validator, model_validator
 
+from viz.domain.ports.engine import DEFAULT_BASE
 from viz.settings.types import NonNegative, Positive, Section
 
 MAX_NAME_CHARS: Final = 200
@@ -45,7 +46,7 @@ class EngineConfig(Section):
     """Choose a base model, what computes it, and how much of the machine it may use."""
 
     backend: Literal["embedded", "upstream", "none"] = "embedded"
-    base_model: str = "SmolLM2-135M-Instruct"
+    base_model: str = DEFAULT_BASE
     base_digest: Annotated[str, Field(pattern="^(0x[0-9a-f]{64})?$")] = ""
     name: Annotated[str, Field(max_length=MAX_NAME_CHARS)] = ""
     prompt_units_per_million: NonNegative | Literal["prices"] = "prices"

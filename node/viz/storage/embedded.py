@@ -35,9 +35,9 @@ from viz.errors import (
 from viz.private import make_private_folder, sync_to_disk, write_private
 from viz.storage.base import VerifiedBlobStore, chunks_of
 from viz.storage.block_writer import BlockWriter
-from viz.storage.checking import Freed
 from viz.storage.cid import RAW, codec_of, to_binary, verify
 from viz.storage.disk import begin_writing, forget
+from viz.storage.store_check import Freed
 from viz.storage.unixfs import CHUNK_BYTES, MAX_BLOCK_BYTES, IpfsBlock, blocks_of, decode_node
 from viz.storage.walk import FileWalk, add_pinned
 

@@ -32,8 +32,8 @@ from viz.errors import (
     StorageUnavailable,
 )
 from viz.storage.base import VerifiedBlobStore
-from viz.storage.checking import Freed
 from viz.storage.cid import RAW, codec_of, to_binary, verify
+from viz.storage.store_check import Freed
 from viz.storage.unixfs import CHUNK_BYTES, MAX_BLOCK_BYTES, MAX_LINKS, IpfsBlock
 from viz.storage.walk import add_pinned
 

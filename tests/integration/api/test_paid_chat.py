@@ -30,7 +30,7 @@ async def test_a_stream_is_paid_step_by_step_and_receipted(node: Node) -> None:
     assert receipt.amount_units == PRICE.amount_units(
         receipt.prompt_tokens, receipt.completion_tokens
     )
-    assert buyer.channel.seq == 1 and buyer.channel.spent_units(ADAPTER) == receipt.amount_units
+    assert buyer.channel.seq == 1 and buyer.channel.billed_units(ADAPTER) == receipt.amount_units
     view = await buyer.view()
     assert [(line.adapter_id, line.spent_units) for line in view.lines] == [
         (ADAPTER, receipt.amount_units)

@@ -219,7 +219,7 @@ async def test_parallel_requests_on_one_channel_add_up(node: Node) -> None:
     answers = await asyncio.gather(*(buyer.ask(body, pays=False) for body in bodies))
     assert all(answer.receipt is not None for answer in answers)
     assert buyer.channel.seq == 12 and not buyer.channel.unlinked
-    assert await spent_of(node, buyer) == dict(buyer.channel.spent)
+    assert await spent_of(node, buyer) == dict(buyer.channel.billed)
     active_channel = await node.parts.vouchers._channels.get(buyer.signer)
     assert active_channel.channel.reserved == {} and not active_channel.deliveries
 
@@ -308,8 +308,8 @@ async def test_claims_between_vouchers_lose_nothing(node: Node) -> None:
     assert buyer.channel.settled_units == buyer.channel.total_units == 12 * 400
     record = await node.store.channel(buyer.signer)
     assert record is not None and record.base_units == 12 * 400 and not record.unclaimed()
-    assert await spent_of(node, buyer) == dict(buyer.channel.spent)
-    assert record.total_units == sum(buyer.channel.spent.values()) and record.seq == 12
+    assert await spent_of(node, buyer) == dict(buyer.channel.billed)
+    assert record.total_units == sum(buyer.channel.billed.values()) and record.seq == 12
     await buyer.close()
     assert node.chain.balances[buyer.payer] == before + 10**6 - 12 * 400
 

@@ -86,7 +86,7 @@ async def test_ask_and_channel_work_while_the_proxy_runs(
     assert asked.exit_code == 0, asked.output
     assert asked.stderr == f"asking {MODEL} (tides): {PRICES}\n"
     *_, last = asked.stdout.splitlines()
-    spent = client.channel.spent_units(ADAPTER)
+    spent = client.channel.billed_units(ADAPTER)
     assert spent > 0 and last == f"{MODEL}, paid 0.{spent:06} vUSD"
 
     shown = await viz(home, f"channel show --json {at}")
@@ -237,7 +237,7 @@ async def test_the_proxy_says_what_was_spent(client: BuyerClient, node: Node, ho
                 ) as response:
                     assert response.status == 200 and await response.read()
         paid = [line for line in logs if line["event"] == "paid"]
-        spent = client.channel.spent_units(ADAPTER)
+        spent = client.channel.billed_units(ADAPTER)
         assert len(paid) == 2 and {line["log_level"] for line in paid} == {"info"}
         assert paid[1]["left"] == f"0.{DEPOSIT - spent:06} vUSD"
         assert paid[0]["model"] == MODEL and paid[0]["cost"].endswith(" vUSD")

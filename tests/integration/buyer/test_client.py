@@ -70,7 +70,7 @@ async def test_an_answer_is_paid_as_it_arrives(node: Node, buyer: BuyerClient) -
     receipt = answer.receipt.receipt
     assert receipt.completion_tokens == node.engine.count_tokens(answer.text) > 8
     assert answer.cost_units == PRICE.amount_units(receipt.prompt_tokens, receipt.completion_tokens)
-    assert buyer.channel.spent_units(ADAPTER) == answer.cost_units
+    assert buyer.channel.billed_units(ADAPTER) == answer.cost_units
     ahead = PRICE.amount_units(0, buyer.limits.ahead_tokens)
     assert answer.cost_units <= buyer.channel.signed_units(ADAPTER) <= answer.cost_units + ahead + 1
     assert set(buyer.channel.vector) == {ADAPTER}
@@ -111,7 +111,7 @@ async def test_parallel_requests_share_one_channel(node: Node, buyer: BuyerClien
     """Several answers at once, two models, one deposit: every receipt fits the same chain."""
     bodies = [chat(f"question {n}", model=MODEL if n % 3 else "fake") for n in range(7)]
     answers = await asyncio.gather(*(ask(buyer, body) for body in bodies))
-    assert sum(answer.cost_units or 0 for answer in answers) == sum(buyer.channel.spent.values())
+    assert sum(answer.cost_units or 0 for answer in answers) == sum(buyer.channel.billed.values())
     assert buyer.channel.seq == 7 and not buyer.channel.unlinked
     assert set(buyer.channel.vector) == {ADAPTER, BASE_MODEL}
 
@@ -158,7 +158,7 @@ async def test_leaving_an_answer_early_costs_what_was_sent(node: Node, buyer: Bu
             break
         await asyncio.sleep(0.02)
     assert buyer.channel.seq == 1 and not buyer.voucher_signer.lacks_receipts
-    assert 0 < buyer.channel.spent_units(ADAPTER) < PRICE.amount_units(200, 200)
+    assert 0 < buyer.channel.billed_units(ADAPTER) < PRICE.amount_units(200, 200)
     await ask(buyer)
     assert buyer.channel.seq == 2
 
@@ -200,9 +200,9 @@ async def test_a_node_that_gives_credit_is_paid_for_every_adapter(tmp_path: Path
         async with buying(node, tmp_path / "b") as client:
             await client.open_channel(PAYER_KEY, DEPOSIT)
             await ask(client, chat(max_tokens=8))
-            assert client.channel.signed_units(ADAPTER) < client.channel.spent_units(ADAPTER)
+            assert client.channel.signed_units(ADAPTER) < client.channel.billed_units(ADAPTER)
             await ask(client, chat("A long story, please. " * 12, model="fake", max_tokens=60))
-            assert client.channel.signed_units(ADAPTER) >= client.channel.spent_units(ADAPTER) > 0
+            assert client.channel.signed_units(ADAPTER) >= client.channel.billed_units(ADAPTER) > 0
 
 
 async def test_a_voucher_that_credit_has_overtaken_ends_no_answer(
@@ -238,7 +238,7 @@ async def test_a_voucher_that_credit_has_overtaken_ends_no_answer(
                     await idle.wait()
             assert refused and answer.receipt is not None
             assert answer.cost_units == answer.receipt.receipt.amount_units
-            assert client.channel.spent_units(ADAPTER) == answer.cost_units
+            assert client.channel.billed_units(ADAPTER) == answer.cost_units
             monkeypatch.setattr(client.api, "voucher", pay)
             assert (await ask(client, chat("A long story, please. " * 60))).cost_units
 
@@ -381,14 +381,14 @@ async def test_what_was_signed_ahead_is_used_before_anything_new_is_signed(
     for number in range(6):
         for model, adapter_id in ((MODEL, ADAPTER), ("fake", BASE_MODEL)):
             await ask(buyer, chat(f"question {number}", model=model, seed=number, temperature=1))
-            left = buyer.channel.signed_units(adapter_id) - buyer.channel.spent_units(adapter_id)
+            left = buyer.channel.signed_units(adapter_id) - buyer.channel.billed_units(adapter_id)
             assert 0 <= left <= ahead
 
     async def none(*_: Any) -> None:
         raise AssertionError("a voucher was signed")
 
     signed = buyer.channel.total_units
-    assert buyer.channel.signed_units(ADAPTER) - buyer.channel.spent_units(ADAPTER) > 100
+    assert buyer.channel.signed_units(ADAPTER) - buyer.channel.billed_units(ADAPTER) > 100
     monkeypatch.setattr(buyer.api, "voucher", none)
     assert (await ask(buyer, chat("hi", max_tokens=1))).cost_units
     assert buyer.channel.total_units == signed
@@ -408,4 +408,4 @@ async def test_sixty_questions_at_once_are_all_answered(tmp_path: Path) -> None:
             assert all(answer.receipt for answer in answers)
             assert client.channel.seq == 60
             step = PRICE.amount_units(0, 60 * client.limits.ahead_tokens)
-            assert client.channel.total_units <= sum(client.channel.spent.values()) + step
+            assert client.channel.total_units <= sum(client.channel.billed.values()) + step

@@ -45,7 +45,7 @@ PAYER = public_address(PAYER_KEY)
 
 
 def billed(client: BuyerClient) -> Units:
-    return sum(client.channel.spent.values())
+    return sum(client.channel.billed.values())
 
 
 def settled(node: Node, client: BuyerClient) -> Units:

@@ -164,7 +164,7 @@ async def in_step(buyer: BuyerClient) -> bool:
     await buyer.sync()
     view = await buyer.api.channel(buyer.signer, await buyer.token())
     spent = next(each.spent_units for each in view.lines if each.adapter_id == ADAPTER)
-    billed = buyer.channel.spent_units(ADAPTER)
+    billed = buyer.channel.billed_units(ADAPTER)
     return (view.seq, spent) == (buyer.channel.seq, billed) and not buyer.voucher_signer.fault
 
 

@@ -149,7 +149,7 @@ async def use_up(node: Node, client: BuyerClient) -> None:
     assert sum(answered) > DEPOSIT - 4 * ONE_REQUEST
     await node.parts.settlement.step(force=True)
     settled = node.chain.channels[client.signer, node.chain.address].settled_units
-    spent = client.channel.spent_units(ADAPTER)
+    spent = client.channel.billed_units(ADAPTER)
     assert settled <= spent + ONE_REQUEST
     client.require_trust()
 

@@ -86,7 +86,7 @@ async def test_a_channel_works_on_after_its_node_was_killed_in_mid_answer(
         answers = [await ask(client, chat(f"question {number}")) for number in range(4)]
         assert all(answer.receipt is not None for answer in answers)
         spent, billed = await booked(node, client)
-        assert spent == billed == client.channel.spent_units(ADAPTER)
+        assert spent == billed == client.channel.billed_units(ADAPTER)
         assert spent <= client.channel.signed_units(ADAPTER)
 
 

@@ -66,7 +66,7 @@ async def test_the_official_client_streams_and_pays(
         text += "".join(choice.delta.content or "" for choice in chunk.choices)
         usage = chunk.usage or usage
     assert text and usage is not None and usage.completion_tokens > 0
-    assert buyer.channel.seq == 1 and buyer.channel.spent_units(ADAPTER) > 0
+    assert buyer.channel.seq == 1 and buyer.channel.billed_units(ADAPTER) > 0
 
 
 async def test_a_whole_answer_is_the_streamed_one(program: openai.AsyncOpenAI) -> None:
@@ -115,7 +115,7 @@ async def test_a_model_is_asked_by_its_name(
     done = await program.chat.completions.create(
         model="tides", messages=[{"role": "user", "content": "When?"}], max_tokens=8
     )
-    assert done.model == MODEL and buyer.channel.spent_units(ADAPTER) > 0
+    assert done.model == MODEL and buyer.channel.billed_units(ADAPTER) > 0
 
 
 async def test_errors_have_openais_shape(program: openai.AsyncOpenAI) -> None:

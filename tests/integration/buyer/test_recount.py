@@ -91,12 +91,12 @@ async def test_a_prompt_that_is_overbilled_is_caught(
         await client.open_channel(PAYER_KEY, DEPOSIT)
         with pytest.raises((NodeNotTrusted, PriceAboveCap)) as caught:
             await ask(client, path)
-        assert client.channel.spent_units(ADAPTER) == 0
+        assert client.channel.billed_units(ADAPTER) == 0
     async with buying(node, tmp_path / "b") as client:
         words = "forgive" if caught.type is NodeNotTrusted else "justifies"
         with pytest.raises(caught.type, match=words):
             await ask(client, path)
-        assert client.channel.spent_units(ADAPTER) == 0
+        assert client.channel.billed_units(ADAPTER) == 0
 
 
 @pytest.mark.parametrize("times", [6, 2])
@@ -110,7 +110,7 @@ async def test_an_answer_that_is_overbilled_is_caught(
         await client.open_channel(PAYER_KEY, DEPOSIT)
         with pytest.raises(NodeNotTrusted, match="counts other tokens"):
             await ask(client)
-        assert client.channel.spent_units(ADAPTER) == 0
+        assert client.channel.billed_units(ADAPTER) == 0
 
 
 async def test_a_known_base_with_another_tokenizer_is_refused(

@@ -155,7 +155,7 @@ async def test_each_model_is_answered_by_its_base_and_counted_by_its_tokenizer(
         assert counts["small"] == counts[f"viz-adapter-{ADAPTER}"]
         assert counts["large"] == counts[f"viz-adapter-{SECOND}"] < counts["small"]
         assert len(texts) == 8, "each base and each adapter is a function of its own"
-        spent = {key: client.channel.spent_units(key) for key in (BASE_MODEL, ADAPTER, SECOND)}
+        spent = {key: client.channel.billed_units(key) for key in (BASE_MODEL, ADAPTER, SECOND)}
         assert all(spent.values()), "both bare bases are paid on one line, each adapter on its own"
     first, second = shop.engines
     assert first.adapters() == {ADAPTER} and second.adapters() == {SECOND}

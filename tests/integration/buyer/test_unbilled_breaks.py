@@ -184,7 +184,7 @@ async def test_an_answer_that_was_left_is_weighed_in_the_next_process_too(
                 text = await _leave(client, seed=number, n=choices)
             except NodeNotTrusted:
                 break
-            (kept,) = client.voucher_signer._open_requests._left
+            (kept,) = client.voucher_signer._open_requests._awaiting
             rogue.bill(rogue.requests[-1], text, kept.units)
             robbed += kept.units - PRICE.amount_units(PROMPT_TOKENS, len(text))
     else:
@@ -227,4 +227,4 @@ async def test_payment_events_are_read_from_comments(rogue: Rogue, buyer: BuyerC
         DONE,
     ]
     assert await ask(buyer, max_tokens=1_000) == text
-    assert rogue.held_units >= units and buyer.channel.spent_units(ADAPTER) == units
+    assert rogue.held_units >= units and buyer.channel.billed_units(ADAPTER) == units

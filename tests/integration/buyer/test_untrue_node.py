@@ -145,7 +145,7 @@ async def test_the_lies_below_would_be_taken_if_they_were_true(liar: Liar) -> No
     """What is refused below is refused for its lie alone."""
     liar.answer = lambda: [said("high tide at six"), liar.receipt("high tide at six", 16), DONE]
     assert await ask(liar.client) == "high tide at six"
-    assert liar.client.channel.spent_units(ADAPTER) == PRICE.amount_units(PROMPT_TOKENS, 16)
+    assert liar.client.channel.billed_units(ADAPTER) == PRICE.amount_units(PROMPT_TOKENS, 16)
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ async def test_a_node_bills_no_more_than_was_asked_for(
     liar.answer = lambda: [said(text), liar.receipt(text, length), DONE]
     with pytest.raises(NodeNotTrusted, match=reason):
         await ask(client, max_tokens=max_tokens)
-    assert client.channel.spent_units(ADAPTER) == client.channel.total_units == 0
+    assert client.channel.billed_units(ADAPTER) == client.channel.total_units == 0
     assert client.voucher_signer.ceiling_units(ADAPTER) <= min(
         cap, PRICE.amount_units(400, max_tokens)
     )
@@ -204,7 +204,7 @@ async def test_a_bill_that_the_node_did_not_sign_is_not_its_word(liar: Liar) -> 
     with pytest.raises(NodeRefused, match="not signed by the node"):
         await ask(client)
     assert not client.voucher_signer.fault
-    assert client.channel.spent_units(ADAPTER) == 0
+    assert client.channel.billed_units(ADAPTER) == 0
 
 
 async def test_an_answer_beyond_the_cap_is_left(liar: Liar) -> None:
@@ -226,7 +226,7 @@ async def test_an_answer_with_two_bills_pays_the_first(liar: Liar) -> None:
         DONE,
     ]
     assert await ask(liar.client) == "high"
-    assert liar.client.channel.spent_units(ADAPTER) == PRICE.amount_units(PROMPT_TOKENS, 4)
+    assert liar.client.channel.billed_units(ADAPTER) == PRICE.amount_units(PROMPT_TOKENS, 4)
 
 
 @pytest.mark.parametrize(
@@ -316,7 +316,7 @@ async def test_a_price_that_rose_is_paid_within_caps_that_were_named(
                     completion_units_per_million=price.completion_price_units,
                 )
             )
-            before = client.channel.spent_units(ADAPTER)
+            before = client.channel.billed_units(ADAPTER)
             if allowed:
                 assert await ask(client)
                 (offer,) = (o for o in client.info.adapters if o.adapter_id == ADAPTER)
@@ -324,7 +324,7 @@ async def test_a_price_that_rose_is_paid_within_caps_that_were_named(
             else:
                 with pytest.raises(PriceAboveCap):
                     await ask(client)
-                assert client.channel.spent_units(ADAPTER) == before
+                assert client.channel.billed_units(ADAPTER) == before
 
 
 async def test_a_node_that_changed_its_model_is_read_again(buyer: BuyerClient) -> None:

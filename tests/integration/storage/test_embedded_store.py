@@ -15,8 +15,8 @@ from tests.fakes.blobs import MemoryBlobStore
 
 from viz.domain.units import Cid
 from viz.errors import BlobCorrupt, BlobNotFound, StorageBusy, StorageFull, StorageUnavailable
-from viz.storage.checking import Freed, check_store
 from viz.storage.embedded import EmbeddedBlobStore
+from viz.storage.store_check import Freed, check_store
 from viz.storage.unixfs import CHUNK_BYTES, IpfsBlock, blocks_of, root_of, split
 
 DATA = random.Random(7).randbytes(40 * CHUNK_BYTES + 5)

@@ -14,10 +14,10 @@ from aiohttp.test_utils import TestServer
 from tests.fakes.blobs import MemoryBlobStore
 
 from viz.errors import BlobCorrupt, ConfigError, StorageError, StorageFull, StorageUnavailable
-from viz.storage.checking import check_store
 from viz.storage.embedded import EmbeddedBlobStore
 from viz.storage.kubo import KuboBlobStore
 from viz.storage.kubo_daemon import KuboDaemon, find_kubo
+from viz.storage.store_check import check_store
 from viz.storage.unixfs import CHUNK_BYTES, IpfsBlock, root_of
 
 DATA = bytes(range(256)) * 2048

@@ -319,7 +319,7 @@ class Channel(RuleBasedStateMachine):
         assert head == self.buyer.head
         verified = [s for s in self.receipts if s.receipt.seq in self.taken]
         total = sum(signed.receipt.amount_units for signed in verified)
-        assert sum(self.buyer.spent.values()) == total
+        assert sum(self.buyer.billed.values()) == total
 
 
 TestChannel = Channel.TestCase

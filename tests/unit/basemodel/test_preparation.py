@@ -13,6 +13,7 @@ from tests.fakes.tiny_base import make_tiny_directory
 from viz.basemodel import source
 from viz.basemodel.nf4 import serving_weights
 from viz.basemodel.preparation import prepared_base
+from viz.domain.ports.engine import DEFAULT_BASE
 from viz.errors import ModelUnavailable
 
 
@@ -55,7 +56,7 @@ async def test_a_cancelled_start_ends_the_child(
         return child
 
     monkeypatch.setattr(asyncio, "create_subprocess_exec", watched)
-    call = asyncio.create_task(prepared_base(source.DEFAULT_BASE, cache_dir=tmp_path))
+    call = asyncio.create_task(prepared_base(DEFAULT_BASE, cache_dir=tmp_path))
     await asyncio.wait_for(started.wait(), 60)
     call.cancel()
     with pytest.raises(asyncio.CancelledError):

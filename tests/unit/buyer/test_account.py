@@ -103,7 +103,7 @@ async def test_what_answers_that_end_well_leave_over_adds_up(
                 continue
             voucher_signer.take(receipt(voucher_signer, AdapterId(number), 1), open_request)
         voucher_signer = restarting.again() if restart else voucher_signer
-    billed_units = sum(voucher_signer.channel.spent.values())
+    billed_units = sum(voucher_signer.channel.billed.values())
     assert refused > 30
     assert voucher_signer.channel.total_units - billed_units <= CAP + billed_units + 20
     voucher_signer.require_trust()
@@ -248,7 +248,7 @@ def test_bills_of_left_answers_add_up_for_ever(
         for _ in range(2):
             with asking(voucher_signer, ASKED, 1) as open_request:
                 voucher_signer.take(receipt(voucher_signer, ASKED, 1), open_request)
-    all_bills = sum(voucher_signer.channel.spent.values())
+    all_bills = sum(voucher_signer.channel.billed.values())
     assert CAP < lost <= CAP + all_bills // LOST_SHARE + 1
     with pytest.raises(NodeNotTrusted, match="again and again"):
         voucher_signer.require_trust()
@@ -277,7 +277,7 @@ def test_a_bill_that_cannot_be_written_is_the_requests_when_it_is_read_again(
                     voucher_signer.take(signed, open_request)
             voucher_signer.leave_unreceipted(open_request)
         assert voucher_signer.take_late(signed)
-    assert voucher_signer.channel.spent_units(ASKED) == 20
+    assert voucher_signer.channel.billed_units(ASKED) == 20
     assert not voucher_signer.standing.broken and not voucher_signer.standing.lost_units
 
 

@@ -150,7 +150,7 @@ def test_a_bill_that_comes_very_late_is_still_the_requests(
         left(voucher_signer, 40)
         voucher_signer.all_receipts_known()
         voucher_signer.take_late(receipt(voucher_signer, ASKED, 40))
-    assert voucher_signer.channel.spent_units(ASKED) == 120 > CAP
+    assert voucher_signer.channel.billed_units(ASKED) == 120 > CAP
 
 
 @pytest.mark.parametrize("adapter_id", [ASKED, OTHER])
@@ -187,7 +187,7 @@ async def test_a_bill_of_a_repeated_request_is_a_broken_answers(
         with pytest.raises(NodeNotTrusted, match="no request"):
             voucher_signer.take_late(receipt(voucher_signer, ASKED, 6))
         assert voucher_signer.take_late(receipt(voucher_signer, ASKED, 5))
-    assert voucher_signer.channel.spent_units(ASKED) == signed
+    assert voucher_signer.channel.billed_units(ASKED) == signed
     with pytest.raises(NodeNotTrusted, match="`viz channel forgive` lets"):
         voucher_signer.require_trust()
 
@@ -339,7 +339,7 @@ async def test_a_request_outlives_its_process_and_is_billed_once(
         with pytest.raises(NodeNotTrusted, match="no request"):
             voucher_signer.take_late(receipt(voucher_signer, ASKED, 1))
         voucher_signer = restarting.again()
-    assert voucher_signer.channel.spent_units(ASKED) == 30 == voucher_signer.ceiling_units(ASKED)
+    assert voucher_signer.channel.billed_units(ASKED) == 30 == voucher_signer.ceiling_units(ASKED)
 
 
 def test_nothing_of_a_request_stays_on_disk_once_its_bill_is_safe(
@@ -434,7 +434,7 @@ async def test_what_broke_off_is_no_dead_end(
             voucher_signer.take(receipt(voucher_signer, ASKED, 10), open_request)
     assert (
         voucher_signer.channel.signed_units(ASKED) == 70
-        and voucher_signer.channel.spent_units(ASKED) == 50
+        and voucher_signer.channel.billed_units(ASKED) == 50
     )
 
 
@@ -531,7 +531,7 @@ def test_an_answer_that_was_left_is_billed_by_the_nodes_own_step(
     voucher_signer: VoucherSigner,
 ) -> None:
     """What the buyer's limits would allow of a step does not matter where it left by itself."""
-    left(voucher_signer, 40, left_units=10)
+    left(voucher_signer, 40, leaving_units=10)
     with pytest.raises(NodeNotTrusted, match="one step"):
         voucher_signer.take_late(receipt(voucher_signer, ASKED, 11))
     assert voucher_signer.take_late(receipt(voucher_signer, ASKED, 10))
@@ -544,7 +544,7 @@ def test_small_excesses_add_up(voucher_signer: VoucherSigner) -> None:
         voucher_signer.take_late(receipt(voucher_signer, ASKED, 5))
         if voucher_signer.fault:
             break
-    assert CAP < voucher_signer.channel.spent_units(ASKED) <= 5 * (CAP + 1)
+    assert CAP < voucher_signer.channel.billed_units(ASKED) <= 5 * (CAP + 1)
     with pytest.raises(NodeNotTrusted, match="did not arrive"):
         voucher_signer.require_trust()
 
@@ -572,7 +572,7 @@ def test_one_mishap_of_many_answers_weighs_what_they_cost(voucher_signer: Vouche
             if not voucher_signer.fault:
                 voucher_signer.take_late(receipt(voucher_signer, ASKED, 5))
     assert len(voucher_signer.standing.broken) == 1
-    assert voucher_signer.channel.spent_units(ASKED) == CAP + 5
+    assert voucher_signer.channel.billed_units(ASKED) == CAP + 5
     with pytest.raises(NodeNotTrusted, match="did not arrive"):
         voucher_signer.require_trust()
 

@@ -226,9 +226,9 @@ def test_receipts_count_once_in_any_order() -> None:
     channel = BuyerChannel(SIGNER, NODE)
     for link in (links[1], links[1], links[2]):
         channel = take_receipt(channel, link)
-    assert (channel.seq, channel.head, channel.spent_units(AdapterId(3))) == (0, ZERO_HASH, 20)
+    assert (channel.seq, channel.head, channel.billed_units(AdapterId(3))) == (0, ZERO_HASH, 20)
     for link in links:
         channel = take_receipt(channel, link)
-    assert (channel.seq, channel.spent_units(AdapterId(3)), dict(channel.unlinked)) == (3, 30, {})
+    assert (channel.seq, channel.billed_units(AdapterId(3)), dict(channel.unlinked)) == (3, 30, {})
     with pytest.raises(InvalidSignature):
         take_receipt(channel, links[0]._replace(seq=4, total_units=41))

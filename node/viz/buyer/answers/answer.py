@@ -306,7 +306,7 @@ class PaidAnswer:
         if self._paying is not None:
             self._paying.cancel()
             await asyncio.gather(self._paying, return_exceptions=True)
-        ended = self._free or self._open_request.left_at_s
+        ended = self._free or self._open_request.ended_at_s
         if self.receipt is None and not ended and self._response is not None:
             self._hear_rest(self._response)
         if self.receipt is None:

@@ -50,7 +50,7 @@ class StreamPayer:
         self._context = context
         self._asked = asked
         self._open_request = open_request
-        self._start_units: Units = context.voucher_signer.earned_units(open_request.adapter_id)
+        self._start_units: Units = context.voucher_signer.received_units(open_request.adapter_id)
         self._need: NeedVoucher | None = None
         # What the voucher on the last request pays the adapter; 0 if it had none.
         self._riding_units: Units = 0
@@ -109,7 +109,7 @@ class StreamPayer:
         # If the buyer leaves now, the node can have sent what was paid ahead and two of its steps.
         step = min(limits.step_tokens, limits.ahead_tokens + 2 * step)
         on_line = price.amount_units(prompt, min(most, arrived + step * self._asked.choices))
-        open_request.left_units = min(open_request.units, on_line)
+        open_request.leaving_units = min(open_request.units, on_line)
         excused = price.amount_units(prompt, arrived + ON_THE_LINE_TOKENS * self._asked.choices)
         open_request.excused_units = min(open_request.units, excused)
         if arrived:

@@ -45,7 +45,7 @@ async def close_together(
         raise NodeNotTrusted("the node's Close is not for this channel, or not signed by it")
     if close.settled_units not in channel.points:
         raise NodeNotTrusted("the node's Close states a total that was never signed")
-    if close.settled_units < sum(channel.spent.values()):
+    if close.settled_units < sum(channel.billed.values()):
         raise NodeNotTrusted(
             "the node's Close states less than what it billed, so it does not mean to close: "
             "`viz channel leave` brings the deposit back without it"

@@ -60,7 +60,7 @@ class ChannelControl:
             "signer": client.signer,
             "node": client.info.node,
             "settled": str(answer.close.settled_units),
-            "received": str(sum(client.channel.spent.values())),
+            "received": str(sum(client.channel.billed.values())),
             "signed": str(client.channel.total_units),
             "transaction": hex_of(answer.transaction_hash),
             # With this anybody can submit the close, if the node did not.
@@ -107,6 +107,6 @@ def described(client: BuyerClient) -> Json:
         "deposit": str(channel.deposit_units),
         "settled": str(channel.settled_units),
         "signed": str(channel.total_units),
-        "received": str(sum(channel.spent.values())),
+        "received": str(sum(channel.billed.values())),
         "receipts": channel.seq,
     }

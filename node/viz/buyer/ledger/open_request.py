@@ -29,7 +29,7 @@ class OpenRequest:
 
     The cost: ``arrived_units`` is the cost of the text that has arrived, ``units`` is that and one
     step, and ``most_units`` is the most that the request may cost in the end. ``first_units`` pays
-    for the beginning, until the node ``began``. If the buyer leaves, ``left_units`` is the most
+    for the beginning, until the node ``began``. If the buyer leaves, ``leaving_units`` is the most
     that may be billed, and an honest node may bill up to ``excused_units``: what arrived and what
     was on the line. If the answer breaks off after some text, that amount is ``on_line_units``.
     ``reach_units`` is the most that its bill may be: what was signed for the adapter when it ended
@@ -61,10 +61,10 @@ class OpenRequest:
     refused: bool = False
     pardoned: bool = False
     began_s: float = field(default_factory=time.monotonic)
-    left_at_s: float = 0.0
+    ended_at_s: float = 0.0
     seq: int = 0
     billed_units: Units = 0
-    left_units: Units | None = None
+    leaving_units: Units | None = None
     excused_units: Units = 0
     reach_units: Units = 0
     text: bytes = b""
@@ -114,7 +114,7 @@ class OpenRequest:
         """
         if self.unknown:
             return max(self.units, min(self.most_units, unused_units))
-        ahead_units = 0 if self.refused or not self.left_at_s else credit_units or 0
+        ahead_units = 0 if self.refused or not self.ended_at_s else credit_units or 0
         return max(self.units, self.reach_units, min(self.most_units, self.units + ahead_units))
 
     def fit(self, signed: SignedReceipt) -> tuple[bool, Units, bool]:

@@ -5,7 +5,7 @@ receipt, in this process or in an earlier one.
 
 A request is in one of four groups:
  - under way: its answer arrives, and will bring the receipt;
- - left: it ended without a receipt a short while ago, and the node may still bill it;
+ - awaiting a bill: it ended without a receipt a short while ago, and the node may still bill it;
  - given up: the node had time to bill it and did not. It justifies no more than what is already
    signed. It is kept because a bill may still come;
  - refused: it justifies nothing, and is kept for a while, because a server in front of the node may
@@ -57,7 +57,7 @@ class OpenRequests:
         """
         self._request_units = request_units
         self._under_way: set[OpenRequest] = set()
-        self._left: set[OpenRequest] = set()
+        self._awaiting: set[OpenRequest] = set()
         # In the order in which they were given up, or refused.
         self._given_up: dict[OpenRequest, None] = {}
         self._refused: dict[OpenRequest, None] = {}
@@ -84,13 +84,13 @@ class OpenRequests:
         """
         if open_request.seq:
             return []
-        open_request.left_at_s, open_request.refused = time.monotonic(), refused
+        open_request.ended_at_s, open_request.refused = time.monotonic(), refused
         if refused:
             self._refused[open_request] = None
         else:
             reach_units = open_request.units + unused_units
             open_request.reach_units = min(open_request.most_units, reach_units)
-            self._left.add(open_request)
+            self._awaiting.add(open_request)
         return _oldest_out(self._refused, REFUSED_KEPT)
 
     def forget_old(self) -> list[OpenRequest]:
@@ -100,10 +100,10 @@ class OpenRequests:
         that were refused before that time.
         """
         now_s = time.monotonic()
-        old = [each for each in self._left if each.left_at_s + UNRECEIPTED_S < now_s]
-        self._left.difference_update(old)
-        self._given_up |= dict.fromkeys(sorted(old, key=lambda each: each.left_at_s))
-        refused = sum(each.left_at_s + UNRECEIPTED_S < now_s for each in self._refused)
+        old = [each for each in self._awaiting if each.ended_at_s + UNRECEIPTED_S < now_s]
+        self._awaiting.difference_update(old)
+        self._given_up |= dict.fromkeys(sorted(old, key=lambda each: each.ended_at_s))
+        refused = sum(each.ended_at_s + UNRECEIPTED_S < now_s for each in self._refused)
         return _oldest_out(self._given_up, GIVEN_UP_KEPT) + _oldest_out(
             self._refused, len(self._refused) - refused
         )
@@ -112,8 +112,8 @@ class OpenRequests:
     def lacks_receipts(self) -> bool:
         """Whether a request ended a short while ago without its receipt, or can be forgotten."""
         first = next(iter(self._refused), None)
-        old = first is not None and first.left_at_s + UNRECEIPTED_S < time.monotonic()
-        return bool(self._left) or old
+        old = first is not None and first.ended_at_s + UNRECEIPTED_S < time.monotonic()
+        return bool(self._awaiting) or old
 
     def under_way_units(self, adapter_id: AdapterId) -> Units:
         """Return the most that the adapter's requests under way may cost now."""
@@ -129,7 +129,7 @@ class OpenRequests:
             and not each.began
         ]
 
-    def left_units(self, adapter_id: AdapterId, unused_units: Units) -> Units:
+    def unreceipted_units(self, adapter_id: AdapterId, unused_units: Units) -> Units:
         """Return the most that requests which ended without a receipt may have cost the channel.
 
         A node that was killed may have booked what it delivered and lost the bill. Requests that
@@ -138,16 +138,16 @@ class OpenRequests:
         breaks off every answer is not paid for all of them.
         """
         lost = min(unused_units, _units_of(self._given_up, adapter_id))
-        left = _units_of(self._left - self._under_way, adapter_id)
-        return min(self._request_units, left + lost)
+        awaiting = _units_of(self._awaiting - self._under_way, adapter_id)
+        return min(self._request_units, awaiting + lost)
 
     def heard_units(self, adapter_id: AdapterId, unused_units: Units) -> Units:
         """Return what arrived in the answers that the buyer left and that are not billed yet.
 
         An answer that the node broke off is not one of them: what arrived of it is signed for when
-        the node demands it. The bounds are those of ``left_units``.
+        the node demands it. The bounds are those of ``unreceipted_units``.
         """
-        heard = [each for each in self._left - self._under_way if not each.broke]
+        heard = [each for each in self._awaiting - self._under_way if not each.broke]
         lost = [each for each in self._given_up if not each.broke]
         given_up = min(unused_units, _arrived_in(lost, adapter_id))
         return min(self._request_units, _arrived_in(heard, adapter_id) + given_up)
@@ -158,17 +158,19 @@ class OpenRequests:
 
     def ended(self) -> list[OpenRequest]:
         """Return the requests that ended without a bill and may still get one."""
-        return [each for each in (*(self._left - self._under_way), *self._given_up) if not each.seq]
+        return [
+            each for each in (*(self._awaiting - self._under_way), *self._given_up) if not each.seq
+        ]
 
-    def undelivered_units(self, signed: Mapping[AdapterId, Units], spent: Vector) -> Units:
+    def undelivered_units(self, signed: Mapping[AdapterId, Units], billed: Vector) -> Units:
         """Return what ``signed`` pays for ended requests without a bill, and did not arrive.
 
         This is the sum over all adapters. What a receipt bills, what arrived and what the requests
-        under way may cost is subtracted. ``signed`` and ``spent`` are cumulative.
+        under way may cost is subtracted. ``signed`` and ``billed`` are cumulative.
         """
         ended, found = self.ended(), 0
         for adapter_id in {each.adapter_id for each in ended}:
-            resting = signed.get(adapter_id, 0) - spent.get(adapter_id, 0)
+            resting = signed.get(adapter_id, 0) - billed.get(adapter_id, 0)
             resting -= self.under_way_units(adapter_id) + _arrived_in(ended, adapter_id)
             missing = sum(
                 max(0, each.units - each.arrived_units)
@@ -213,7 +215,7 @@ class OpenRequests:
         """
         equals = (
             each
-            for each in (*self._left, *self._given_up)
+            for each in (*self._awaiting, *self._given_up)
             if each is not open_request and not each.seq and each.equals(open_request)
         )
         found = _nearest(equals, open_request.billed_units)
@@ -271,7 +273,7 @@ class OpenRequests:
             # one that ended first, then the one with the smallest bound. So the larger bounds are
             # left for larger bills.
             beyond = max(0, units - each.bound_units(unused_units, credit_units))
-            return beyond, each.fit(signed), each.left_at_s, each.units
+            return beyond, each.fit(signed), each.ended_at_s, each.units
 
         found = min(asked, key=order)
         beyond_units = order(found)[0]
@@ -284,18 +286,18 @@ class OpenRequests:
         open_request.seq, open_request.billed_units = seq, units if seq else 0
         open_request.weighed = False
         if seq:
-            self._left.discard(open_request)
+            self._awaiting.discard(open_request)
             self._given_up.pop(open_request, None)
             self._refused.pop(open_request, None)
 
     @property
     def _known(self) -> tuple[OpenRequest, ...]:
-        ended = (*self._left, *self._given_up, *self._refused)
+        ended = (*self._awaiting, *self._given_up, *self._refused)
         return (*self._under_way, *(each for each in ended if each not in self._under_way))
 
 
 def _oldest_out(group: dict[OpenRequest, None], kept: int) -> list[OpenRequest]:
-    """Take the oldest requests out of a group, so that ``kept`` are left; return them."""
+    """Take the oldest requests out of a group, so that ``kept`` remain; return them."""
     out = list(group)[: max(0, len(group) - kept)]
     for each in out:
         del group[each]

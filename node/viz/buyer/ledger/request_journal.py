@@ -44,7 +44,7 @@ class RequestJournal:
             "excused": str(open_request.excused_units),
             "onLine": str(open_request.on_line_units),
             "reach": str(open_request.reach_units),
-            "ended": bool(open_request.left_at_s),
+            "ended": bool(open_request.ended_at_s),
             "refused": open_request.refused,
             "pardoned": open_request.pardoned,
         }
@@ -96,7 +96,7 @@ def _read(path: Path) -> OpenRequest:
         reach_units=reader.optional("reach", reader.units) or 0,
         unknown=not ended,
         # Its bill is weighed like that of an answer which ended in this process.
-        left_at_s=EARLIER_S if ended else 0.0,
+        ended_at_s=EARLIER_S if ended else 0.0,
         refused=reader.optional("refused", reader.boolean) or False,
         pardoned=reader.optional("pardoned", reader.boolean) or False,
     )

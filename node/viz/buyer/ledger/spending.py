@@ -98,7 +98,7 @@ class Spending:
 
 def report(channel: BuyerChannel, days: Days) -> Json:
     """Return what was spent on a channel: in all, by day and model, and what no day lists."""
-    total_units = sum(channel.spent.values())
+    total_units = sum(channel.billed.values())
     listed_units = sum(spent.units for models in days.values() for spent in models.values())
     return {
         "node": channel.node,

@@ -169,4 +169,4 @@ class NodePool:
 
 
 def _left(client: BuyerClient) -> Units:
-    return max(0, client.channel.limit_units - sum(client.channel.spent.values()))
+    return max(0, client.channel.limit_units - sum(client.channel.billed.values()))

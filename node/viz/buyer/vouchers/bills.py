@@ -58,7 +58,7 @@ class Bills:
             self._undelivered.billed(other)
         if known:
             ledger.drop_request(open_request)
-        if ledger.channel.spent_units(adapter_id) > ledger.channel.signed_units(adapter_id):
+        if ledger.channel.billed_units(adapter_id) > ledger.channel.signed_units(adapter_id):
             ledger.commit_standing(ledger.standing.on_credit())
 
     def take_late(self, signed: SignedReceipt) -> bool:

@@ -45,5 +45,5 @@ def ahead_units(channel: BuyerChannel, open_requests: OpenRequests, signed: Vect
 
 
 def _unbilled(channel: BuyerChannel, signed: Mapping[AdapterId, Units]) -> dict[AdapterId, Units]:
-    unbilled = {key: units - channel.spent_units(key) for key, units in signed.items()}
+    unbilled = {key: units - channel.billed_units(key) for key, units in signed.items()}
     return {key: units for key, units in unbilled.items() if units > 0}

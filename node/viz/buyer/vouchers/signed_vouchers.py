@@ -37,7 +37,7 @@ def within_deposit(channel: BuyerChannel, adapter_id: AdapterId, wanted_units: U
     """Return ``wanted_units``, at most what the other adapters leave of the deposit."""
     credit = sum(
         max(0, units - channel.signed_units(other))
-        for other, units in channel.spent.items()
+        for other, units in channel.billed.items()
         if other != adapter_id
     )
     spare = max(0, channel.limit_units - channel.total_units - credit)

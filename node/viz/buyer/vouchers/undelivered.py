@@ -72,12 +72,12 @@ class Undelivered:
         elif open_request.provoked:
             # A node that demands what cannot be paid would else be paid each time for the line.
             open_request.excused_units = open_request.arrived_units
-        if not broken and open_request.left_units is not None:
-            open_request.units = min(open_request.units, open_request.left_units)
+        if not broken and open_request.leaving_units is not None:
+            open_request.units = min(open_request.units, open_request.leaving_units)
 
     def billed(self, open_request: OpenRequest) -> None:
         """Weigh a bill that its answer did not bring; do nothing while the answer still arrives."""
-        if open_request.weighed or not (open_request.left_at_s or open_request.incident):
+        if open_request.weighed or not (open_request.ended_at_s or open_request.incident):
             return
         open_request.weighed = True
         standing, seq = self._ledger.standing, self._ledger.channel.seq
@@ -103,7 +103,7 @@ class Undelivered:
 
     @property
     def _all_bills(self) -> Units:
-        return sum(self._ledger.channel.spent.values())
+        return sum(self._ledger.channel.billed.values())
 
     @property
     def rest_units(self) -> Units:
@@ -122,7 +122,7 @@ class Undelivered:
 
     def _held_units(self, signed: Vector) -> Units:
         """Return what ``signed`` pays for answers that ended without a bill and did not arrive."""
-        return self._open_requests.undelivered_units(signed, self._ledger.channel.spent)
+        return self._open_requests.undelivered_units(signed, self._ledger.channel.billed)
 
     def _owes(self, adapter_id: AdapterId, required_units: Units) -> Units:
         """Return what the node holds for broken answers if it demands more on top of them; else 0.
@@ -188,7 +188,7 @@ class Undelivered:
                 raise self._refusal(adapter_id, required_units)
             for each in self._under_way(adapter_id):
                 each.passed = True
-        billed_units = channel.spent_units(adapter_id)
+        billed_units = channel.billed_units(adapter_id)
         if required_units > billed_units + self._open_requests.under_way_units(adapter_id):
             for each in self._open_requests.ended():
                 if each.adapter_id == adapter_id and each.broke and not each.pardoned:
@@ -215,10 +215,10 @@ class Undelivered:
         What is signed for the oldest ones, which are forgotten, is lost.
         """
         channel = self._ledger.channel
-        before = self._open_requests.undelivered_units(channel.vector, channel.spent)
+        before = self._open_requests.undelivered_units(channel.vector, channel.billed)
         for each in self._open_requests.forget_old():
             self._ledger.drop_request(each)
-        after = self._open_requests.undelivered_units(channel.vector, channel.spent)
+        after = self._open_requests.undelivered_units(channel.vector, channel.billed)
         if before > after:
             standing = self._ledger.standing
             self._ledger.commit_standing(standing.lost(before - after, self._all_bills))
@@ -231,8 +231,10 @@ class Undelivered:
         for each in self._open_requests.ended():
             each.pardoned = True
             self._ledger.keep_request(each)
-        left_units = sum(self._left_over(self._ledger.channel.vector).values())
-        self._ledger.commit_standing(self._ledger.standing.forgiven(forgiven_units, left_units))
+        left_over_units = sum(self._left_over(self._ledger.channel.vector).values())
+        self._ledger.commit_standing(
+            self._ledger.standing.forgiven(forgiven_units, left_over_units)
+        )
 
     def answered(self, *, empty: bool) -> None:
         """Note that an answer ended well and was billed, with text or without any."""

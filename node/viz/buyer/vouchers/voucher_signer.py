@@ -136,12 +136,12 @@ class VoucherSigner:
     ) -> None:
         """Remember that a request ended without its receipt. If not ``broken``, the buyer left."""
         adapter_id = open_request.adapter_id
-        if open_request.delivered or open_request.left_at_s:
+        if open_request.delivered or open_request.ended_at_s:
             return
         self._undelivered.ended(open_request, broken=broken)
         if open_request.seq:
             # The bill was found while the answer was still under way.
-            open_request.left_at_s = time.monotonic()
+            open_request.ended_at_s = time.monotonic()
             self._undelivered.billed(open_request)
             return
         unused = self.channel.unused_units(adapter_id)
@@ -170,26 +170,27 @@ class VoucherSigner:
         """Whether a request ended without its receipt, or receipts arrived with a gap."""
         return self._open_requests.lacks_receipts or bool(self.channel.unlinked)
 
-    def earned_units(self, adapter_id: AdapterId) -> Units:
-        """Return what the adapter has earned, without the requests under way.
+    def received_units(self, adapter_id: AdapterId) -> Units:
+        """Return what was received of the adapter, without the requests under way.
 
         That is what its receipts bill, and what arrived of answers that the buyer left unbilled.
         """
         heard = self._open_requests.heard_units(adapter_id, self.channel.unused_units(adapter_id))
-        return self.channel.spent_units(adapter_id) + heard
+        return self.channel.billed_units(adapter_id) + heard
 
     def _unforced_units(self, adapter_id: AdapterId) -> Units:
         """Return the most that is signed for the adapter without a demand of the node."""
-        return self.earned_units(adapter_id) + self._open_requests.under_way_units(adapter_id)
+        return self.received_units(adapter_id) + self._open_requests.under_way_units(adapter_id)
 
     def ceiling_units(self, adapter_id: AdapterId) -> Units:
         """Return the most that may be signed for the adapter now, over the channel's life.
 
         It contains what requests may have cost whose bill the node may have lost.
         """
-        left = self._open_requests.left_units(adapter_id, self.channel.unused_units(adapter_id))
+        unused = self.channel.unused_units(adapter_id)
+        ended = self._open_requests.unreceipted_units(adapter_id, unused)
         under_way = self._open_requests.under_way_units(adapter_id)
-        return self.channel.spent_units(adapter_id) + left + under_way
+        return self.channel.billed_units(adapter_id) + ended + under_way
 
     def beginning(self, open_request: OpenRequest) -> list[OpenRequest]:
         """Return the other requests for the same adapter that the node has not begun to answer."""
@@ -202,7 +203,7 @@ class VoucherSigner:
 
     def rests_on_unbilled(self, adapter_id: AdapterId, required_units: Units) -> bool:
         """Say whether only requests that ended without a bill justify a requirement."""
-        billed_units = self.channel.spent_units(adapter_id)
+        billed_units = self.channel.billed_units(adapter_id)
         return (
             billed_units + self._open_requests.under_way_units(adapter_id)
             < required_units
@@ -289,7 +290,7 @@ class VoucherSigner:
         """
         adapter_id, ceiling = opened.adapter_id, self._unforced_units(opened.adapter_id)
         others = self._open_requests.under_way_units(adapter_id) - opened.units
-        least = self.channel.spent_units(adapter_id) + others + opened.first_units
+        least = self.channel.billed_units(adapter_id) + others + opened.first_units
         target = within_deposit(self.channel, adapter_id, min(least + ahead_units, ceiling))
         enough = target < least or self.held.units(adapter_id) >= least
         ahead = self.held.asks and not enough
@@ -312,7 +313,7 @@ class VoucherSigner:
         raised = channel = self.channel
         try:
             # The node refuses a voucher that leaves out what any adapter delivered on credit.
-            for adapter_id, units in (*targets.items(), *channel.spent.items()):
+            for adapter_id, units in (*targets.items(), *channel.billed.items()):
                 raised = raise_signed(raised, adapter_id, units)
         except DepositExceeded as error:
             left = amount(max(0, channel.limit_units - channel.total_units), self._deployment)

@@ -26,6 +26,7 @@ from viz.cli.http import RPC_VARIABLE
 from viz.cli.operator.running_node import AdapterArgument
 from viz.cli.operator.train import work_file
 from viz.client.node_address import checked
+from viz.domain.ports.engine import DEFAULT_BASE
 from viz.domain.units import AdapterId
 from viz.errors import InvalidRequest, TrainingError, TrainingWorkerDied, UnknownAdapter
 from viz.training.run import Bounds
@@ -61,7 +62,7 @@ def adapter(
             help="File of the contracts. Default: deployment.json in the data folder.",
         ),
     ] = None,
-    base_model: BaseModelOption = "SmolLM2-135M-Instruct",
+    base_model: BaseModelOption = DEFAULT_BASE,
     max_time_s: Annotated[
         int, typer.Option(min=1, help="Longest time of the repeated training, in seconds.")
     ] = _BOUNDS.time_s,

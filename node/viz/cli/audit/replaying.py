@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from viz.cli.audit import evidence
 from viz.cli.console import AsJson, DataDir, DeploymentFile, data_dir, guarded, lines, run
 from viz.cli.own_chain import CreatorRpcOption, own_chain, required_rpc, trusted_deployment
+from viz.domain.ports.engine import DEFAULT_BASE
 from viz.errors import ConfigError, InvalidRequest, UnknownAdapter
 
 if TYPE_CHECKING:
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
     from viz.domain.text_request import TextRequest
     from viz.domain.units import AdapterId
     from viz.protocol.answer_evidence import AnswerEvidence
-
-
-DEFAULT_BASE: Final = "SmolLM2-135M-Instruct"
 
 
 @guarded

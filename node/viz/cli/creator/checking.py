@@ -40,9 +40,9 @@ def check(
     """
     from dataclasses import asdict
 
-    from viz.creator.checking import check_work
     from viz.creator.intake import importing
     from viz.creator.likeness import alike
+    from viz.creator.work_check import check_work
 
     found, skipped = importing.sources_of(sources)
     made = importing.import_sources(found, encoding=encoding, skipped=skipped)

@@ -11,6 +11,7 @@ import typer
 from viz.cli.console import AsJson, BaseModelOption, DataDir, data_dir, guarded, out, run, say, show
 from viz.cli.operator.preparing import preparing
 from viz.domain.display import counted
+from viz.domain.ports.engine import DEFAULT_BASE
 from viz.domain.units import Hash32, parse_hash
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def _group() -> None:
 @guarded
 def export(
     target: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to create.")],
-    base_model: BaseModelOption = "SmolLM2-135M-Instruct",
+    base_model: BaseModelOption = DEFAULT_BASE,
     base_digest: Annotated[
         str, typer.Option(help="The digest that it must have (0x and 64 digits).")
     ] = "",

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
     from viz.settings.config import Config
-    from viz.storage.checking import Freed, StoreCheck
+    from viz.storage.store_check import Freed, StoreCheck
 
 app = typer.Typer(no_args_is_help=True, help="Look after the blob store; a node may run meanwhile.")
 
@@ -120,8 +120,8 @@ async def _verify(
     """Check and repair; unpin those that stay damaged and are to be given up, and return them."""
     from viz.backends import open_blobs
     from viz.outbound import Outbound
-    from viz.storage.checking import check_store
     from viz.storage.gateway import GatewayClient
+    from viz.storage.store_check import check_store
 
     store, peers = open_blobs(settings), Outbound(private_addresses=True)
     try:

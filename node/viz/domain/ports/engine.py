@@ -9,6 +9,9 @@ from typing import Final, Literal, Protocol
 
 from viz.domain.units import ZERO_HASH, AdapterId, Hash32
 
+# The base model that is a package; settings and commands name it where nothing else is named.
+DEFAULT_BASE: Final = "SmolLM2-135M-Instruct"
+
 
 @dataclass(frozen=True, slots=True)
 class BaseModel:

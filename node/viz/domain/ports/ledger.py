@@ -279,6 +279,11 @@ class TrainingRecord:
     created_at: int = 0
     updated_at: int = 0
 
+    @property
+    def ended(self) -> bool:
+        """Whether the run ended, well or not, or was cancelled."""
+        return self.state in ("done", "failed", "cancelled")
+
 
 class TrainingLedger(Protocol):
     """Training runs, so that a restarted node knows which were interrupted."""

@@ -19,6 +19,11 @@ class Outcome(Enum):
     PENDING = "pending"
     UNKNOWN = "unknown"
 
+    @property
+    def undecided(self) -> bool:
+        """Whether the transaction may still settle."""
+        return self in (Outcome.PENDING, Outcome.UNKNOWN)
+
 
 @dataclass(frozen=True, slots=True)
 class Event:

@@ -37,7 +37,6 @@ from viz.services.adapters.sealed_weights import SealedWeights
 
 # Stands for the CID in the simulation, when nothing is stored yet. It has a real CID's length.
 _PLACE_HOLDER: Final = "b" + "a" * 58
-_OPEN: Final = (Outcome.PENDING, Outcome.UNKNOWN)
 _log = structlog.get_logger()
 
 
@@ -107,7 +106,7 @@ class Publishing:
         """Return what an earlier registration made, also one of a process that was killed."""
         call = _registration(publication, digest, Cid(_PLACE_HOLDER))
         found = await self._writer.earlier(call, publication.manifest_hash)
-        if any(each.outcome in _OPEN for each in found):
+        if any(each.outcome.undecided for each in found):
             await self._writer.recover()
             found = await self._writer.earlier(call, publication.manifest_hash)
         for each in found:
@@ -118,7 +117,7 @@ class Publishing:
             if servable.reason is None and _says(each.event("AdapterRegistered"), call):
                 return made
         for each in found:
-            if each.outcome in _OPEN:
+            if each.outcome.undecided:
                 raise OutcomeUnknown(
                     f"a registration of this adapter was sent and is {each.outcome.value}: look up "
                     f"transaction {hex_of(each.hash)} before trying again",

@@ -18,7 +18,6 @@ from typing import Final
 
 import structlog
 
-from viz.domain.eip712 import keccak
 from viz.domain.http_url import http_origin
 from viz.domain.ports.chain import ChainReader, ContentState
 from viz.domain.ports.custody import BlobSources, KeyKind
@@ -44,7 +43,7 @@ from viz.protocol.listing import (
     WorkListing,
 )
 from viz.protocol.notices import NOTICES_PATH, NoticePage, NoticeView
-from viz.protocol.wire import canonical_json
+from viz.protocol.wire import license_hash_of
 from viz.services.custody.custodian import Custodian
 from viz.services.custody.key_requests import KeyRequests
 from viz.services.custody.sealed_works import (
@@ -267,7 +266,7 @@ def _under_license(opened: OpenedWork, listing: WorkListing, granted: Hash32) ->
     The owner may have changed the terms after sealing the work or after the grant.
     """
     for text in (opened.record.license, listing.license):
-        if keccak(canonical_json(dict(text))) == granted:
+        if license_hash_of(text) == granted:
             record = replace(opened.record, license=dict(text), license_hash=granted)
             return replace(opened, record=record)
     raise LicenseMismatch(

@@ -16,9 +16,10 @@ from typing import Final
 
 import structlog
 
-from viz.basemodel.source import DEFAULT_BASE, DEFAULT_BASE_DIGEST
+from viz.basemodel.source import DEFAULT_BASE_DIGEST
 from viz.domain.ports.chain import AdapterState, ChainReader
 from viz.domain.ports.clock import Clock
+from viz.domain.ports.engine import DEFAULT_BASE
 from viz.domain.ports.peers import PeerHttp
 from viz.domain.units import BASE_MODEL, AdapterId, Address, ContentId, Hash32
 from viz.errors import ChainError, NodeNotTrusted

@@ -78,7 +78,6 @@ AT_ONCE: Final = 16
 _LOOK_S: Final = 10
 # How long a relay waits for another relay of the same payer, or for a free place.
 PATIENCE_S: Final = 5.0
-_OPEN: Final = (Outcome.PENDING, Outcome.UNKNOWN)
 _log = structlog.get_logger()
 
 
@@ -136,7 +135,7 @@ class Relay:
         if found.gas_used is not None:
             self.gas = found.gas_used
         self.failed = found.outcome is Outcome.FAILED
-        self.name = found.hash if found.outcome in _OPEN else None
+        self.name = found.hash if found.outcome.undecided else None
 
 
 class RelayBudget:

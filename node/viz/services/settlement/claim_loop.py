@@ -33,7 +33,7 @@ from viz.domain.ports.chain import ChainReader
 from viz.domain.ports.clock import Clock
 from viz.domain.ports.ledger import ChannelRecord
 from viz.domain.ports.settlement_ledger import ClaimRecord, SettlementLedger
-from viz.domain.ports.transactions import ChainWriter, Outcome, Transaction
+from viz.domain.ports.transactions import ChainWriter, Transaction
 from viz.domain.typed_data import channel_id
 from viz.domain.units import Address, Hash32, Units
 from viz.errors import ChainError, ChainUnreachable, InvalidRequest
@@ -177,8 +177,7 @@ class ClaimService:
             unresolved = [
                 found
                 for found in await self._writer.recover(urgent=bool(self._pressing))
-                if found.outcome in (Outcome.PENDING, Outcome.UNKNOWN)
-                and found.what == "Settlement.claim"
+                if found.outcome.undecided and found.what == "Settlement.claim"
             ]
             operator = force and only is None
             if operator:

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
-from viz.domain.eip712 import keccak
 from viz.domain.license import ADAPTER_USES
 from viz.domain.manifest import SourceWork, shares_by_tokens
 from viz.domain.ports.chain import ChainReader, ContentState, GrantState, TermsState
@@ -40,7 +39,7 @@ from viz.domain.units import (
 from viz.domain.work import Work, check_commitment, tokens_of
 from viz.errors import ChainUnreachable, InvalidRequest, NoLiveGrant
 from viz.protocol.license_document.reading import verbatim_tokens
-from viz.protocol.wire import canonical_json
+from viz.protocol.wire import license_hash_of
 from viz.services.training.request import base_of, inputs_of, questions_of, read_input, settings_of
 from viz.services.training.resources import TrainingResources
 from viz.services.training.wish import PublicationWish, wish_in
@@ -268,7 +267,7 @@ def verbatim_limit(path: Path, license_hash: Hash32) -> int | None:
             limit_tokens=UNREAD_LIMIT_TOKENS,
         )
         return UNREAD_LIMIT_TOKENS
-    if keccak(canonical_json(dict(record.license))) != license_hash:
+    if license_hash_of(record.license) != license_hash:
         raise InvalidRequest(
             f"the license in {record_path(path).name} is not the one on chain, which hashes to "
             f"{hex_of(license_hash)}: get the record with its text from the creator"

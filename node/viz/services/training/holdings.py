@@ -30,7 +30,6 @@ RUN: Final = "training run"
 COPY: Final = "copy of the work"
 SALT: Final = "record with the work's salt"
 _STAYS: Final = "manifest.json"
-_ENDED: Final = frozenset({"done", "failed", "cancelled"})
 # What a destroyed run's record keeps: what was trained, and what it was published as.
 _TOLD: Final = ("manifestHash", "weightsDigest", "baseModel", "shares", "adapterId", "cid")
 
@@ -73,7 +72,7 @@ class TrainingHoldings:
         items, left = set(found.items), set(found.left)
         for record in used:
             item = HeldItem(RUN, record.training_id)
-            if record.state not in _ENDED:
+            if not record.ended:
                 left.add(LeftItem(item.kind, item.name, "the run has not ended yet"))
             elif await asyncio.to_thread(self._is_held, record):
                 items.add(item)

@@ -40,7 +40,6 @@ from viz.services.training.request import base_of, inputs_of
 from viz.services.training.resources import DeviceTurns, TrainingResources, as_requested
 from viz.services.training.result import manifest_of, require_memorisation_limit, result_of
 from viz.services.training.wish import (
-    ENDED,
     PUBLICATION,
     TAKEN_BACK,
     awaits_publication,
@@ -154,7 +153,7 @@ class TrainingQueue:
         Of a run that is done and waits for its registration, the wish to publish is taken back.
         """
         record = await self.record(training_id)
-        if record.state in ENDED:
+        if record.ended:
             if awaits_publication(record) and publication_state(record) != "registered":
                 await self.published(training_id, TAKEN_BACK)
                 record = await self.record(training_id)
@@ -169,7 +168,7 @@ class TrainingQueue:
             if runner := self._runners.get(training_id):
                 await runner.cancel()
             told = self._progress.of(training_id)
-            while (record := await self.record(training_id)).state not in ENDED:
+            while not (record := await self.record(training_id)).ended:
                 await self._progress.beyond(told, len(told))
             self._unwanted.discard(training_id)
         return record
@@ -178,7 +177,7 @@ class TrainingQueue:
         """Return the works of each unfinished run, by its id."""
         found: dict[str, Sequence[ContentId]] = {}
         for record in await self._ledger.trainings():
-            if record.state in ENDED:
+            if record.ended:
                 continue
             try:
                 inputs = await asyncio.to_thread(inputs_of, record.request)
@@ -264,7 +263,7 @@ class TrainingQueue:
         Runs that were interrupted when the node stopped continue from their checkpoints.
         """
         for record in await self._ledger.trainings():
-            if record.state not in ENDED:
+            if not record.ended:
                 self._enqueue(record.training_id)
         await self._tidy()
         async with asyncio.TaskGroup() as turns:
@@ -279,7 +278,7 @@ class TrainingQueue:
             async with self._turns.take(device) as cuda_index:
                 record = await self.record(training_id)
                 self._waiting.discard(training_id)
-                if record.state not in ENDED:
+                if not record.ended:
                     if is_over(await self._train(record, cuda_index)):
                         self._progress.forget(training_id)
                     await self._tidy()

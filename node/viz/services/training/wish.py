@@ -24,7 +24,6 @@ from viz.services.serving.offering import OfferTerms
 
 WISH: Final = "publish"
 PUBLICATION: Final = "publication"
-ENDED: Final = frozenset({"done", "failed", "cancelled"})
 TAKEN_BACK: Final = {
     "state": "refused",
     "code": "training-cancelled",
@@ -98,7 +97,7 @@ def awaits_publication(record: TrainingRecord) -> bool:
 
 def is_over(record: TrainingRecord) -> bool:
     """Return whether a run and its publication have ended."""
-    return record.state in ENDED and not awaits_publication(record)
+    return record.ended and not awaits_publication(record)
 
 
 def publication_state(record: TrainingRecord) -> str:

@@ -18,7 +18,7 @@ from viz.domain.ports.custody import CustodyLedger, KeyStore
 from viz.domain.ports.holdings import EndedUse, WorkHoldings
 from viz.domain.ports.ledger import AdapterCatalogue
 from viz.domain.units import Cid, Hash32
-from viz.errors import BlobDenied, InvalidRequest
+from viz.services.withdrawal.held_blobs import stored
 
 WEIGHTS: Final = "weights"
 BLOB: Final = "blob"
@@ -61,7 +61,7 @@ class AdapterHoldings:
             found = []
             if await asyncio.to_thread(self._path(digest.hex()).exists):
                 found.append(HeldItem(WEIGHTS, digest.hex()))
-            if cid is not None and await self._has(cid):
+            if cid is not None and await stored(self._blobs, cid):
                 found.append(HeldItem(BLOB, cid))
             if cid is not None and await self._keys.get(cid) is not None:
                 found.append(HeldItem(KEY, cid))
@@ -98,9 +98,3 @@ class AdapterHoldings:
 
     def _path(self, name: str) -> Path:
         return self._folder / f"{name}.safetensors"
-
-    async def _has(self, cid: Cid) -> bool:
-        try:
-            return await self._blobs.has(cid)
-        except (BlobDenied, InvalidRequest):
-            return False

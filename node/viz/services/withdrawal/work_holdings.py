@@ -16,8 +16,8 @@ from viz.domain.ports.blobs import DeniableStore
 from viz.domain.ports.custody import CustodyLedger, CustodyRecord, KeyStore
 from viz.domain.ports.holdings import EndedUse, WorkHoldings
 from viz.domain.units import Cid
-from viz.errors import BlobDenied, InvalidRequest
 from viz.services.licensing.licensed_works import LicensedWorks
+from viz.services.withdrawal.held_blobs import stored
 
 OPENED: Final = "opened work"
 SEALED: Final = "sealed work"
@@ -83,12 +83,6 @@ class WorkHoldingsHere:
         found = []
         if await self._keys.get(cid) is not None:
             found.append(HeldItem(KEY, cid))
-        if await self._has(cid):
+        if await stored(self._blobs, cid):
             found.append(HeldItem(SEALED, cid))
         return found
-
-    async def _has(self, cid: Cid) -> bool:
-        try:
-            return await self._blobs.has(cid)
-        except (BlobDenied, InvalidRequest):
-            return False

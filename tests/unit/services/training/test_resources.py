@@ -10,7 +10,7 @@ import pytest
 from tests.fakes.tiny_base import make_tiny_directory
 from tests.unit.services.training.test_checks import place
 
-from viz.basemodel.source import DEFAULT_BASE
+from viz.domain.ports.engine import DEFAULT_BASE
 from viz.domain.work import Work, parse_work
 from viz.errors import InvalidRequest
 from viz.services.training import resources

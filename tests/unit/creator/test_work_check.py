@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from viz.chain.keys import development_account
-from viz.creator.checking import check_work
 from viz.creator.intake import importing, rights
 from viz.creator.intake.found import OptOut
 from viz.creator.languages import guess_language
 from viz.creator.likeness import alike, content_code, likeness
 from viz.creator.personal_data import personal_data
+from viz.creator.work_check import check_work
 from viz.domain.units import ZERO_ADDRESS, Cid, ContentId
 from viz.domain.work import parse_work
 from viz.errors import InvalidRequest
