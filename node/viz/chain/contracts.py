@@ -127,9 +127,9 @@ class ContentRegistry(Contract):
             )
         return tuple(Address(owner) for owner in found)
 
-    async def count(self) -> int:
-        """Return how many works there are."""
-        return int(await self._view("contentCount"))
+    async def count(self, *, block: BlockTag = "latest") -> int:
+        """Return how many works there are; their ids are 1 to this number."""
+        return int(await self._view("contentCount", block=block))
 
 
 class AdapterRegistry(Contract):
@@ -189,9 +189,9 @@ class AdapterRegistry(Contract):
         found = await self._view("enforceable", adapter_id, list(words))
         return int(found["index"]) if found["found"] else None
 
-    async def count(self) -> int:
+    async def count(self, *, block: BlockTag = "latest") -> int:
         """Return how many adapters there are; their ids are 1 to this number."""
-        return int(await self._view("adapterCount"))
+        return int(await self._view("adapterCount", block=block))
 
 
 class Chain:

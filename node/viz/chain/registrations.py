@@ -14,11 +14,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from viz.chain import abi
+from viz.chain.log_completeness import logs_missing
 from viz.chain.rpc import Rpc
 from viz.chain.scan import scan
 from viz.domain.shares import shares_from_words, shares_hash
 from viz.domain.units import AdapterId, Address, Hash32
-from viz.errors import ChainError
 
 KEPT: Final = 1_024
 # The newest blocks, which a reorganisation may replace, are scanned again each time: one request.
@@ -59,10 +59,7 @@ class AdapterRegistrations:
                 await self._read(self._first_block, head, adapter_id)
                 found = self._known(adapter_id, table)
         if found is None:
-            raise ChainError(
-                f"adapter {adapter_id} is registered, but the endpoint does not serve its event: "
-                "use an rpc_url that keeps the logs since the deployment"
-            )
+            raise logs_missing(f"adapter {adapter_id} is registered", self._rpc.url)
         return found
 
     async def with_weights(self, digest: Hash32) -> tuple[AdapterId, ...]:

@@ -1,23 +1,30 @@
 """Read all events that move money in Settlement, and compare rebuilt balances with its views.
 
 Owns the searches for the events that ``viz.domain.settlement_audit`` rebuilds balances from, and
-the comparison. Invariant: everything is read at one block, which is checked again at the end.
+the comparison. Invariants: everything is read at one block, which is checked again at the end;
+nothing is derived from logs that lack a registration which the contracts count.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from viz.chain import abi
 from viz.chain.contracts import Chain
 from viz.chain.event_decoding import decode_logs
+from viz.chain.log_completeness import (
+    logs_missing,
+    registered_adapters,
+    registered_works,
+    require_counted,
+)
 from viz.chain.rpc import BlockHeader, BlockNotKnown
 from viz.chain.scan import scan
 from viz.domain.eip712 import keccak
 from viz.domain.ports.transactions import Event
-from viz.domain.settlement_audit import RebuiltBooks, rebuild
+from viz.domain.settlement_audit import RebuiltBooks, Transfers, rebuild
 from viz.domain.units import Address, Hash32, Units, parse_address
 from viz.domain.verdict import verdict_of
 from viz.errors import ChainMismatch
@@ -33,15 +40,20 @@ class SettlementRead:
     books: RebuiltBooks
     held_units: Units
     differences: tuple[str, ...]
+    unread: tuple[str, ...] = ()
 
     def findings(self) -> tuple[str, ...]:
         return (*self.books.findings, *self.differences)
+
+    def missing(self) -> tuple[str, ...]:
+        """Return what could not be checked."""
+        return (*self.unread, *self.books.missing)
 
     def to_json(self) -> dict[str, Any]:
         """Return the result as JSON values; amounts are base units."""
         books, least = self.books, self.books.must_hold_units()
         return {
-            "verdict": verdict_of(self.findings(), checked=True),
+            "verdict": verdict_of(self.findings(), self.missing(), checked=True),
             "toBlock": self.last.number,
             "channels": len(books.channels),
             "adapters": len(books.adapters),
@@ -51,6 +63,7 @@ class SettlementRead:
             "held": str(self.held_units),
             "beyond": str(self.held_units - least),
             "findings": list(self.findings()),
+            "missing": list(self.missing()),
         }
 
 
@@ -61,7 +74,10 @@ class SettlementHistory:
         self._chain, self._rpc, self._where = chain, chain.rpc, chain.deployment
 
     async def events(self, last: int) -> list[Event]:
-        """Return all events of Settlement, works' transfers and adapters' registrations."""
+        """Return all events of Settlement, works' transfers and adapters' registrations.
+
+        Raises ChainError if the endpoint lacks the registration of a work or an adapter.
+        """
         where = self._where
         found = await self._logs(where.settlement, (), last)
         for contract, address, name in (
@@ -69,23 +85,78 @@ class SettlementHistory:
             ("AdapterRegistry", where.adapter_registry, "AdapterRegistered"),
         ):
             found += await self._logs(address, (abi.event_topic(contract, name),), last)
-        return list(decode_logs(where, found))
+        events = list(decode_logs(where, found))
+        works = await self._chain.contents.count(block=last)
+        require_counted("work", registered_works(events), works, self._rpc.url)
+        adapters = await self._chain.adapters.count(block=last)
+        require_counted("adapter", registered_adapters(events), adapters, self._rpc.url)
+        return events
+
+    async def require_settled(
+        self, events: Sequence[Event], channels: Collection[Hash32], block: int
+    ) -> None:
+        """Compare the events of these channels with the contract's view of them at a block.
+
+        Raises ChainError, naming the endpoint, if it lacks a claim that the view counts.
+        """
+        settled = {
+            Hash32(each.args["channelId"]): int(each.args["settled"])
+            for each in sorted(events, key=lambda each: (each.block_number, each.log_index))
+            if each.name == "Claimed"
+        }
+        for each in events:
+            if each.name != "ChannelOpened" or each.args["channelId"] not in channels:
+                continue
+            channel = Hash32(each.args["channelId"])
+            signer, node = Address(each.args["signer"]), Address(each.args["node"])
+            view = await self._chain.settlement.channel(signer, node, block=block)
+            units = view.settled_units if view else 0
+            if units != settled.get(channel, 0):
+                raise logs_missing(
+                    f"{units} units of the channel of {signer} at {node} are settled", self._rpc.url
+                )
 
     async def read(self, last: BlockHeader) -> SettlementRead:
         """Rebuild every balance at a block and compare each with the contract's view.
 
         Raises ChainMismatch if the block was replaced meanwhile, ChainUnreachable.
         """
-        books = rebuild(await self.events(last.number), await self.transfers(last.number))
-        differences = await self._compared(books, last.number)
+        events = await self.events(last.number)
         held = await self._chain.token.balance(self._where.settlement, block=last.number)
+        transfers, unread = await self._all_transfers(last.number, held)
+        books = rebuild(events, transfers)
+        differences = await self._compared(books, last.number)
         if held < books.must_hold_units():
             differences.append(
                 f"Settlement holds {held} units, but owes {books.must_hold_units()}: "
                 f"{books.must_hold_units() - held} are missing"
             )
         await self._require(last)
-        return SettlementRead(last, books, held, tuple(differences))
+        return SettlementRead(last, books, held, tuple(differences), unread)
+
+    async def _all_transfers(
+        self, last: int, held_units: Units
+    ) -> tuple[Transfers | None, tuple[str, ...]]:
+        """Return the transfers out of Settlement, if those in and out give what it holds.
+
+        If not, the endpoint lacks some of them, and payouts cannot be followed: that is missing.
+        """
+        out = await self.transfers(last)
+        to = bytes.fromhex(self._where.settlement[2:]).rjust(32, b"\0")
+        came = 0
+        for log in await self._logs(self._where.token, (_TRANSFER, None, to), last):
+            came += int.from_bytes(log.data, "big")
+        left = came - sum(units for moved in (out or {}).values() for units in moved.values())
+        if out is not None and left == held_units:
+            return out, ()
+        if out is None and not held_units and not came:
+            return None, ()
+        told = (
+            f"transfers of the token: those that {self._rpc.url} serves leave {left} units in "
+            f"Settlement, and it holds {held_units}. Use an --rpc that keeps the logs since the "
+            "deployment"
+        )
+        return None, (told,)
 
     async def _compared(self, books: RebuiltBooks, block: int) -> list[str]:
         settlement, found = self._chain.settlement, list[str]()
@@ -130,7 +201,7 @@ class SettlementHistory:
             moved[to] = moved.get(to, 0) + int.from_bytes(log.data, "big")
         return found
 
-    async def _logs(self, address: Address, topics: Sequence[bytes], last: int) -> list[Any]:
+    async def _logs(self, address: Address, topics: Sequence[bytes | None], last: int) -> list[Any]:
         first = self._where.first_block
         return [log async for log in scan(self._rpc, [address], first, last, topics)]
 

@@ -14,6 +14,12 @@ from typing import Final
 from viz.chain import abi
 from viz.chain.contracts import Chain
 from viz.chain.event_decoding import decode_logs
+from viz.chain.log_completeness import (
+    logs_missing,
+    registered_adapters,
+    registered_works,
+    require_counted,
+)
 from viz.chain.rpc import BlockHeader, BlockNotKnown
 from viz.chain.scan import scan
 from viz.domain.ports.transactions import Event
@@ -25,7 +31,7 @@ from viz.domain.statement import (
     work_history,
 )
 from viz.domain.units import AdapterId, Address, ContentId, Hash32
-from viz.errors import ChainMismatch, InvalidRequest
+from viz.errors import ChainMismatch, InvalidRequest, LicenseError
 
 # Up to this many adapters are searched one by one; for more, the events of all are read.
 _ONE_BY_ONE: Final = 16
@@ -52,8 +58,10 @@ class WorkEvents:
         """Return a work's history up to the block ``last``.
 
         Raises ChainMismatch if the block was replaced meanwhile, ChainUnreachable if the events
-        contradict each other or what the contract has to distribute at that block.
+        contradict each other or what the contract has to distribute at that block, ChainError if
+        the endpoint lacks logs, LicenseError if there is no such work.
         """
+        await self._require_registered(content_id)
         adapters = await self.adapters(content_id, last.number)
         events = await self._events(content_id, [each.adapter_id for each in adapters], last.number)
         history = work_history(content_id, adapters, events)
@@ -71,9 +79,19 @@ class WorkEvents:
         return WorkRead(history, adapters, last)
 
     async def adapters(self, content_id: ContentId, last: int) -> tuple[AdapterRates, ...]:
-        """Return the adapters trained on a work, by id, with the rates of their registration."""
+        """Return the adapters trained on a work, by id, with the rates of their registration.
+
+        Raises ChainError if the endpoint does not serve the event of every registered adapter.
+        """
         found = []
-        for event in await self._scan("AdapterRegistry", "AdapterRegistered", (), last):
+        # Read to the head, because there the count can be asked for, and of old blocks it cannot.
+        head = max(last, await self._rpc.block_number())
+        events = await self._scan("AdapterRegistry", "AdapterRegistered", (), head)
+        count = await self._chain.adapters.count(block=head)
+        require_counted("adapter", registered_adapters(events), count, self._rpc.url)
+        for event in events:
+            if event.block_number > last:
+                continue
             shares = dict(shares_from_words(event.args["shares"]))
             if content_id in shares:
                 found.append(
@@ -136,6 +154,15 @@ class WorkEvents:
             raise InvalidRequest(
                 f"the chain has no block {number} yet: name an older one"
             ) from error
+
+    async def _require_registered(self, content_id: ContentId) -> None:
+        head, work = await self._rpc.block_number(), content_id.to_bytes(32, "big")
+        events = await self._scan("ContentRegistry", "Transfer", (None, None, work), head)
+        if content_id in registered_works(events):
+            return
+        if await self._chain.contents.content(content_id, block=head) is None:
+            raise LicenseError(f"there is no work {content_id} on this chain: check the id")
+        raise logs_missing(f"work {content_id} is registered", self._rpc.url)
 
     async def _events(
         self, content_id: ContentId, adapters: Sequence[AdapterId], last: int

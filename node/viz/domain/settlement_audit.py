@@ -2,7 +2,7 @@
 
 Pure: the same events always give the same balances and findings. A finding is a sentence about an
 event that contradicts earlier events or the rules of docs/contracts.md: then the contract, or the
-source of the events, is wrong. What cannot be checked is a finding too.
+source of the events, is wrong. What cannot be checked is missing, and accuses nobody.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from viz.domain.display import counted
 from viz.domain.ports.transactions import Event
 from viz.domain.shares import (
     Share,
@@ -60,13 +61,22 @@ class RebuiltAdapter:
 
 @dataclass(slots=True)
 class RebuiltBooks:
-    """All rebuilt balances, and the faults found in the events."""
+    """All rebuilt balances, the faults found in the events, and what could not be checked."""
 
     channels: dict[Hash32, RebuiltChannel] = field(default_factory=dict)
     adapters: dict[AdapterId, RebuiltAdapter] = field(default_factory=dict)
     balances: dict[Address, Units] = field(default_factory=dict)
     owners: dict[ContentId, Address] = field(default_factory=dict)
     findings: list[str] = field(default_factory=list)
+    unfollowed: int = 0
+    """How many transactions paid out, and no transfer could be compared."""
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """What could not be checked."""
+        if not self.unfollowed:
+            return ()
+        return (f"payouts of {counted(self.unfollowed, 'transaction')}, which were not followed",)
 
     def undistributed(self, adapter_id: AdapterId) -> Units:
         """Return what an adapter's works have earned and was not distributed."""
@@ -86,7 +96,7 @@ def rebuild(events: Iterable[Event], transfers: Transfers | None) -> RebuiltBook
     """Return the balances after these events of the three contracts, in any order.
 
     ``transfers`` are the token's transfers out of Settlement; without them payouts cannot be
-    checked, which is a finding if there were any.
+    checked, and each that there was is missing.
     """
     books = RebuiltBooks()
     ordered = sorted(events, key=lambda event: (event.block_number, event.log_index))
@@ -140,7 +150,7 @@ def _transaction(
     wanted = {account: units for account, units in expected.items() if units}
     if transfers is None:
         if wanted:
-            books.findings.append(f"{where} paid out, and the token's transfers cannot be read")
+            books.unfollowed += 1
         return
     moved = {to: units for to, units in transfers.get(transaction, {}).items() if units}
     for account in sorted(wanted.keys() | moved.keys()):

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 from tests.integration.chain.testnet import Testnet
-from tests.integration.creator.relay_desk import new_owner
+from tests.integration.creator.relay_desk import CHAIN, new_owner
 from tests.integration.creator.test_earnings import BUYERS, NODE, claim, distribute, sold
 
+from viz.chain.rpc import Log, Rpc
 from viz.chain.settlement_history import SettlementHistory
 from viz.domain.ports.transactions import Event
 from viz.domain.settlement_audit import Transfers, rebuild
 from viz.domain.units import Address, parse_address
+from viz.errors import ChainError
 
 
 async def lived(net: Testnet) -> None:
@@ -96,5 +99,74 @@ async def test_every_balance_follows_from_the_events_and_a_lie_is_found(
     }
     away = rebuild(events, stolen).findings
     assert any(f"paid {owner} 0 units" in each for each in away), away
-    unseen = rebuild(events, None).findings
-    assert any("cannot be read" in each for each in unseen), "what cannot be followed is told"
+    unseen = rebuild(events, None)
+    assert unseen.findings == [], "what cannot be followed accuses nobody"
+    assert "not followed" in unseen.missing[0]
+
+
+def forgetful(monkeypatch: pytest.MonkeyPatch, first: int, only: Address | None = None) -> None:
+    """Let every endpoint forget the logs before a block, of all addresses or of one."""
+    true = Rpc.logs
+
+    async def served(self: Rpc, addresses: Sequence[Address], *given: Any) -> tuple[Log, ...]:
+        logs = await true(self, addresses, *given)
+        return tuple(
+            each for each in logs if each.block_number >= first or only not in (None, each.address)
+        )
+
+    monkeypatch.setattr(Rpc, "logs", served)
+
+
+@pytest.mark.parametrize("kept", ["none", "the newer half"])
+async def test_an_endpoint_that_lacks_logs_is_named_and_nothing_is_reproduced(
+    net: Testnet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: str
+) -> None:
+    """No logs look like no payouts and like no earnings: the contracts' own counts say otherwise,
+    so no command concludes anything, for or against anybody."""
+    await lived(net)
+    await net.register_work(net.sender(2))
+    desk = new_owner(tmp_path / "home", net)
+    receipts = tmp_path / "receipts.json"
+    receipts.write_text('{"receipts": []}')
+    last = await net.rpc.block_number()
+    forgetful(monkeypatch, last + 1 if kept == "none" else last)
+    for words in (
+        ("audit", "payouts"),
+        ("audit", "receipts", receipts, "--node", net.sender(NODE).address),
+        ("content", "statement", 1),
+    ):
+        found = await desk.viz(*words, "--rpc", net.anvil.url, key=False, yes=False)
+        assert found.exit_code == CHAIN, found.output
+        assert "is registered, but the endpoint" in found.stderr
+        assert net.anvil.url in found.stderr and "--rpc" in found.stderr
+
+
+async def test_an_endpoint_that_lacks_the_token_s_logs_accuses_nobody(
+    net: Testnet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What Settlement holds says that there were transfers. Payouts that cannot be followed are
+    missing: neither a success nor a finding."""
+    await lived(net)
+    desk = new_owner(tmp_path / "home", net)
+    last = await net.rpc.block_number()
+    forgetful(monkeypatch, last, net.deployment.token)
+    words = ("audit", "payouts", "--rpc", net.anvil.url, "--json")
+    found = await desk.viz(*words, key=False, yes=False)
+    told = json.loads(found.stdout)
+    assert (found.exit_code, told["findings"]) == (14, []), told
+    assert "transfers of the token" in told["missing"][0]
+
+
+async def test_a_claim_that_the_endpoint_hides_is_counted_by_the_view(
+    net: Testnet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A channel's settled total is the contract's word; an endpoint without the claim is named."""
+    await sold(net)
+    last = await net.rpc.block_number()
+    history = SettlementHistory(net.chain)
+    events = await history.events(last)
+    channels = [each.args["channelId"] for each in events if each.name == "ChannelOpened"]
+    await history.require_settled(events, channels, last)
+    hidden = [each for each in events if each.name != "Claimed"]
+    with pytest.raises(ChainError, match="units of the channel"):
+        await history.require_settled(hidden, channels, last)

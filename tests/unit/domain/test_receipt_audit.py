@@ -96,6 +96,24 @@ def test_what_is_missing_proves_nothing_and_is_told() -> None:
     assert nothing.missing == ["receipts: none were given, so nothing was checked"]
 
 
+def test_a_channel_that_was_never_claimed_is_no_success() -> None:
+    """Receipts of a made-up key and channel agree with themselves; nothing compares them with the
+    chain, so that nothing is reproduced."""
+    found = audit(CHAIN)
+    assert (found.verdict, found.findings) == ("inconclusive", [])
+    assert "the chain has none" in found.missing[0] and "4 receipts" in found.missing[0]
+
+
+def test_what_was_settled_beyond_the_receipts_is_told() -> None:
+    """With the newest receipt left out all heads agree: what it bills looks as if paid ahead."""
+    claims = (claimed(25, head_of(CHAIN[:2])), claimed(40, head_of(CHAIN[:3]), 2))
+    for given, missing in ((CHAIN[:3], ["10 of the 40 units"]), (CHAIN, [])):
+        found = audit(given, *claims)
+        assert found.findings == []
+        assert found.verdict == ("inconclusive" if missing else "reproduced")
+        assert all(said in told for said, told in zip(missing, found.missing, strict=True))
+
+
 def test_a_head_that_goes_back_convicts() -> None:
     """A later claim names a later receipt, or the same one."""
     found = audit(CHAIN, claimed(20, head_of(CHAIN[:3])), claimed(30, head_of(CHAIN[:1]), 2))

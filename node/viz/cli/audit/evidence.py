@@ -140,7 +140,8 @@ def receipts(
                 f"channel {each['channelId'][:18]}...",
                 f"{counted(each['receipts'], 'receipt')}, "
                 f"{amount(int(each['billed']), trusted)} billed, "
-                f"{amount(int(each['settled']), trusted)} settled",
+                f"{amount(int(each['settled']), trusted)} settled"
+                + _ahead(int(each["settled"]) - int(each["billed"]), trusted),
             )
             for each in found["channels"]
         ]
@@ -148,6 +149,13 @@ def receipts(
         if periods:
             _say_published(found["published"], trusted)
     finish(found, as_json=as_json)
+
+
+def _ahead(rest_units: int, trusted: Deployment) -> str:
+    """Say how much more was settled than the receipts bill."""
+    if rest_units <= 0:
+        return ""
+    return f", {amount(rest_units, trusted)} of it not billed by these receipts"
 
 
 def _read_receipts(path: Path) -> Sequence[PublicReceipt]:
@@ -180,7 +188,10 @@ async def _receipts(
     address = parse_address(node)
     async with own_chain(rpc, trusted) as chain:
         last = await chain.rpc.block()
-        events = await SettlementHistory(chain).events(last.number)
+        history = SettlementHistory(chain)
+        events = await history.events(last.number)
+        channels = {each.receipt.channel_id for each in given}
+        await history.require_settled(events, channels, last.number)
     claims = [event for event in events if event.name == "Claimed"]
     domain = settlement_domain(trusted.chain_id, trusted.settlement)
     chains = audit_receipts(given, claims, node=address, domain=domain)

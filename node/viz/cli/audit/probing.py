@@ -304,10 +304,13 @@ async def _money(client: BuyerClient, chain: Chain, found: ProbeEvidence) -> dic
     history = SettlementHistory(chain)
     last = await chain.rpc.block()
     read, events = await history.read(last), await history.events(last.number)
+    ours = channel_id(client.signer, client.info.node)
+    await history.require_settled(events, [ours], last.number)
     claims = [event for event in events if event.name == "Claimed"]
     node = client.info.node
-    heads = audit_receipts(found.receipts, claims, node=node, domain=domain_of(client))
-    ours = channel_id(client.signer, node)
+    heads = audit_receipts(
+        found.receipts, claims, node=node, domain=domain_of(client), money_followed=True
+    )
     others = [each for each in heads.channels if each != ours]
     found.findings += heads.findings
     found.missing += heads.missing
@@ -315,6 +318,7 @@ async def _money(client: BuyerClient, chain: Chain, found: ProbeEvidence) -> dic
         others
     )
     found.findings += read.findings()
+    found.missing += read.missing()
     billed = heads.channels[ours].by_adapter if ours in heads.channels else {}
     trail = follow(events, ours, billed, node, ended=found.ended)
     found.findings += trail.findings
