@@ -106,9 +106,11 @@ def main() -> None:
                 judged,
                 base.tokenizer.token_bytes,
                 base.shape.end_ids,
-                ended=ended,
                 most_tokens=asked.tokens + 16,
+                limit=None if ended else asked.tokens,
             )
+            if ended and not found.end and found.end_gap is not None:
+                found.gaps.append(found.end_gap)
             places += found.tokens
             differing += len(found.gaps)
             beyond += found.largest_nats > 0.005 or found.impossible

@@ -14,6 +14,7 @@ MAX_LINES: Final = 150
 HELPERS: Final = {
     "child_process",
     "clock",
+    "given_file",
     "local_socket",
     "log",
     "outbound",

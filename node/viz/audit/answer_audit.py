@@ -3,17 +3,21 @@
 Owns which facts must agree before the model is asked, and what the result proves. The auditor says
 whether this machine has the node's class of processor; nothing that the node says of itself excuses
 a difference. What cannot be replayed (an answer that was drawn by chance) proves nothing.
+
+Invariant: only what the node signed convicts it: the request, the text, and the counts. Why an
+answer ended is signed by nobody, so an end that the replay contradicts is missing and no finding.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from viz.basemodel.safetensor_file import file_digest
-from viz.domain.answer_replay import MARGIN_NATS, AnswerReplay, replay
+from viz.domain.answer_replay import MARGIN_NATS, AnswerReplay, fewest_tokens, replay
+from viz.domain.display import counted
 from viz.domain.eip712 import Domain
 from viz.domain.ports.chain import AdapterState
 from viz.domain.text_request import TextRequest
@@ -29,6 +33,11 @@ if TYPE_CHECKING:
 
     from viz.basemodel.source import LoadedBase
 
+_ENDS: Final = {
+    "model": "because the model ended it",
+    "length": "at max_tokens",
+    "stop": "at a stop string",
+}
 # The canonical tokenisation may differ from the tokens that were generated, by few.
 _MORE_TOKENS = 64
 
@@ -129,7 +138,7 @@ def audit_answer(
     if isinstance(asked, str):
         found.findings.append(f"a node does not answer this request: {asked}")
         return found
-    _asked(found, asked)
+    _asked(found, asked, evidence.text)
     prompt = _prompt(found, evidence, asked, judge.base)
     if found.findings or found.missing or prompt is None:
         return found
@@ -137,7 +146,7 @@ def audit_answer(
     return found
 
 
-def _asked(found: AnswerAudit, asked: TextRequest) -> None:
+def _asked(found: AnswerAudit, asked: TextRequest, text: str) -> None:
     """Compare the request with the bill, and say if it cannot be replayed."""
     named = adapter_of_model(asked.model)
     if (named or BASE_MODEL) != found.adapter_id:
@@ -151,6 +160,10 @@ def _asked(found: AnswerAudit, asked: TextRequest) -> None:
         )
     if asked.choices != 1:
         found.missing.append("a single answer: the request asks for several")
+        return
+    for stop in asked.sampling.stop:
+        if stop in text:
+            found.findings.append(f"the text runs on past the request's stop string {stop[:80]!r}")
 
 
 def _prompt(
@@ -161,21 +174,33 @@ def _prompt(
     try:
         if isinstance(asked.prompt, str):
             prompt = tokenizer.encode(asked.prompt)
-            counted = tokenizer.count_prompt(asked.prompt)
+            prompt_tokens = tokenizer.count_prompt(asked.prompt)
         else:
             prompt = tokenizer.render(asked.prompt, asked.so_far)
-            counted = len(prompt)
+            prompt_tokens = len(prompt)
         completion = tokenizer.count(evidence.text)
     except VizError as error:
         found.findings.append(f"the base model does not take this request: {error.detail}")
         return None
     for what, there, here in (
-        ("prompt", receipt.prompt_tokens, counted),
+        ("prompt", receipt.prompt_tokens, prompt_tokens),
         ("answer", receipt.completion_tokens, completion),
     ):
         if there != here:
             found.findings.append(f"the {what} has {here} tokens, and {there} were billed")
+    if asked.max_tokens is not None and asked.choices == 1 and completion > asked.max_tokens:
+        _too_long(found, evidence.text, asked.max_tokens, tokenizer.token_bytes)
     return prompt
+
+
+def _too_long(found: AnswerAudit, text: str, limit: int, spellings: Mapping[int, bytes]) -> None:
+    """Find a text that ``limit`` tokens cannot spell; the canonical count may be a few more."""
+    # A first token may have had a space that was cut off; broken characters have lost their bytes.
+    fewest = 0 if "\ufffd" in text else fewest_tokens(text, spellings.values()) - 1
+    if fewest > limit:
+        found.findings.append(
+            f"the answer has at least {fewest} tokens, and the request permits {limit}"
+        )
 
 
 def _replay(
@@ -188,15 +213,14 @@ def _replay(
     most = evidence.receipt.receipt.completion_tokens + _MORE_TOKENS
     room = min(len(prompt) + most + 1, judge.base.shape.context_tokens)
     forced = ForcedPass(judge.base, judge.weights, context_tokens=room, compute=judge.compute)
-    # A stop string ends an answer too, and what the model wanted to say then is not known.
-    ended = evidence.finish == "stop" and not asked.sampling.stop
     found.replayed = done = replay(
         evidence.text,
         ForcedTokens(forced, prompt),
         judge.base.tokenizer.token_bytes,
         judge.base.shape.end_ids,
-        ended=ended,
         most_tokens=room - len(prompt) - 1,
+        limit=asked.max_tokens,
+        stops=asked.sampling.stop,
     )
     if done.impossible:
         found.findings.append(
@@ -211,4 +235,34 @@ def _replay(
         found.findings.append(
             f"a token of the answer is {done.largest_nats:.4f} nats less likely than another, and "
             f"the margin is {judge.margin_nats:g}: these weights did not give this text"
+        )
+    if not found.findings:
+        _ended(found, evidence.finish, asked, done)
+
+
+def _ended(found: AnswerAudit, said: str, asked: TextRequest, done: AnswerReplay) -> None:
+    """Compare where the answer ends with where the weights end it; nothing here convicts."""
+    permitted = found.margin_nats if not found.same_processor else 0.0
+    if not (end := done.end) and done.end_gap is not None and done.end_gap.nats <= permitted:
+        end = "model"
+    if not end:
+        most = "no max_tokens" if asked.max_tokens is None else f"max_tokens {asked.max_tokens}"
+        likelier = done.end_gap.likelier if done.end_gap else "more text"
+        found.missing.append(
+            f"the rest of the answer: behind its {counted(done.tokens, 'token')} these weights go "
+            f"on with {likelier!r}, and the request has {most}. It broke off, or the node sells "
+            "parts of answers; its receipt does not sign which. Ask again, and compare"
+        )
+    elif asked.max_tokens is not None and done.tokens > asked.max_tokens:
+        # Other tokens may spell a text with broken characters, or one that is a few too long.
+        found.missing.append(
+            f"an answer within max_tokens {asked.max_tokens}: this one has "
+            f"{counted(done.tokens, 'token')} here"
+        )
+    elif not said:
+        found.missing.append("why the answer ended: the record does not say, so it broke off")
+    elif (said == "length") != (end == "length"):
+        found.missing.append(
+            f"a true reason of the end: the record says {said!r}, and by its text the answer ended "
+            f"{_ENDS[end]}. No signature covers the record's word, so it accuses nobody"
         )

@@ -6,13 +6,18 @@ likeliest token fits the text, it is taken. If not, the likeliest one that fits 
 tokens are almost equally likely: there another order of sums may choose the other one. So an honest
 gap is at most twice the error of a log-probability.
 
-Invariant: the tokens that are forced spell the text to its last byte.
+Why an answer ended is computed too, from the request and the text alone: by the model's own end, at
+the most tokens that were asked for, or before a stop string. What a record says about it is signed
+by nobody.
+
+Invariant: the tokens that are forced spell the text to its last byte, or to the token that a stop
+string cut.
 """
 
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
@@ -57,12 +62,18 @@ class Gap:
 
 @dataclass(slots=True)
 class AnswerReplay:
-    """What a replay found. ``impossible``: from a place on, no token at all fits the text."""
+    """What a replay found. ``impossible``: from a place on, no token at all fits the text.
+
+    ``end`` is why the text is whole: the model ended it ("model"), it has as many tokens as were
+    asked for ("length"), or a stop string follows ("stop"); empty if the model would go on.
+    ``end_gap`` is how much likelier it is to go on than to end behind the text's last token.
+    """
 
     tokens: int = 0
     gaps: list[Gap] = field(default_factory=list)
     impossible: bool = False
-    end_checked: bool = False
+    end: str = ""
+    end_gap: Gap | None = None
 
     @property
     def largest_nats(self) -> float:
@@ -75,7 +86,8 @@ class AnswerReplay:
             "tokens": self.tokens,
             "differing": len(self.gaps),
             "largestGapNats": round(self.largest_nats, 6),
-            "endChecked": self.end_checked,
+            "end": self.end,
+            "endGapNats": round(self.end_gap.nats, 6) if self.end_gap else None,
             "gaps": [
                 {
                     "place": gap.place,
@@ -94,17 +106,18 @@ def replay(
     table: Mapping[int, bytes],
     ends: Sequence[int],
     *,
-    ended: bool,
     most_tokens: int,
+    limit: int | None = None,
+    stops: Sequence[str] = (),
 ) -> AnswerReplay:
-    """Force ``text`` on the model and return the gaps.
+    """Force ``text`` on the model and return the gaps, and why the text ends where it does.
 
     ``table`` has the bytes of each ordinary token, ``ends`` are the tokens that end an answer.
-    ``ended``: the model ended this answer by itself, which is checked too. At most ``most_tokens``
+    ``limit`` and ``stops`` are the request's most tokens and stop strings. At most ``most_tokens``
     tokens are forced; what is left of the text then cannot be checked and counts as impossible.
     """
     found, rest = AnswerReplay(), _Rest(text, table)
-    silent = 0
+    cuts, silent = tuple(stop.encode("utf-8", "surrogatepass") for stop in stops), 0
     while not rest.is_done:
         if found.tokens >= most_tokens:
             found.impossible = True
@@ -113,6 +126,8 @@ def replay(
         if best not in table and best not in ends and silent < _MOST_SILENT:
             silent += 1  # a control token that is no end: it spells nothing and is not sent
         elif not rest.fits(best):
+            if _may_stop(rest.beyond(best), cuts):
+                break  # a stop string, or its beginning, cut the answer inside this token
             fitting = next((each for each in model.ranked() if rest.fits(each)), None)
             if fitting is None:
                 found.impossible = True
@@ -124,13 +139,67 @@ def replay(
         rest.take(token)
         model.push(token)
         found.tokens += 1
-    if ended and ends:
-        found.end_checked = True
-        best, end = model.best(), max(ends, key=model.logprob)
-        if best not in ends:
-            nats = model.logprob(best) - model.logprob(end)
-            found.gaps.append(Gap(found.tokens, nats, "(end)", _shown(table, best)))
+    if rest.is_done and limit is not None and found.tokens >= limit:
+        found.end = "length"
+    else:
+        most = most_tokens if limit is None else min(most_tokens, limit)
+        _end(found, _Beyond(model, table, ends, rest.left), cuts, most=most)
     return found
+
+
+@dataclass(slots=True)
+class _Beyond:
+    """A model behind a text, of which the bytes ``left`` are not spelled yet."""
+
+    model: NextTokens
+    table: Mapping[int, bytes]
+    ends: Sequence[int]
+    left: bytes
+
+
+def _end(found: AnswerReplay, behind: _Beyond, stops: Sequence[bytes], *, most: int) -> None:
+    """Let the model go on behind the text until it is clear if it ended there, or at a stop."""
+    model, raw, went = behind.model, b"", 0
+    while went < _MOST_SILENT and found.tokens + went < most:
+        best = model.best()
+        if best in behind.ends:
+            found.end = "" if raw else "model"
+            return
+        if not raw and not behind.left and found.end_gap is None and behind.ends:
+            nats = model.logprob(best) - max(map(model.logprob, behind.ends))
+            found.end_gap = Gap(found.tokens, nats, "(end)", _shown(behind.table, best))
+        raw += behind.table.get(best, b"")
+        tail = raw[len(behind.left) :]
+        if any(tail.startswith(stop) for stop in stops):
+            found.end = "stop"
+            return
+        if tail and not _may_stop(tail, stops):
+            return
+        model.push(best)
+        went += 1
+
+
+def _may_stop(tail: bytes, stops: Sequence[bytes]) -> bool:
+    """Return whether what follows a text is a stop string's beginning, or begins with one."""
+    return bool(tail) and any(stop.startswith(tail) or tail.startswith(stop) for stop in stops)
+
+
+def fewest_tokens(text: str, spellings: Collection[bytes]) -> int:
+    """Return a number of tokens below which no spelling of the text has, whatever was chosen.
+
+    The last token may reach beyond the text, because a stop string may have cut it.
+    """
+    raw = text.encode("utf-8", "surrogatepass")
+    known = frozenset(spellings)
+    longest = max(map(len, known), default=1)
+    need = [0]
+    for end in range(1, len(raw) + 1):
+        starts = range(max(0, end - longest), end)
+        steps = (need[start] for start in starts if raw[start:end] in known)
+        # Bytes that no token has at all are the replay's to find; here they cost nothing.
+        need.append(min(steps, default=need[-1] - 1) + 1)
+    cut = (need[start] + 1 for start in range(max(0, len(raw) - longest + 1), len(raw)))
+    return min((need[len(raw)], *cut))
 
 
 class _Rest:
@@ -149,6 +218,16 @@ class _Rest:
     def fits(self, token: int) -> bool:
         """Return whether a token's bytes can stand next."""
         return (raw := self._table.get(token)) is not None and self._decoded(raw) is not None
+
+    @property
+    def left(self) -> bytes:
+        """The bytes that are not spelled yet, with those of a character that is begun."""
+        return b"" if self.is_done else self._text[self._at :].encode("utf-8", "surrogatepass")
+
+    def beyond(self, token: int) -> bytes:
+        """Return what a token spells behind the end of the text, if it spells all that is left."""
+        raw, left = self._begun + self._table.get(token, b""), self.left
+        return raw[len(left) :] if raw.startswith(left) else b""
 
     def take(self, token: int) -> None:
         raw = self._table.get(token, b"")

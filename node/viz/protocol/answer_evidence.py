@@ -15,17 +15,26 @@ from viz.domain.receipt import SignedReceipt, salted_hash
 from viz.domain.strict_json import load_json
 from viz.domain.units import Address
 from viz.errors import InvalidRequest, InvalidSignature
-from viz.protocol.payment import receipt_from_json, receipt_to_json
+from viz.protocol.payment import (
+    CHAT_PATH,
+    COMPLETIONS_PATH,
+    receipt_from_json,
+    receipt_to_json,
+)
 from viz.protocol.wire import Json, Reader
 
 FORMAT: Final = "viz-answer/1"
 MAX_EVIDENCE_BYTES: Final = 16 * 1024 * 1024
+_WHERE: Final = "the record of the answer"
 _FINISHES: Final = ("stop", "length", "")
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerEvidence:
     """A request as it was sent, the text that came back, and the node's receipt for it.
+
+    ``read`` checks every member once: what it returns has a line in its bill, one of the two paths,
+    and text that can be tokenised.
 
     ``body`` is the HTTP body to the byte, ``text`` what the receipt's hash covers. ``finish`` is
     why the answer ended, as the stream said; no signature covers it. ``unknown`` are members of the
@@ -68,22 +77,30 @@ class AnswerEvidence:
             value: Any = load_json(raw)
         except ValueError as error:
             raise InvalidRequest(f"the record of the answer is not JSON: {error}") from error
-        reader = Reader(value, "the record of the answer")
+        reader = Reader(value, _WHERE)
         if reader.text("format") != FORMAT:
             raise InvalidRequest(f'the record\'s format is not "{FORMAT}"')
         finish = reader.text("finish")
         if finish not in _FINISHES:
             raise InvalidRequest("'finish' is stop, length, or empty if the answer broke off")
         found: Mapping[str, Any] = value
+        receipt = receipt_from_json(found.get("receipt"))
+        if not receipt.lines:
+            raise InvalidRequest(f"{_WHERE} has a receipt that bills nothing: 'lines' is empty")
+        path, text = reader.text("path"), reader.text("text", MAX_EVIDENCE_BYTES)
+        if path not in (CHAT_PATH, COMPLETIONS_PATH):
+            raise InvalidRequest(f"'path' in {_WHERE} is not {CHAT_PATH} or {COMPLETIONS_PATH}")
+        if any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise InvalidRequest(f"'text' in {_WHERE} has half a character, which no node sends")
         return cls(
             node=reader.address("node"),
             chain_id=reader.integer("chainId"),
             settlement=reader.address("settlement"),
-            path=reader.text("path"),
-            body=reader.text("body").encode("utf-8", "surrogatepass"),
-            text=reader.text("text"),
+            path=path,
+            body=reader.text("body", MAX_EVIDENCE_BYTES).encode("utf-8", "surrogatepass"),
+            text=text,
             finish=finish,
-            receipt=receipt_from_json(found.get("receipt")),
+            receipt=receipt,
             unknown=tuple(sorted(map(str, found.keys() - cls.MEMBERS))),
         )
 

@@ -17,7 +17,7 @@ from viz.api.openai.request import read_chat, read_completion
 from viz.audit.answer_audit import AnswerAudit, Judge, audit_answer, require_weights
 from viz.basemodel.adapter_file import write_adapter
 from viz.basemodel.source import LoadedBase
-from viz.domain.answer_replay import MARGIN_NATS, replay
+from viz.domain.answer_replay import MARGIN_NATS, fewest_tokens, replay
 from viz.domain.eip712 import public_address, settlement_domain, sign_compact
 from viz.domain.ports.chain import AdapterState
 from viz.domain.ports.engine import GenerationRequest
@@ -140,6 +140,38 @@ async def test_a_node_that_answers_with_other_weights_is_caught(
     assert any("did not give this text" in finding for finding in found.findings), found.findings
 
 
+@pytest.mark.parametrize("shop", ["float32"], indirect=True)
+async def test_where_an_answer_ends_is_judged_by_what_is_signed(shop: Shop) -> None:
+    """Half an answer is no success whatever its record calls it, and convicts nobody, since no
+    signature covers the word. More than was asked for, and text beyond a stop string, are signed.
+    """
+    record = await shop.answer(SOLD)
+    assert record.finish == "length"
+
+    def sold(text: str, finish: str, **asked: Any) -> AnswerAudit:
+        raw = json.dumps({**CHAT, **asked}).encode()
+        prompt = record.receipt.receipt.prompt_tokens
+        return audited(evidence(shop.base, raw, text, finish, prompt), shop.judge())
+
+    assert sold(record.text, "length").verdict == "reproduced"
+    half = record.text[: len(record.text) // 2]
+    for finish in ("length", "stop", ""):
+        found = sold(half, finish)
+        assert (found.verdict, found.findings) == ("inconclusive", []), found
+        assert "the rest of the answer" in found.missing[0]
+    for finish, said in (("stop", "No signature covers"), ("", "why the answer ended")):
+        found = sold(record.text, finish)
+        assert (found.verdict, found.findings) == ("inconclusive", []), found
+        assert said in found.missing[0]
+    found = sold("When is the lamp lit? " * 4, "length", max_tokens=10)
+    assert found.verdict == "different" and "the request permits 10" in found.findings[0]
+    assert "\ufffd" in record.text, "whose bytes are lost, and so the least number of its tokens"
+    found = sold(record.text, "length", max_tokens=10)
+    assert (found.verdict, found.findings) == ("inconclusive", [])
+    found = sold(record.text, "stop", stop=[record.text[3:6]])
+    assert found.verdict == "different" and "stop string" in found.findings[0]
+
+
 class Table:
     """A model whose choices are given: place by place, the tokens with their probabilities."""
 
@@ -164,8 +196,8 @@ END = 0
 LETTERS = {1: b"a", 2: b"b", 3: b"ab", 4: "é".encode()[:1], 5: "é".encode()[1:]}
 
 
-def forced(text: str, *rows: dict[int, float], ended: bool = False) -> Any:
-    return replay(text, Table(*rows), LETTERS, (END,), ended=ended, most_tokens=10)
+def forced(text: str, *rows: dict[int, float], **asked: Any) -> Any:
+    return replay(text, Table(*rows), LETTERS, (END,), most_tokens=10, **asked)
 
 
 def test_a_text_is_spelled_by_what_the_model_would_say() -> None:
@@ -183,10 +215,31 @@ def test_a_gap_is_how_much_likelier_another_token_was() -> None:
 
 
 def test_an_answer_that_was_cut_off_and_called_finished_is_seen() -> None:
-    """A node could sell half an answer for a whole one."""
-    found = forced("a", {1: -0.1}, {2: -0.1, END: -3.0}, ended=True)
-    assert round(found.largest_nats, 6) == 2.9 and found.end_checked
-    assert forced("a", {1: -0.1}, {END: -0.1, 2: -3.0}, ended=True).gaps == []
+    """A node could sell half an answer for a whole one. It is no gap, which would convict: a buyer
+    that left makes an honest node sign half an answer too."""
+    found = forced("a", {1: -0.1}, {2: -0.1, END: -3.0}, limit=2)
+    assert (found.end, round(found.end_gap.nats, 6), found.gaps) == ("", 2.9, [])
+    assert forced("a", {1: -0.1}, {END: -0.1, 2: -3.0}).end == "model"
+    assert forced("a", {1: -0.1}, {2: -0.1}, limit=1).end == "length"
+
+
+def test_a_stop_string_ends_an_answer_also_inside_a_token() -> None:
+    """The model's next tokens spell the stop string, so the text is whole, and no token of it is
+    another one than the likeliest."""
+    plain = forced("a", {1: -0.1}, {2: -0.1}, {1: -0.1}, stops=("ba",))
+    inside = forced("a", {3: -0.1, 1: -3.0}, {1: -0.1}, stops=("ba",))
+    for found in (plain, inside):
+        assert (found.end, found.gaps) == ("stop", [])
+    assert forced("a", {3: -0.1, 1: -3.0}, stops=("x",)).gaps, "no stop string cut this token"
+    left = forced("a", {3: -0.1, 1: -3.0}, {2: -0.1}, stops=("ba",))
+    assert (left.end, left.gaps) == ("", []), "a buyer left while the node held the text back"
+
+
+def test_the_fewest_tokens_of_a_text_are_a_bound_that_no_choice_passes() -> None:
+    assert fewest_tokens("abab", LETTERS.values()) == 2
+    assert fewest_tokens("aab", LETTERS.values()) == 2
+    assert fewest_tokens("", LETTERS.values()) == 0
+    assert fewest_tokens("axa", LETTERS.values()) <= 2, "what no token spells costs nothing here"
 
 
 def test_a_text_that_no_token_spells_is_impossible() -> None:
@@ -199,7 +252,10 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> LoadedBase:
     return make_tiny_base(tmp_path_factory.mktemp("base"))
 
 
-def record_of(base: LoadedBase, body: dict[str, Any] = CHAT, **changes: Any) -> AnswerEvidence:
+SHORT: dict[str, Any] = {**CHAT, "max_tokens": 3}
+
+
+def record_of(base: LoadedBase, body: dict[str, Any] = SHORT, **changes: Any) -> AnswerEvidence:
     prompt = base.tokenizer.render(CHAT["messages"])
     count = changes.pop("prompt_tokens", len(prompt))
     return evidence(base, json.dumps(body).encode(), "abc", "length", count, **changes)
@@ -259,7 +315,7 @@ def test_an_answer_that_was_billed_as_another_model_s_is_found(base: LoadedBase)
 def test_the_auditor_decides_what_the_same_processor_is(base: LoadedBase) -> None:
     """With the same class no token may differ; the accused's word loosens nothing."""
     record = record_of(base)
-    loose = audited(record, Judge(base, None, margin_nats=100.0))
+    loose = audited(record, Judge(base, None, margin_nats=100.0))  # also of the end
     assert loose.verdict == "reproduced" and loose.replayed is not None and loose.replayed.gaps
     strict = audited(record, Judge(base, None, margin_nats=100.0, same_processor=True))
     assert strict.verdict == "different" and "same class of processor" in strict.findings[0]

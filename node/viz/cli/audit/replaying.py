@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from viz.domain.text_request import TextRequest
     from viz.domain.units import AdapterId
     from viz.protocol.answer_evidence import AnswerEvidence
+
+_SHOWN_CHARS: Final = 240
 
 
 @guarded
@@ -57,9 +59,10 @@ def answer(
 ) -> None:
     """Replay a greedy answer under the weights that the chain names for its adapter.
 
-    The node signed request and text with its receipt. Exit code 0: these weights give this text.
-    13: they do not, or the receipt is not for it. 14: it cannot be replayed, because its
-    tokens were drawn by chance. Needs the model stack (viz-node[node]).
+    The node signed request and text with its receipt. Exit code 0: these weights give this text, to
+    its end. 13: they do not, or the receipt is not for it. 14: nothing is proved, because its
+    tokens were drawn by chance, or because it ends where these weights go on: no signature says
+    why an answer ended. Needs the model stack (viz-node[node]).
     """
     trusted = trusted_deployment(deployment, folder)
     rpc = required_rpc(rpc, trusted, "an audit of an answer")
@@ -69,7 +72,7 @@ def answer(
     given = (weights, base_model, margin, same_processor)
     found = _audit(record, state, given, trusted, place)
     if not as_json:
-        _say(found)
+        _say(found, record)
     evidence.finish(found, as_json=as_json)
 
 
@@ -89,13 +92,11 @@ def replayed(
 
 
 def _read(file: Path) -> AnswerEvidence:
+    from viz.given_file import about, read_given
     from viz.protocol.answer_evidence import MAX_EVIDENCE_BYTES, AnswerEvidence
 
-    try:
-        with file.open("rb") as opened:
-            return AnswerEvidence.read(opened.read(MAX_EVIDENCE_BYTES + 1))
-    except OSError as error:
-        raise InvalidRequest(f"{file} cannot be read: {error.strerror}") from error
+    with about(file, "Give what `viz buyer ask --record FILE` wrote"):
+        return AnswerEvidence.read(read_given(file, MAX_EVIDENCE_BYTES))
 
 
 async def _adapter(record: AnswerEvidence, rpc: str, trusted: Deployment) -> AdapterState | None:
@@ -169,8 +170,14 @@ def _asked(record: AnswerEvidence) -> TextRequest | str:
         return f"its body is not JSON: {error}"
 
 
-def _say(found: dict[str, Any]) -> None:
-    rows: list[tuple[str, object]] = [("adapter", found["adapterId"])]
+def _say(found: dict[str, Any], record: AnswerEvidence) -> None:
+    adapter = found["adapterId"]
+    rows: list[tuple[str, object]] = [
+        ("node", record.node),
+        ("adapter", f"{adapter}, as billed" if adapter else "none: the base model was billed"),
+        ("request", _shortened(record.body.decode("utf-8", "replace"))),
+        ("answer", _shortened(record.text)),
+    ]
     if (done := found["replay"]) is not None:
         how = "the same class of processor" if found["sameProcessor"] else "any processor"
         rows += [
@@ -185,4 +192,8 @@ def _say(found: dict[str, Any]) -> None:
                 for gap in done["gaps"][:3]
             ),
         ]
-    lines("Answer, replayed", rows)
+    lines("Answer, replayed" if done is not None else "Answer, not replayed", rows)
+
+
+def _shortened(text: str) -> str:
+    return repr(text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}...")
