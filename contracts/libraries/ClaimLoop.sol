@@ -42,8 +42,8 @@ library ClaimLoop {
         bytes32 refusedTopic = ISettlement.RowRefused.selector;
         bytes4 termsSelector = IAdapterRegistry.settlementTerms.selector;
         assembly ("memory-safe") {
-            // The functions divide the work so that what each needs fits the stack: variables that do not are kept in
-            // memory, at twice the price. Their `leave` keeps the compiler from merging them again.
+            // The work is split so that the variables of each function fit the stack: in memory they would cost twice.
+            // Their `leave` keeps the compiler from merging them again.
 
             /// Who signed the row at `at` with `size` bytes of lines; zero where nobody did, or with a high s.
             function signerOf(buffer, at, size) -> signer {
@@ -66,8 +66,8 @@ library ClaimLoop {
                 signer := mload(0x00)
             }
 
-            /// Adds lines to the table for as long as each next one names the adapter of the next entry: where rows
-            /// name the same adapters, all of them.
+            /// Adds lines to the table while line and entry name the same adapter. If all rows name the same adapters,
+            /// this loop adds every line.
             function walk(line, p, sum) -> nextLine, next, newSum {
                 nextLine := line
                 next := p
@@ -86,7 +86,7 @@ library ClaimLoop {
             }
 
             /// Finds the entry of the adapter that `line` names, from `p` on, or makes it. Both the lines and the table
-            /// ascend, so a line that does not ascend is never found.
+            /// ascend, so a line out of order matches no entry from `p` on, and is refused below.
             function place(buffer, line, p, tail) -> status, found, newTail {
                 newTail := tail
                 let adapterId := shr(224, mload(line))

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity ^0.8.34;
 
-/// @notice forge's cheat codes, those that Settlement's tests use.
+/// @notice forge's cheat codes, those that the tests use.
 interface Cheats {
     struct Log {
         bytes32[] topics;
@@ -33,8 +33,12 @@ interface Cheats {
     function parseJsonBytes32(string calldata json, string calldata key) external pure returns (bytes32);
     function parseJsonString(string calldata json, string calldata key) external pure returns (string memory);
     function parseJsonUint(string calldata json, string calldata key) external pure returns (uint256);
+    function parseJsonBool(string calldata json, string calldata key) external pure returns (bool);
+    function assume(bool condition) external pure;
     function assertTrue(bool condition, string calldata why) external pure;
+    function assertFalse(bool condition, string calldata why) external pure;
     function assertEq(uint256 left, uint256 right, string calldata why) external pure;
     function assertEq(address left, address right, string calldata why) external pure;
     function assertEq(bytes32 left, bytes32 right, string calldata why) external pure;
+    function assertEq(string calldata left, string calldata right, string calldata why) external pure;
 }

@@ -53,6 +53,21 @@ def test_a_test_is_in_the_file_that_is_named_before_it() -> None:
     assert elsewhere == []
 
 
+def test_a_short_name_means_its_file() -> None:
+    """Who follows ``S `Threat41` `` finds it in that file, and ``Threat4`` is another one."""
+    files = dict(re.findall(r"`([RSHC])` is\s+`([^`]+)`", THREATS)) | dict(
+        re.findall(r"`([RSHC])`\s+`([^`]+)`", THREATS.split("## Channels")[0])
+    )
+    assert set(files) == set("RSHC")
+    contracts = {short: (ROOT / path).read_text() for short, path in files.items()}
+    wrong = []
+    for row in re.findall(r"^\| \d+[ab]? \|.*$", THREATS, re.MULTILINE):
+        for short, name in re.findall(r"\b([RSHC]) `(\w+)`", row.split("|")[-2]):
+            if not re.search(rf"function \w*{name}(?!\d)\w*", contracts[short]):
+                wrong.append((row[:60], short, name))
+    assert wrong == []
+
+
 def test_every_numbered_attack_is_listed_once_with_a_test() -> None:
     """A number is an attack's name for ever: none is missing, doubled, or without a test."""
     numbered = re.findall(r"^\| (\d+)([ab]?) \|.*\| ([^|]*) \|$", THREATS, re.MULTILINE)

@@ -3,7 +3,7 @@ pragma solidity ^0.8.34;
 
 import {Adapter, IAdapterRegistry, Service} from "../../interfaces/IAdapterRegistry.sol";
 import {Terms} from "../../types/Terms.sol";
-import {Cheatcodes} from "./Cheatcodes.sol";
+import {Cheats} from "../Cheats.sol";
 import {Fixture} from "./Fixture.sol";
 
 /// @notice Registration of adapters and who may serve them.
@@ -100,7 +100,7 @@ contract AdaptersTest is Fixture {
         uint256[] memory shares = halves(licensedWork(openTerms()), licensedWork(openTerms()));
         vm.recordLogs();
         register(3_000, 1_000, shares);
-        Cheatcodes.Log memory log = vm.getRecordedLogs()[0];
+        Cheats.Log memory log = vm.getRecordedLogs()[0];
         vm.assertEq(log.topics[0], IAdapterRegistry.AdapterRegistered.selector, "event");
         (bytes32 digest, string memory cid, bytes32 manifest,,, uint256[] memory table) =
             abi.decode(log.data, (bytes32, string, bytes32, uint16, uint16, uint256[]));

@@ -6,7 +6,7 @@ import {TestUSD} from "../../dev/TestUSD.sol";
 import {IAdapterRegistry} from "../../interfaces/IAdapterRegistry.sol";
 import {IContentRegistry} from "../../interfaces/IContentRegistry.sol";
 import {Terms, ALL_USES} from "../../types/Terms.sol";
-import {Cheatcodes} from "./Cheatcodes.sol";
+import {Cheats} from "../Cheats.sol";
 
 /// @notice A contract wallet that accepts what its key signs.
 contract Wallet {
@@ -30,7 +30,7 @@ interface IWorks is IContentRegistry, IERC721Metadata {
 /// @notice The registries, a few people with keys, and the EIP-712 digests written down a second time, by hand.
 /// @dev The contracts come as the artifacts that are shipped, so the tests need not be compiled with them.
 abstract contract Fixture {
-    Cheatcodes internal constant vm = Cheatcodes(address(uint160(uint256(keccak256("hevm cheat code")))));
+    Cheats internal constant vm = Cheats(address(uint160(uint256(keccak256("hevm cheat code")))));
 
     uint64 internal constant CLOSE_DELAY = 1 days;
     uint64 internal constant MIN_NOTICE = 2 days;

@@ -5,12 +5,12 @@ import {TestUSD} from "../../dev/TestUSD.sol";
 import {Adapter, IAdapterRegistry} from "../../interfaces/IAdapterRegistry.sol";
 import {Content, Grant} from "../../interfaces/IContentRegistry.sol";
 import {Terms} from "../../types/Terms.sol";
-import {Cheatcodes} from "./Cheatcodes.sol";
+import {Cheats} from "../Cheats.sol";
 import {Fixture, IWorks} from "./Fixture.sol";
 
 /// @notice Does anything anyone may do to the registries, in any order, and writes down what must not change.
 contract Handler {
-    Cheatcodes private constant vm = Cheatcodes(address(uint160(uint256(keccak256("hevm cheat code")))));
+    Cheats private constant vm = Cheats(address(uint160(uint256(keccak256("hevm cheat code")))));
 
     IWorks public immutable works;
     IAdapterRegistry public immutable adapters;

@@ -4,7 +4,7 @@ pragma solidity ^0.8.34;
 import {IERC20} from "@openzeppelin/contracts/token/ERC20/IERC20.sol";
 
 import {ISettlement} from "../../interfaces/ISettlement.sol";
-import {Cheatcodes} from "../registries/Cheatcodes.sol";
+import {Cheats} from "../Cheats.sol";
 
 /// @notice Every balance of Settlement, rebuilt from logs alone by one who knows nothing else: of each channel, adapter
 /// and account that any log ever named. Equality with the contract's own views shows that the logs say enough.
@@ -30,7 +30,7 @@ abstract contract LogBooks {
         uint64 nextPayoutAt;
     }
 
-    Cheatcodes private constant vm = Cheatcodes(address(uint160(uint256(keccak256("hevm cheat code")))));
+    Cheats private constant vm = Cheats(address(uint160(uint256(keccak256("hevm cheat code")))));
 
     bytes32[] private _ids;
     uint32[] private _adapterIds;
@@ -46,7 +46,7 @@ abstract contract LogBooks {
 
     /// @dev Takes in the logs since the last time; `donated` in all was sent to Settlement unasked.
     function rebuild(ISettlement settlement, uint256 donated) internal {
-        Cheatcodes.Log[] memory logs = vm.getRecordedLogs();
+        Cheats.Log[] memory logs = vm.getRecordedLogs();
         address token = settlement.TOKEN();
         uint64 delay = settlement.CLOSE_DELAY();
         for (uint256 i; i < logs.length; ++i) {
@@ -56,14 +56,14 @@ abstract contract LogBooks {
         _compare(settlement, token, donated);
     }
 
-    function _readToken(Cheatcodes.Log memory log, address settlement) private {
+    function _readToken(Cheats.Log memory log, address settlement) private {
         if (log.topics[0] != IERC20.Transfer.selector) return;
         uint256 amount = abi.decode(log.data, (uint256));
         if (_person(log.topics[1]) == settlement) _held -= amount;
         if (_person(log.topics[2]) == settlement) _held += amount;
     }
 
-    function _read(Cheatcodes.Log memory log, uint64 delay) private {
+    function _read(Cheats.Log memory log, uint64 delay) private {
         bytes32 topic = log.topics[0];
         if (topic == ISettlement.Earned.selector) {
             _readEarned(log);
@@ -80,7 +80,7 @@ abstract contract LogBooks {
         }
     }
 
-    function _readChannel(Cheatcodes.Log memory log, bytes32 topic, LoggedChannel storage c) private {
+    function _readChannel(Cheats.Log memory log, bytes32 topic, LoggedChannel storage c) private {
         if (topic == ISettlement.ChannelOpened.selector) {
             _ids.push(log.topics[1]);
             (c.signer, c.node) = (_person(log.topics[2]), _person(log.topics[3]));
@@ -100,7 +100,7 @@ abstract contract LogBooks {
         }
     }
 
-    function _readEarned(Cheatcodes.Log memory log) private {
+    function _readEarned(Cheats.Log memory log) private {
         (uint256 amount, uint256 toContents, uint256 toTrainer, uint256 toNode) =
             abi.decode(log.data, (uint256, uint256, uint256, uint256));
         uint32 adapterId = uint32(uint256(log.topics[1]));
@@ -113,13 +113,13 @@ abstract contract LogBooks {
         _rounding += int256(amount) - int256(toContents + toTrainer + toNode);
     }
 
-    function _readDistributed(Cheatcodes.Log memory log) private {
+    function _readDistributed(Cheats.Log memory log) private {
         (uint256 accrued, uint256 paid) = abi.decode(log.data, (uint256, uint256));
         _adapters[uint32(uint256(log.topics[1]))].owed -= accrued;
         _rounding += int256(accrued) - int256(paid);
     }
 
-    function _readPayout(Cheatcodes.Log memory log, uint64 delay) private {
+    function _readPayout(Cheats.Log memory log, uint64 delay) private {
         uint64 effectiveAt = abi.decode(log.data, (uint64));
         LoggedAccount storage a = _account(log.topics[1]);
         // An address named earlier that was in effect at this event stays in effect until the new one is.

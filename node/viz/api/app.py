@@ -54,14 +54,13 @@ from viz.api.openai.named_requests import NAMED, NamedRequests
 from viz.api.openai.repeats import KEY_HEADER
 from viz.api.operator import announcement
 from viz.api.operator import commands as operator
-from viz.api.problems import http_problem, opaque, problem
+from viz.api.problems import ID_HEADER, http_problem, opaque, problem
 from viz.api.rate_limit import Looks, RateLimit
 from viz.errors import InvalidRequest, VizError
 
 # A voucher of 255 lines does not fit into aiohttp's default limit of 8 KiB.
 MAX_HEADER_BYTES: Final = 32 * 1024
 ALL_HEADER_BYTES: Final = 64 * 1024
-ID_HEADER: Final = "X-Request-Id"
 # The values of these headers are hashed, stored or compared. That fails with bytes that are not
 # text.
 _READ_HEADERS: Final = ("Authorization", KEY_HEADER)

@@ -42,6 +42,7 @@ from viz.protocol.payment import Challenge
 from viz.protocol.problems import CODE_URI, openai_type
 
 PROBLEM_TYPE: Final = "application/problem+json"
+ID_HEADER: Final = "X-Request-Id"
 
 _RETRY_LATER: Final = (EngineOverloaded, RelayBusy, StorageBusy, TooManyQuestions)
 _OF_A_BODY: Final = frozenset({"content-type", "content-length", "content-encoding"})

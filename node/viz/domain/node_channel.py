@@ -297,6 +297,7 @@ def accept_voucher(
         had = channel.accepted_units(adapter_id) or adapter_id in channel.spent
         if not had and adapter_id not in known_adapters:
             raise UnknownAdapter(f"the voucher pays adapter {adapter_id}, which is not sold here")
+    require_few_ahead(channel, offer)
     require_selling(channel, now_s)
     row, best = offer.row, channel.best
     if best and best.lines == row.lines and best.receipts_head == row.receipts_head:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 from tests.fakes.chain import DEPLOYMENT
+from tests.fakes.http_server import serving
 from typer.testing import CliRunner, Result
 
 from viz.chain.deployment import deployment_json, load_deployment, save_deployment
@@ -29,15 +30,8 @@ async def node(answer: Any, status: int = 200) -> AsyncIterator[str]:
     async def told(_: web.Request) -> web.Response:
         return web.json_response(answer, status=status)
 
-    application = web.Application()
-    application.add_routes([web.get(DEPLOYMENT_PATH, told)])
-    runner = web.AppRunner(application)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    try:
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
-    finally:
-        await runner.cleanup()
+    async with serving([web.get(DEPLOYMENT_PATH, told)]) as url:
+        yield url
 
 
 async def trust(url: str, home: Path, *more: str) -> Result:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from aiohttp import web
+from tests.fakes.http_server import serving
 from tests.integration.chain.testnet import Testnet
 from tests.integration.services.claiming import SystemClock
 from typer.testing import CliRunner, Result
@@ -143,27 +144,18 @@ class Relay:
 async def relaying(net: Testnet) -> AsyncIterator[Relay]:
     """Serve a relay's routes over HTTP."""
     relay = Relay(net, CreatorRelay(net.chain, net.sender(5), SystemClock()))
-    application = web.Application()
-    application.add_routes(
-        [
-            web.get(REGISTRATION_CONTEXT_PATH, relay.context),
-            web.post(CONTENTS_PATH, relay.register),
-            web.get(CONTENTS_PATH + "/{content_id}", relay.work),
-            web.get(OWNED_PATH, relay.owned),
-            web.get(ACCOUNT_PATH, relay.account),
-            web.post(TERMS_PATH, relay.act(SignedTerms)),
-            web.post(APPROVALS_PATH, relay.act(SignedApproval)),
-            web.post(WITHDRAWALS_PATH, relay.act(SignedWithdrawal)),
-        ]
-    )
-    runner = web.AppRunner(application)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    relay.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    try:
+    routes = [
+        web.get(REGISTRATION_CONTEXT_PATH, relay.context),
+        web.post(CONTENTS_PATH, relay.register),
+        web.get(CONTENTS_PATH + "/{content_id}", relay.work),
+        web.get(OWNED_PATH, relay.owned),
+        web.get(ACCOUNT_PATH, relay.account),
+        web.post(TERMS_PATH, relay.act(SignedTerms)),
+        web.post(APPROVALS_PATH, relay.act(SignedApproval)),
+        web.post(WITHDRAWALS_PATH, relay.act(SignedWithdrawal)),
+    ]
+    async with serving(routes) as relay.url:
         yield relay
-    finally:
-        await runner.cleanup()
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 from tests.fakes.chain import DEPLOYMENT
+from tests.fakes.http_server import serving
 from tests.integration.chain.testnet import Testnet
 from typer.testing import CliRunner, Result
 
@@ -81,21 +82,12 @@ class Liar:
 
 @asynccontextmanager
 async def lying(liar: Liar) -> AsyncIterator[Liar]:
-    application = web.Application()
-    application.add_routes(
-        [
-            web.get(REGISTRATION_CONTEXT_PATH, liar.context),
-            web.post(CONTENTS_PATH, liar.register),
-        ]
-    )
-    runner = web.AppRunner(application)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    liar.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    try:
+    routes = [
+        web.get(REGISTRATION_CONTEXT_PATH, liar.context),
+        web.post(CONTENTS_PATH, liar.register),
+    ]
+    async with serving(routes) as liar.url:
         yield liar
-    finally:
-        await runner.cleanup()
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 from tests.fakes.engine import FakeEngine
+from tests.fakes.http_server import serving
 from tests.integration.api.harness import OPERATOR_TOKEN, PRICE, service_settings
 from tests.integration.chain.testnet import Testnet
 from tests.integration.services.claiming import SystemClock
@@ -201,15 +202,8 @@ async def liar(answers: dict[str, Any]) -> AsyncIterator[str]:
                 return web.Response(body=said) if isinstance(said, bytes) else await said(request)
         raise web.HTTPNotFound
 
-    app = web.Application()
-    app.router.add_route("*", "/{path:.*}", answer)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    try:
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
-    finally:
-        await runner.cleanup()
+    async with serving([web.route("*", "/{path:.*}", answer)]) as url:
+        yield url
 
 
 async def listed(net: Testnet, account: int, url: str) -> None:

@@ -233,9 +233,10 @@ async def hand_over_with(
     key: bytes | None = None,
     sealed_key: str | None = None,
     age_key: str | None = None,
+    sent: AsyncIterator[bytes] | None = None,
     **changes: Any,
 ) -> tuple[int, Any]:
-    """Send a hand-over whose parts a test chose."""
+    """Send a hand-over whose parts a test chose; ``sent`` goes out in place of ``body``."""
     owner = public_address(work.key)
     _, answer = await node.call("POST", KEY_CHALLENGE_PATH, body={"account": owner})
     asked = KeyChallenge.from_json(answer)
@@ -254,7 +255,7 @@ async def hand_over_with(
     headers = {CUSTODY_HEADER: HandOver(said, signature, wrapped).to_header()}
     async with (
         aiohttp.ClientSession() as http,
-        http.post(node.url + CUSTODY_PATH, data=body, headers=headers) as response,
+        http.post(node.url + CUSTODY_PATH, data=sent or body, headers=headers) as response,
     ):
         return response.status, await response.json()
 
@@ -286,6 +287,24 @@ async def test_what_the_owner_did_not_sign_over_is_not_kept(
     status, problem = await hand_over_with(node, work, body, **changes)
     assert status >= 400 and problem["code"] == code, problem
     assert {name for name in node.files() if "ledger" not in name} <= before
+
+
+@pytest.mark.parametrize(
+    "changes", [{"key": b"\x77" * 32}, {"size_bytes": 2 * 1024**3}, {"origin": "http://b.test"}]
+)
+async def test_a_refused_hand_over_is_not_read(
+    node: RealNode, work: CreatorsWork, changes: dict[str, Any]
+) -> None:
+    """The answer comes while the body, of which one byte was sent, is still under way."""
+
+    async def endless() -> AsyncIterator[bytes]:
+        yield b"x"
+        await asyncio.Event().wait()
+
+    body = work.sealed.path.read_bytes()
+    async with asyncio.timeout(10):
+        status, _ = await hand_over_with(node, work, body, sent=endless(), **changes)
+    assert 400 <= status < 500
 
 
 async def test_a_refused_hand_over_says_whose_fault_it_is(

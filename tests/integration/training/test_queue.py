@@ -7,12 +7,13 @@ import contextlib
 import json
 import os
 import signal
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from tests.fakes.ledger import MemoryStore
 from tests.integration.training.conftest import CREATOR, SALT, SETTINGS
 
 from viz.audit.adapter_audit import audit_adapter
@@ -72,27 +73,10 @@ class _Chain:
 
 
 @dataclass
-class _Ledger:
-    rows: dict[str, TrainingRecord] = field(default_factory=dict)
-
-    def require_room(self) -> None:
-        """There is always room."""
-
-    async def put_training(self, training: TrainingRecord) -> None:
-        self.rows[training.training_id] = training
-
-    async def training(self, training_id: str) -> TrainingRecord | None:
-        return self.rows.get(training_id)
-
-    async def trainings(self) -> Sequence[TrainingRecord]:
-        return list(self.rows.values())
-
-
-@dataclass
 class _Place:
     training: TrainingQueue
     chain: _Chain
-    ledger: _Ledger
+    ledger: MemoryStore
     request: dict[str, Any]
     folder: Path
     loop: asyncio.Task[None]
@@ -111,7 +95,7 @@ async def place(tiny: LoadedBase, tmp_path: Path) -> AsyncIterator[_Place]:
     lines = Path("examples/works/varn-point/work.jsonl").read_text().splitlines()[:10]
     path.write_text("\n".join(lines))
     commitment = parse_work("dialogue", path.read_bytes()).commitment(CREATOR, SALT)
-    chain, ledger = _Chain(commitment), _Ledger()
+    chain, ledger = _Chain(commitment), MemoryStore()
     training = _queue(chain, ledger, tmp_path, tiny)
     settings = {
         name: getattr(SETTINGS, name)
@@ -132,7 +116,7 @@ async def place(tiny: LoadedBase, tmp_path: Path) -> AsyncIterator[_Place]:
         await loop
 
 
-def _queue(chain: _Chain, ledger: _Ledger, folder: Path, base: LoadedBase) -> TrainingQueue:
+def _queue(chain: _Chain, ledger: MemoryStore, folder: Path, base: LoadedBase) -> TrainingQueue:
     return TrainingQueue(
         cast(ChainReader, chain),
         ledger,
@@ -272,7 +256,7 @@ async def test_nothing_is_trained_without_a_live_grant_that_permits_it(place: _P
     place.chain.live, place.chain.uses = True, Use.TRAIN | Use.SERVE
     with pytest.raises(NoLiveGrant, match="does not permit"):
         await place.training.start(place.request)
-    assert not place.ledger.rows
+    assert not place.ledger.training_rows
     assert not place.folder.exists()
 
 

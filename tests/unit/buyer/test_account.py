@@ -8,8 +8,7 @@ from typing import Any, cast
 
 import pytest
 from tests.fakes.chain import DEPLOYMENT
-from tests.unit.buyer.test_ledger import NODE, observe, opened
-from tests.unit.buyer.test_voucher_signer import (
+from tests.unit.buyer.signing import (
     ASKED,
     CAP,
     OTHER,
@@ -17,9 +16,9 @@ from tests.unit.buyer.test_voucher_signer import (
     Restarting,
     asking,
     left,
-    purse_of,
     receipt,
 )
+from tests.unit.buyer.test_ledger import NODE, observe, opened
 
 from viz.buyer.ledger import open_requests as exposure_module
 from viz.buyer.ledger.ledger import BuyerLedger
@@ -35,21 +34,11 @@ from viz.protocol.problems import error_of
 
 
 @pytest.fixture
-def node() -> Node:
-    return Node()
-
-
-@pytest.fixture
 def ledger(tmp_path: Path) -> BuyerLedger:
     ledger = opened(tmp_path)
     observe(ledger, 100_000, 0)
     ledger.commit_standing(NodeStanding((NODE,), 100_000, allowed_units=CAP))
     return ledger
-
-
-@pytest.fixture
-def voucher_signer(ledger: BuyerLedger, node: Node) -> VoucherSigner:
-    return purse_of(ledger, node)
 
 
 async def paid_and_broken(

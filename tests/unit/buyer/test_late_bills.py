@@ -6,16 +6,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.unit.buyer.test_ledger import NODE, observe, opened
-from tests.unit.buyer.test_voucher_signer import (
+from tests.unit.buyer.signing import (
     ASKED,
     CAP,
     Node,
     asking,
     left,
-    purse_of,
     receipt,
+    signer_of,
 )
+from tests.unit.buyer.test_ledger import NODE, observe, opened
 
 from viz.buyer.ledger import open_requests as exposure_module
 from viz.buyer.ledger.ledger import BuyerLedger
@@ -34,11 +34,6 @@ def ledger(tmp_path: Path) -> BuyerLedger:
     observe(ledger, 1_000, 0)
     ledger.commit_standing(NodeStanding((NODE,), 1_000))
     return ledger
-
-
-@pytest.fixture
-def voucher_signer(ledger: BuyerLedger) -> VoucherSigner:
-    return purse_of(ledger, Node())
 
 
 async def sign_ahead(voucher_signer: VoucherSigner, units: int) -> None:
@@ -89,7 +84,7 @@ def test_the_bill_of_a_retry_is_not_the_lost_requests(
     left(voucher_signer, 40, arrived_units=30, excused_units=34)
     if restart:
         ledger.unbilled = ledger._asked.load(set())
-        voucher_signer = purse_of(ledger, Node())
+        voucher_signer = signer_of(ledger, Node())
     voucher_signer.take_late(receipt(voucher_signer, ASKED, 33))
     (lost,) = voucher_signer._open_requests.ended()
     assert not lost.arrived_units

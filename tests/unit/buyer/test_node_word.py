@@ -10,8 +10,9 @@ from typing import Any, cast
 
 import pytest
 from tests.fakes.chain import DEPLOYMENT
+from tests.unit.buyer.signing import Node
 from tests.unit.buyer.test_ledger import NODE, observe, opened, pay, receive
-from tests.unit.buyer.test_voucher_signer import Node, view
+from tests.unit.buyer.test_voucher_signer import view
 
 from viz.buyer.ledger import ledger as ledger_module
 from viz.buyer.ledger.ledger import BuyerLedger

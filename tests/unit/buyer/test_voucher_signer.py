@@ -3,59 +3,39 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 from tests.fakes.chain import DEPLOYMENT
+from tests.unit.buyer.signing import (
+    ASKED,
+    CAP,
+    NODE_KEY,
+    OTHER,
+    QUESTION,
+    Node,
+    Restarting,
+    asking,
+    left,
+    receipt,
+)
 from tests.unit.buyer.test_ledger import NODE, observe, opened
 
 from viz.buyer.ledger import open_requests as exposure_module
 from viz.buyer.ledger.ledger import BuyerLedger
 from viz.buyer.ledger.node_standing import BROKEN_ALLOWED, BROKEN_AMONG, EMPTY_ALLOWED, NodeStanding
-from viz.buyer.ledger.open_request import OpenRequest
 from viz.buyer.terms.checks import Limits
 from viz.buyer.vouchers.voucher_signer import VoucherSigner
 from viz.client.node_client import NodeClient
 from viz.domain.eip712 import public_address, sign
-from viz.domain.node_channel import VoucherOffer
 from viz.domain.ports.chain import ChannelState
-from viz.domain.receipt import SignedReceipt, salted_hash
-from viz.domain.typed_data import Receipt, channel_id
 from viz.domain.units import ZERO_HASH, AdapterId, Units
 from viz.domain.usage import UsageLine, usage_hash
 from viz.errors import BooksMismatch, NodeNotTrusted, PriceAboveCap
 from viz.protocol.messages import ChannelView
-
-ASKED, OTHER = AdapterId(3), AdapterId(9)
-NODE_KEY = b"\x02" * 32
-CAP = 60
-QUESTION = b"When is high tide?"
-
-
-class Node:
-    """Takes every voucher, as a node that is content."""
-
-    def __init__(self) -> None:
-        self.taken: list[VoucherOffer] = []
-        self.answers = asyncio.Event()
-        self.answers.set()
-
-    async def voucher(self, offer: VoucherOffer) -> ChannelView:
-        self.taken.append(offer)
-        await self.answers.wait()
-        row = offer.row
-        return ChannelView(
-            offer.signer, NODE, NODE, 1_000, 0, 0, row.base_units, row.lines, (), 0, ZERO_HASH
-        )
-
-
-@pytest.fixture
-def node() -> Node:
-    return Node()
 
 
 @pytest.fixture
@@ -64,56 +44,6 @@ def ledger(tmp_path: Path) -> BuyerLedger:
     observe(ledger, 1_000, 0)
     ledger.commit_standing(NodeStanding((NODE,), 1_000, allowed_units=CAP))
     return ledger
-
-
-@pytest.fixture
-def voucher_signer(ledger: BuyerLedger, node: Node) -> VoucherSigner:
-    return purse_of(ledger, node)
-
-
-def receipt(
-    voucher_signer: VoucherSigner, adapter_id: AdapterId, units: Units, request: bytes = QUESTION
-) -> SignedReceipt:
-    """The node's receipt that comes next, for so much of one adapter."""
-    lines = (UsageLine(adapter_id, units),)
-    total = voucher_signer.channel.linked_units + units
-    values: dict[str, Any] = {
-        "channel_id": channel_id(voucher_signer.channel.signer, NODE),
-        "seq": voucher_signer.channel.seq + 1,
-        "usage_hash": usage_hash(lines),
-        "request_hash": salted_hash(ZERO_HASH, request),
-        **dict.fromkeys(("quote_hash", "response_hash"), ZERO_HASH),
-        **dict.fromkeys(("prompt_tokens", "completion_tokens", "time_s"), 1),
-    }
-    said = Receipt(amount_units=units, total_units=total, **values)
-    return SignedReceipt(
-        said, lines, ZERO_HASH, ZERO_HASH, sign(NODE_KEY, voucher_signer.domain.digest(said))
-    )
-
-
-@contextmanager
-def asking(
-    voucher_signer: VoucherSigner, adapter_id: AdapterId, units: Units
-) -> Iterator[OpenRequest]:
-    """Have a request under way that may cost so much."""
-    with voucher_signer.open_request(adapter_id, QUESTION) as open_request:
-        open_request.units = open_request.most_units = units
-        yield open_request
-
-
-def left(
-    voucher_signer: VoucherSigner, units: Units, *, broken: bool = False, **known: Any
-) -> None:
-    """Ask, and leave before the receipt came; ``known`` is what is known of the request then."""
-    with asking(voucher_signer, ASKED, units) as open_request:
-        voucher_signer.keep(open_request)
-        for name, value in known.items():
-            setattr(open_request, name, value)
-        voucher_signer.leave_unreceipted(open_request, broken=broken)
-
-
-def purse_of(ledger: BuyerLedger, node: Node) -> VoucherSigner:
-    return VoucherSigner(cast(NodeClient, node), ledger, DEPLOYMENT, Limits(request_units=CAP))
 
 
 async def test_an_answer_that_was_left_is_not_forgotten_before_its_bill(
@@ -151,6 +81,18 @@ def test_a_bill_that_comes_very_late_is_still_the_requests(
         voucher_signer.all_receipts_known()
         voucher_signer.take_late(receipt(voucher_signer, ASKED, 40))
     assert voucher_signer.channel.billed_units(ASKED) == 120 > CAP
+
+
+@pytest.mark.parametrize("units", [1, CAP])
+async def test_an_adapter_that_was_not_asked_for_gets_nothing(
+    voucher_signer: VoucherSigner, node: Node, units: int
+) -> None:
+    """Protects a work's owner: a node cannot steer what one adapter costs to another one."""
+    with asking(voucher_signer, ASKED, CAP):
+        with pytest.raises(PriceAboveCap):
+            await voucher_signer.cover(OTHER, required_units=units, wanted_units=units)
+        await voucher_signer.cover(ASKED, required_units=0, wanted_units=0)
+    assert not node.taken and not voucher_signer.channel.vector
 
 
 @pytest.mark.parametrize("adapter_id", [ASKED, OTHER])
@@ -298,18 +240,6 @@ def test_a_receipt_for_nothing_is_refused(voucher_signer: VoucherSigner) -> None
 
 
 # what an earlier process asked
-
-
-class Restarting:
-    """One channel through several processes, each ended as by a kill."""
-
-    def __init__(self, home: Path, ledger: BuyerLedger, node: Node) -> None:
-        self._home, self._ledger, self._node = home, ledger, node
-
-    def again(self) -> VoucherSigner:
-        self._ledger.close()
-        self._ledger = opened(self._home)
-        return purse_of(self._ledger, self._node)
 
 
 @pytest.fixture

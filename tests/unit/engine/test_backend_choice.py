@@ -12,7 +12,7 @@ from tests.fakes.tiny_base import make_tiny_directory
 from viz.basemodel.source import load_base
 from viz.engine.embedded import backend_choice, native_check
 from viz.engine.embedded.backend_choice import choose_backend
-from viz.engine.embedded.native import NativeUnavailable
+from viz.engine.embedded.native.build import NativeUnavailable
 from viz.processor import Processor
 
 PLAIN = Processor("AuthenticAMD", "", frozenset({"avx2"}))

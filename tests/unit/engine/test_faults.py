@@ -18,7 +18,7 @@ from viz.domain.units import AdapterId
 from viz.engine.embedded import native, sampling
 from viz.engine.embedded.backend_choice import choose_backend
 from viz.engine.embedded.engine import EmbeddedEngine
-from viz.engine.embedded.native import NativeUnavailable
+from viz.engine.embedded.native.build import NativeUnavailable
 from viz.engine.embedded.native_check import load_kernels
 from viz.engine.embedded.sampling import TokenDraw
 from viz.engine.embedded.sequence import Sequence

@@ -17,11 +17,11 @@ from viz.basemodel.adapter_file import read_adapter
 from viz.basemodel.nf4 import serving_weights
 from viz.basemodel.source import LoadedBase
 from viz.domain.units import AdapterId
-from viz.engine.embedded import native
 from viz.engine.embedded.decoder import DecoderModel, PrefillChunk
 from viz.engine.embedded.kv_cache import KvCache
 from viz.engine.embedded.loaded_adapter import GROUPS, LoadedAdapter, stack
-from viz.engine.embedded.native import Kernels, NativeUnavailable, pack
+from viz.engine.embedded.native import build
+from viz.engine.embedded.native.build import Kernels, NativeUnavailable, pack
 from viz.engine.embedded.native.model import _Arena
 from viz.engine.embedded.native_check import load_kernels
 
@@ -257,12 +257,12 @@ def test_wrong_numbers_and_new_sources_are_noticed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sound: str, wrong: str
 ) -> None:
     """Changed sources are another build; a library that is wrong in any part does not serve."""
-    genuine = native._key("g++")
-    for path in native._SOURCES:
+    genuine = build._key("g++")
+    for path in build._SOURCES:
         text = path.read_text("utf-8").replace(sound, wrong)
         (tmp_path / path.name).write_text(text)
-    monkeypatch.setattr(native, "_SOURCES", tuple(tmp_path / path.name for path in native._SOURCES))
-    assert native._key("g++") != genuine
+    monkeypatch.setattr(build, "_SOURCES", tuple(tmp_path / path.name for path in build._SOURCES))
+    assert build._key("g++") != genuine
     with pytest.raises(NativeUnavailable, match="other results than torch"):
         load_kernels(tmp_path, 1)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from viz.engine.embedded.native import _FLAGS, _SOURCES
+from viz.engine.embedded.native.build import _FLAGS, _SOURCES
 
 _STRESS = Path(__file__).parent / "native_stress.cpp"
 _ROUNDS = "3"

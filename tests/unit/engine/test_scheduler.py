@@ -117,7 +117,7 @@ def watched(engine: EmbeddedEngine, monkeypatch: pytest.MonkeyPatch) -> Callable
     In each step, what adapters and lanes hold is compared with the plan.
     """
     decoder: Any = engine._engine_loop._decoder
-    decode, store, seen = decoder.decode, engine._store, []
+    decode, store, seen = decoder.decode, engine._pool, []
 
     def held(*arguments: Any) -> torch.Tensor:
         logits: torch.Tensor = decode(*arguments)

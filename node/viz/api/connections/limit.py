@@ -21,6 +21,7 @@ import asyncio
 import ipaddress
 import json
 import os
+import secrets
 import time
 from abc import abstractmethod
 from pathlib import Path
@@ -32,7 +33,7 @@ from aiohttp.web_protocol import RequestHandler
 
 from viz.api.client_address import PROXIES, counted_as, is_in, parse_address
 from viz.api.monitoring.metrics import METRICS
-from viz.api.problems import PROBLEM_TYPE
+from viz.api.problems import ID_HEADER, PROBLEM_TYPE
 from viz.local_socket import OPERATOR_SOCKET, bound, open_folder, remove
 from viz.protocol.problems import CODE_URI
 
@@ -47,6 +48,8 @@ _log = structlog.get_logger()
 
 
 def _refusal() -> bytes:
+    """Return a whole 503, of which no more than its request id is new each time."""
+    request_id = secrets.token_hex(8)
     said = "the node has as many connections as it serves: try again shortly"
     error = {"message": said, "type": "overloaded_error", "code": "http-503", "param": None}
     problem = {
@@ -55,17 +58,16 @@ def _refusal() -> bytes:
         "status": 503,
         "detail": said,
         "code": "http-503",
+        "instance": request_id,
         "error": error,
     }
     body = json.dumps(problem).encode()
     head = (
         f"HTTP/1.1 503 Service Unavailable\r\nContent-Type: {PROBLEM_TYPE}\r\n"
-        f"Content-Length: {len(body)}\r\nRetry-After: {RETRY_AFTER_S}\r\nConnection: close\r\n\r\n"
+        f"Content-Length: {len(body)}\r\n{ID_HEADER}: {request_id}\r\n"
+        f"Retry-After: {RETRY_AFTER_S}\r\nConnection: close\r\n\r\n"
     )
     return head.encode() + body
-
-
-_REFUSAL: Final = _refusal()
 
 
 def is_local(host: str) -> bool:
@@ -238,7 +240,7 @@ class _TurnedAway(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if not self._transport.is_closing():
-            self._transport.write(_REFUSAL)
+            self._transport.write(_refusal())
             self._transport.close()
 
     def connection_lost(self, error: Exception | None) -> None:

@@ -21,7 +21,7 @@ from aiohttp.web_protocol import RequestHandler
 from aiohttp.web_request import BaseRequest
 from aiohttp.web_server import Server
 
-from viz.api.problems import http_problem, opaque
+from viz.api.problems import ID_HEADER, http_problem, opaque
 
 TOO_LARGE: Final = "the headers are too many or too long: send fewer, or shorter ones"
 SERVER: Final = "viz"
@@ -56,7 +56,7 @@ def _in_our_form(
             request_id = secrets.token_hex(8)
             said = _EXPECTED if error.status == 417 else error.reason
             _log.info("refused by HTTP", request_id=request_id, status=error.status)
-            return _named(http_problem(error.status, said, request_id, error.headers))
+            return _named(http_problem(error.status, said, request_id, error.headers), request_id)
 
     return handle
 
@@ -66,8 +66,8 @@ async def name_server(request: web.Request, response: web.StreamResponse) -> Non
     response.headers["Server"] = SERVER
 
 
-def _named(response: web.Response) -> web.Response:
-    response.headers["Server"] = SERVER
+def _named(response: web.Response, request_id: str) -> web.Response:
+    response.headers["Server"], response.headers[ID_HEADER] = SERVER, request_id
     response.force_close()
     return response
 
@@ -100,7 +100,7 @@ class HttpProtocol(RequestHandler):
             response = opaque(request_id)
         if request.writer.output_size > 0:
             raise ConnectionError("an answer has begun, and another cannot be sent")
-        return _named(response)
+        return _named(response, request_id)
 
     def log_exception(self, *args: Any, **kw: Any) -> None:
         """Log what aiohttp reports, as one of our log events."""

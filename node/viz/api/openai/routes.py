@@ -34,7 +34,7 @@ from viz.api.openai.named_requests import NAMED, NamedRequest
 from viz.api.openai.repeats import Repeat
 from viz.api.openai.request import read_chat, read_completion
 from viz.api.payments import take_voucher_of
-from viz.api.problems import problem_body
+from viz.api.problems import ID_HEADER, problem_body
 from viz.api.unpaid_help import how_to_pay
 from viz.domain.ports.engine import Sampling
 from viz.domain.ports.ledger import AccessRecord, AnswerRecord
@@ -265,7 +265,7 @@ class AnswerWriter:
             "Content-Type": EVENT_STREAM,
             "Cache-Control": "no-store",
             "X-Accel-Buffering": "no",
-            "X-Request-Id": self._request[REQUEST_ID],
+            ID_HEADER: self._request[REQUEST_ID],
         }
         response = web.StreamResponse(headers=headers)
         await response.prepare(self._request)

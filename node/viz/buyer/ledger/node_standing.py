@@ -201,7 +201,7 @@ class NodeStanding:
         row = f"left-{delivered // (BROKEN_AMONG // _SMALL_ROWS)}"
         return self._with(row, Incident(delivered, lost_units, small=True))
 
-    def unheard(self) -> Self:
+    def not_arrived(self) -> Self:
         """Return the standing after a fair bill for an answer that was left at once or broke."""
         return replace(self, undelivered=self.undelivered + 1)
 
@@ -258,7 +258,7 @@ class NodeStanding:
         return {
             "payers": list(self.payers),
             "limit": str(self.limit_units),
-            "allowance": str(self.forgiven_units),
+            "forgiven": str(self.forgiven_units),
             "broken": [
                 {
                     "incident": name,
@@ -280,11 +280,12 @@ class NodeStanding:
     @classmethod
     def from_json(cls, value: object) -> Self:
         reader = Reader(value, "what is held for and against the node")
+        forgiven = reader.optional("forgiven", reader.units)
         broken = [Reader(each, "an incident") for each in reader.array("broken", MAX_KEPT)]
         return cls(
             tuple(parse_address(each) for each in reader.array("payers", MAX_KEPT)),
             reader.units("limit"),
-            reader.units("allowance"),
+            forgiven if forgiven is not None else reader.units("allowance"),  # an older record
             {
                 each.text("incident", 64): Incident(
                     each.integer("receipts", JSON_INTEGER_MAX),

@@ -47,7 +47,7 @@ class OpenRequest:
 
     While the buyer waits for text, ``waits_since_s`` is when this wait began; else it is 0.
     ``provoked``: the buyer ended it over what the node demanded or refused, so nothing is excused.
-    ``passed``: it began while not too much was left over, so it may go on if more is left over.
+    ``goes_on``: it began while not too much was left over, so it goes on if more is left over.
     """
 
     adapter_id: AdapterId
@@ -74,7 +74,7 @@ class OpenRequest:
     weighed: bool = False
     waits_since_s: float = 0.0
     on_line_units: Units = 0
-    passed: bool = False
+    goes_on: bool = False
     provoked: bool = False
 
     @property

@@ -141,7 +141,7 @@ class OpenRequests:
         awaiting = _units_of(self._awaiting - self._under_way, adapter_id)
         return min(self._request_units, awaiting + lost)
 
-    def heard_units(self, adapter_id: AdapterId, unused_units: Units) -> Units:
+    def arrived_unbilled_units(self, adapter_id: AdapterId, unused_units: Units) -> Units:
         """Return what arrived in the answers that the buyer left and that are not billed yet.
 
         An answer that the node broke off is not one of them: what arrived of it is signed for when

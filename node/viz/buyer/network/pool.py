@@ -144,7 +144,12 @@ class NodePool:
             raise DepositExceeded(
                 f"the deposit at {info.node} is used up: add to it with `viz channel open`"
             )
-        if self._wallet is None or self._deposits >= MAX_DEPOSITS:
+        if self._deposits >= MAX_DEPOSITS:
+            raise ChannelUnknown(
+                f"there is no deposit at {info.node}, and this process has made {MAX_DEPOSITS}, "
+                "which is the most: open a channel with `viz channel open`, or start again"
+            )
+        if self._wallet is None:
             raise ChannelUnknown(
                 f"there is no deposit at {info.node}: give --key, the wallet that pays for one, or "
                 "open a channel with `viz channel open`"

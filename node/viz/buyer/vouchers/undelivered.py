@@ -10,12 +10,12 @@ Both are measured by one allowance, which the node's standing keeps: a step at t
 the most that the buyer ever had signed ahead at once for answers under way.
  - Lost: the allowance and 1/32 of all bills. Then the buyer parts with the node. What is signed for
    answers that broke off without a bill counts as lost if the node demands more on top of it.
- - Left over: the allowance and once all bills, since answers that end well at an honest node leave
-   about as much as they cost. Beyond that the buyer refuses to pay another adapter for now, which
-   is held against nobody. Beyond half of it, nothing is signed without a demand.
+ - Left over: the allowance plus the sum of all bills, since answers that end well at an honest node
+   leave about as much as they cost. Beyond that the buyer refuses to pay another adapter for now,
+   which is held against nobody. Beyond half of it, nothing is signed without a demand.
 
-Invariants: what counts is that a bill came and its answer did not. It does not matter who ended the
-answer, by which error, and whether before or after the bill was found. Answers that end together
+Invariants: a bill whose answer did not come counts, whoever ended the answer, by whichever error,
+before or after the bill was found. Answers that end together
 are one incident, weighed by what did not arrive. If the buyer left for its own reasons, or the
 answer broke off after some text, a bill for what could have been on the line is no incident. What
 is signed for an answer under way is not part of the account: it is bounded by a step for each.
@@ -83,11 +83,11 @@ class Undelivered:
         standing, seq = self._ledger.standing, self._ledger.channel.seq
         incident, units = open_request.incident, open_request.billed_units
         if units <= open_request.excused_units:
-            after = standing.unheard() if incident else standing
+            after = standing.not_arrived() if incident else standing
         elif incident:
             lost_units = max(0, units - open_request.arrived_units)
             if units <= open_request.on_line_units:
-                after = standing.unheard()
+                after = standing.not_arrived()
             else:
                 after = standing.billed_broken(incident, seq, lost_units)
             after = after.lost(lost_units, self._all_bills)
@@ -139,7 +139,7 @@ class Undelivered:
 
     def _is_full(self, adapter_id: AdapterId, units: Units) -> bool:
         """Say whether too much would be left over; answers that began in time may go on."""
-        if any(each.passed for each in self._under_way(adapter_id)):
+        if any(each.goes_on for each in self._under_way(adapter_id)):
             return False
         return sum(self._left_over(self._raised(adapter_id, units)).values()) > self._room_units
 
@@ -151,7 +151,7 @@ class Undelivered:
         """Note whether the request begins while not too much is left over for other adapters."""
         others = {**self._ledger.channel.vector}
         others.pop(open_request.adapter_id, None)
-        open_request.passed = sum(self._left_over(others).values()) <= self._room_units
+        open_request.goes_on = sum(self._left_over(others).values()) <= self._room_units
 
     def overdrawn(self, adapter_id: AdapterId, required_units: Units) -> bool:
         """Say whether a demand of so much would be refused, or be held against the node."""
@@ -187,7 +187,7 @@ class Undelivered:
             if not standing.fault and self._is_full(adapter_id, required_units):
                 raise self._refusal(adapter_id, required_units)
             for each in self._under_way(adapter_id):
-                each.passed = True
+                each.goes_on = True
         billed_units = channel.billed_units(adapter_id)
         if required_units > billed_units + self._open_requests.under_way_units(adapter_id):
             for each in self._open_requests.ended():

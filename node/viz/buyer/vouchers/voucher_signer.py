@@ -175,8 +175,9 @@ class VoucherSigner:
 
         That is what its receipts bill, and what arrived of answers that the buyer left unbilled.
         """
-        heard = self._open_requests.heard_units(adapter_id, self.channel.unused_units(adapter_id))
-        return self.channel.billed_units(adapter_id) + heard
+        unused = self.channel.unused_units(adapter_id)
+        arrived = self._open_requests.arrived_unbilled_units(adapter_id, unused)
+        return self.channel.billed_units(adapter_id) + arrived
 
     def _unforced_units(self, adapter_id: AdapterId) -> Units:
         """Return the most that is signed for the adapter without a demand of the node."""
@@ -217,8 +218,6 @@ class VoucherSigner:
     def _judge(self, adapter_id: AdapterId, required_units: Units) -> None:
         self._undelivered.judge(adapter_id, required_units)
         self.require_trust()
-
-    # paying
 
     async def cover(
         self,

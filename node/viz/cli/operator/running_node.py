@@ -43,7 +43,7 @@ BASE: Final = "/operator/v1"
 _LONG_S: Final = 900
 
 adapter_app = typer.Typer(
-    no_args_is_help=True, help="List, register, offer and drop the node's adapters."
+    no_args_is_help=True, help="List, register, activate and drop the node's adapters."
 )
 
 RoyaltyOption = Annotated[
@@ -53,8 +53,11 @@ TrainerPartOption = Annotated[
     int,
     typer.Option(min=0, max=10_000, help="The trainer's part of gross revenue, in basis points."),
 ]
-PriceOption = Annotated[
-    str, typer.Option(help="Price of a million prompt or completion tokens, such as 1.25.")
+PromptPriceOption = Annotated[
+    str, typer.Option(help="Price of a million prompt tokens, such as 1.25.")
+]
+CompletionPriceOption = Annotated[
+    str, typer.Option(help="Price of a million completion tokens, such as 2.50.")
 ]
 PublishAnywayOption = Annotated[
     bool, typer.Option("--publish-anyway", help="Sell the adapter even if its report card fails.")
@@ -277,8 +280,8 @@ def activate_adapter(
         list[str] | None,
         typer.Option("--title", help="Title of a work, as WORK:TITLE, if it was not trained here."),
     ] = None,
-    prompt_price: PriceOption = "",
-    completion_price: PriceOption = "",
+    prompt_price: PromptPriceOption = "",
+    completion_price: CompletionPriceOption = "",
     node: OperatedNode = "",
     folder: DataDir = None,
     as_json: AsJson = False,

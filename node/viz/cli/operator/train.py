@@ -10,10 +10,11 @@ import typer
 from viz.cli.console import AsJson, DataDir, guarded, money, run, show, table
 from viz.cli.http import OperatedNode
 from viz.cli.operator.running_node import (
+    CompletionPriceOption,
     DescriptionOption,
     NameOption,
     OperatorClient,
-    PriceOption,
+    PromptPriceOption,
     PublishAnywayOption,
     RoyaltyOption,
     TrainerPartOption,
@@ -57,8 +58,8 @@ def train(
         typer.Option("--publish/--no-publish", help="Register the adapter and put it on offer."),
     ] = True,
     publish_anyway: PublishAnywayOption = False,
-    prompt_price: PriceOption = "",
-    completion_price: PriceOption = "",
+    prompt_price: PromptPriceOption = "",
+    completion_price: CompletionPriceOption = "",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only show how long the run would take, and its fees.")
     ] = False,

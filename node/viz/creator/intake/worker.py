@@ -17,7 +17,7 @@ import os
 import resource
 import sys
 from collections import Counter
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final, assert_never
 
 from viz.errors import InvalidWork
 
@@ -126,8 +126,10 @@ def _convert(file: BinaryIO, job: dict[str, Any]) -> dict[str, Any]:
             found = documents.markdown_file(raw, encoding)
         case "html":
             found = documents.html_file(raw, encoding)
-        case _:
+        case "text":
             found = documents.text_file(raw, encoding)
+        case other:
+            assert_never(other)
     if found.kind == "text":
         counts: Counter[str] = Counter()
         found.text = as_paragraphs(cleaned(found.text, counts))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from viz.engine.embedded.memory_plan import Widths
-from viz.engine.embedded.native import Kernels, NativeUnavailable, fits
+from viz.engine.embedded.native.build import Kernels, NativeUnavailable, fits
 from viz.errors import ModelUnavailable
 from viz.processor import multiplies_bf16, read_processor
 

@@ -29,7 +29,7 @@ from viz.engine.embedded.rotary import rotations
 if TYPE_CHECKING:
     from viz.engine.embedded.kv_cache import KvCache
     from viz.engine.embedded.loaded_adapter import LoadedAdapter
-    from viz.engine.embedded.native import Kernels
+    from viz.engine.embedded.native.build import Kernels
 
 
 _Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]

@@ -50,7 +50,7 @@ class EmbeddedEngine:
         self._open: set[StreamState] = set()
         self._files = ThreadPoolExecutor(1, thread_name_prefix="viz-adapter-check")
         self._engine_loop: EngineLoop
-        self._store: AdapterPool
+        self._pool: AdapterPool
         self._slots = 0
         self._compute = ""
         self._closed = False
@@ -117,14 +117,14 @@ class EmbeddedEngine:
         decoder = DecoderModel(
             weights, shape, cache, dtype, choice.kernels, lane_bytes=fits.lane_bytes
         )
-        self._store = AdapterPool(
+        self._pool = AdapterPool(
             self._base,
             choice.adapter_dtype,
             max_resident=fits.resident_adapters,
             max_bytes=fits.resident_bytes,
             max_lane_bytes=fits.lane_bytes,
         )
-        self._engine_loop = EngineLoop(decoder, self._store, settings, self._deliver)
+        self._engine_loop = EngineLoop(decoder, self._pool, settings, self._deliver)
         # Computed here in a thread, because the first stream would wait for it.
         _ = self._base.tokenizer.token_bytes
         return_freed()
@@ -155,14 +155,14 @@ class EmbeddedEngine:
     async def add_adapter(self, adapter_id: AdapterId, weights: Path) -> None:
         """Check an adapter file and make the adapter usable; raise InvalidAdapterFile."""
         check_adapter_id(adapter_id)
-        await self._loop.run_in_executor(self._files, self._store.register, adapter_id, weights)
+        await self._loop.run_in_executor(self._files, self._pool.register, adapter_id, weights)
 
     async def remove_adapter(self, adapter_id: AdapterId) -> None:
         """Remove the adapter; sequences that already run with it finish. Idempotent."""
-        self._store.remove(adapter_id)
+        self._pool.remove(adapter_id)
 
     def adapters(self) -> frozenset[AdapterId]:
-        return self._store.registered()
+        return self._pool.registered()
 
     async def generate(self, request: GenerationRequest) -> Generation:
         """Admit the request; it starts when the caller next yields to the event loop.
@@ -170,7 +170,7 @@ class EmbeddedEngine:
         So an ``allow`` called right after this applies from the first token on.
         Raises PromptEmpty, PromptTooLong, InvalidRequest, UnknownAdapter, EngineOverloaded.
         """
-        check_request(request, self._model, self._store.registered())
+        check_request(request, self._model, self._pool.registered())
         if self._closed or len(self._open) >= self._slots + self._settings.max_waiting:
             raise EngineOverloaded("the engine is full: try again shortly")
         state = StreamState(self._engine_loop.wake)
@@ -195,11 +195,11 @@ class EmbeddedEngine:
             **{name: float(value) for name, value in self._engine_loop.counts.items()},
             "slots": self._slots,
             "open": len(self._open),
-            "adapters": len(self._store.registered()),
-            "resident_adapters": self._store.resident_count,
-            "resident_adapter_bytes": self._store.held_bytes,
-            "adapter_loads": self._store.loads,
-            "adapter_evictions": self._store.evictions,
+            "adapters": len(self._pool.registered()),
+            "resident_adapters": self._pool.resident_count,
+            "resident_adapter_bytes": self._pool.held_bytes,
+            "adapter_loads": self._pool.loads,
+            "adapter_evictions": self._pool.evictions,
             f"compute_{self._compute}": 1.0,
         }
 
@@ -209,7 +209,7 @@ class EmbeddedEngine:
             return
         self._closed = True
         await asyncio.to_thread(self._engine_loop.close)
-        await asyncio.to_thread(self._store.close)
+        await asyncio.to_thread(self._pool.close)
         await asyncio.to_thread(self._files.shutdown)
         for state in self._open:
             state.fail(EngineError("the engine was closed"))

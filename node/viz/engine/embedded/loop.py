@@ -46,14 +46,14 @@ class EngineLoop:
     def __init__(
         self,
         decoder: DecoderModel,
-        store: AdapterPool,
+        pool: AdapterPool,
         settings: EngineSettings,
         deliver: Callable[[PieceBatch], None],
     ) -> None:
         self._decoder, self._settings, self._deliver = decoder, settings, deliver
         self.counts: Counter[str] = Counter()
         self._scheduler = Scheduler(
-            decoder.cache, store, settings, self.counts, self._loaded, packed=decoder.packed
+            decoder.cache, pool, settings, self.counts, self._loaded, packed=decoder.packed
         )
         self._live = self._scheduler.live
         self._inbox: deque[Sequence] = deque()
@@ -156,7 +156,7 @@ class EngineLoop:
             for sequence in self._live
             if sequence.slot is not None and not sequence.decodable and sequence.may_run()
             # After a copy from its sibling only the newest token may be left: then it decodes.
-            if not self._scheduler.waits_for_sibling(sequence) and not sequence.decodable
+            if not self._scheduler.copy_from_sibling(sequence) and not sequence.decodable
         ]
         budget = self._settings.prefill_tokens
         if not any(sequence.decodable for sequence in self._live):
@@ -190,7 +190,7 @@ class EngineLoop:
             # Siblings copy the finished prompt now: after its first token the sequence may end
             # and lose its slot.
             for sequence in self._live:
-                self._scheduler.waits_for_sibling(sequence)
+                self._scheduler.copy_from_sibling(sequence)
         self._accept(ended, chosen)
 
     def _decode(self) -> bool:
@@ -207,7 +207,7 @@ class EngineLoop:
         return bool(batch)
 
     def _guesses(self, batch: list[Sequence]) -> list[list[int]]:
-        """Return for each sequence what may follow; nothing where the right tokens would cost more.
+        """Return guesses of each sequence's next tokens; none if a check costs more than it saves.
 
         A sequence that gets several tokens at once keeps to its allowance.
         """

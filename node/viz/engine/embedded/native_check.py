@@ -18,7 +18,7 @@ from viz.domain.units import AdapterId
 from viz.engine.embedded.decoder import DecoderModel, PrefillChunk
 from viz.engine.embedded.kv_cache import KvCache
 from viz.engine.embedded.loaded_adapter import GROUPS, LoadedAdapter
-from viz.engine.embedded.native import Kernels, NativeUnavailable, load_unchecked
+from viz.engine.embedded.native.build import Kernels, NativeUnavailable, load_unchecked
 
 # Sizes that are not multiples of the pass's panels and tiles, so that the edges are checked too.
 _SHAPE = DecoderShape(

@@ -46,14 +46,14 @@ class Scheduler:
     def __init__(
         self,
         cache: KvCache,
-        store: AdapterPool,
+        pool: AdapterPool,
         settings: EngineSettings,
         counts: Counter[str],
         loaded: Callable[[AdapterId, EngineError | None], None],
         *,
         packed: bool,
     ) -> None:
-        self._cache, self._store, self._packed = cache, store, packed
+        self._cache, self._pool, self._packed = cache, pool, packed
         self._grace_s, self._counts, self._loaded = settings.grace_s, counts, loaded
         self.prefixes = PrefixCache(settings.prefix_s)
         self.live: list[Sequence] = []
@@ -91,7 +91,7 @@ class Scheduler:
             # After one adapter finds no memory, later ones are not tried: small adapters could
             # pass a large one for ever. The base model needs no adapter and may pass.
             if adapter_id != BASE_MODEL:
-                sequence.adapter = None if full else self._store.acquire(adapter_id)
+                sequence.adapter = None if full else self._pool.acquire(adapter_id)
                 if sequence.adapter is None:
                     full = full or not self._request_load(adapter_id, requested)
                     continue
@@ -175,8 +175,8 @@ class Scheduler:
             self._cache.move(sequence.slot, lower, sequence.cached)
             sequence.slot = lower
 
-    def waits_for_sibling(self, sequence: Sequence) -> bool:
-        """Copy a sibling's cache of the same prompt; return whether to wait for more of it.
+    def copy_from_sibling(self, sequence: Sequence) -> bool:
+        """Copy what a sibling has computed of the same prompt; return whether to wait for the rest.
 
         All choices of one request (its ``n``) hold the same prompt object: they are siblings if
         they also have the same adapter, because the cache depends on it. The sibling that is
@@ -208,7 +208,7 @@ class Scheduler:
 
     def _request_load(self, adapter_id: AdapterId, requested: set[AdapterId]) -> bool:
         """Start loading an adapter; return False if adapters in use leave no memory for it."""
-        while not self._store.load(adapter_id, self._loaded, requested):
+        while not self._pool.load(adapter_id, self._loaded, requested):
             # An adapter in use is never evicted: first take the slot, and so the adapter, of a
             # paused sequence.
             holders = [sequence for sequence in self._overdue() if sequence.adapter is not None]
@@ -240,5 +240,5 @@ class Scheduler:
 
     def _release(self, sequence: Sequence) -> None:
         if sequence.adapter is not None:
-            self._store.release(sequence.adapter)
+            self._pool.release(sequence.adapter)
         sequence.slot, sequence.adapter, sequence.cached = None, None, 0

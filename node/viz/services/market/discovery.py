@@ -22,7 +22,7 @@ from viz.domain.ports.clock import Clock
 from viz.domain.ports.engine import DEFAULT_BASE
 from viz.domain.ports.peers import PeerHttp
 from viz.domain.units import BASE_MODEL, AdapterId, Address, ContentId, Hash32
-from viz.errors import ChainError, NodeNotTrusted
+from viz.errors import NodeNotTrusted
 from viz.protocol.market import MAX_OFFERS, MarketModel, MarketOffer, MarketWork
 from viz.protocol.messages import AdapterOffer, NodeInfo, ServedBase, adapter_model, unnamed
 from viz.protocol.wire import JSON_INTEGER_MAX
@@ -32,6 +32,7 @@ from viz.services.market.listings import Listings
 from viz.services.market.market_index import MarketIndex
 from viz.services.market.node_claims import check_offer
 from viz.services.market.remote_nodes import ASK_TIMEOUT_S, ASKED_AT_ONCE, RemoteNodes
+from viz.services.upkeep.supervision import periodically
 
 INTERVAL_S: Final = 300.0
 MAX_MODELS: Final = 20_000
@@ -115,12 +116,9 @@ class Discovery:
 
     async def run(self) -> None:
         """Renew the index until cancelled; chain errors are logged."""
-        while True:
-            try:
-                await self.step()
-            except ChainError as error:
-                _log.warning("the directory cannot be read", reason=error.detail)
-            await asyncio.sleep(self._interval_s)
+        await periodically(
+            self.step, self._interval_s, _log.warning, "the directory cannot be read"
+        )
 
     async def step(self) -> None:
         """Ask the nodes that are due, check what they say, build the index; raise ChainError."""

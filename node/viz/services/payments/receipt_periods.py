@@ -29,7 +29,7 @@ from viz.domain.receipt_periods import PublishedReceipt, amounts_of, in_order, r
 from viz.domain.strict_json import load_json
 from viz.domain.typed_data import ReceiptPeriod
 from viz.domain.units import ZERO_HASH, Address
-from viz.errors import InvalidRequest, StorageUnavailable, VizError
+from viz.errors import InvalidRequest, StorageUnavailable
 from viz.private import make_private_folder, write_private
 from viz.protocol.payment import receipt_from_json
 from viz.protocol.receipt_periods import (
@@ -39,6 +39,7 @@ from viz.protocol.receipt_periods import (
     SignedPeriod,
     period_blob,
 )
+from viz.services.upkeep.supervision import periodically
 
 PERIOD_S: Final = 86_400
 # This long after a period's end, its last receipts are certainly stored.
@@ -81,13 +82,13 @@ class ReceiptPeriods:
 
     async def run(self) -> None:
         """Publish each period that has ended, until cancelled."""
-        while True:
-            try:
-                while await self.publish():
-                    pass
-            except VizError as error:
-                _log.warning("receipts are not published yet", reason=error.detail)
-            await asyncio.sleep(_LOOK_S)
+        await periodically(
+            self._publish_all, _LOOK_S, _log.warning, "receipts are not published yet"
+        )
+
+    async def _publish_all(self) -> None:
+        while await self.publish():
+            pass
 
     async def page(self, before: int | None = None) -> PeriodsPage:
         """Return the newest periods, or those with lower numbers than ``before``."""

@@ -1,7 +1,7 @@
 """List what this node sells: its base models and their adapters, with names and prices.
 
 Owns the mapping from OpenAI model names to adapters, the list prices, and how long the node relies
-on an answer of the chain about an adapter's standing (whether the node may serve it, and how long).
+on an answer of the chain about an adapter (whether the node may serve it, and how long).
 Invariant: an adapter is sold only while the chain says that this node may serve it, not in the last
 hour before that ends, and not while a notice suspends it.
 """
@@ -52,7 +52,7 @@ _log = structlog.get_logger()
 
 
 @dataclass(slots=True, eq=False)
-class _Standing(Reading):
+class _Servability(Reading):
     """Hold an answer of the chain about one adapter, and the chain's time of that answer."""
 
     state: ServingState = field(default_factory=ServingState)
@@ -97,7 +97,7 @@ class Catalogue:
         self._ended: dict[AdapterId, AdapterEnd] = {}
         self._gone: dict[AdapterId, AdapterEnd] = {}
         self._successors: dict[AdapterId, AdapterId] = {}
-        self._standing: dict[AdapterId, _Standing] = {}
+        self._servability: dict[AdapterId, _Servability] = {}
         self._freshness = Freshness(clock, access or ChainAccess(clock))
 
     async def restore(self, weights: FetchWeights) -> None:
@@ -275,15 +275,15 @@ class Catalogue:
         """
         if adapter_id == BASE_MODEL:
             return
-        standing = await self._standing_of(adapter_id, STANDING_S)
-        if standing.state.reason is not None:
+        servability = await self._servability_of(adapter_id, STANDING_S)
+        if servability.state.reason is not None:
             raise AdapterNotServable(
-                f"adapter {adapter_id} may not be served: {standing.state.reason}"
+                f"adapter {adapter_id} may not be served: {servability.state.reason}"
             )
-        if standing.over(self._clock.now_s()):
+        if servability.over(self._clock.now_s()):
             raise AdapterNotServable(
-                f"adapter {adapter_id} may be served until {standing.state.until_s} only, and its "
-                "sale has stopped: what it earned is claimed before"
+                f"adapter {adapter_id} may be served until {servability.state.until_s} only, and "
+                "its sale has stopped: what it earned is claimed before"
             )
 
     async def claim_by(self, adapter_id: AdapterId) -> int | None:
@@ -293,20 +293,20 @@ class Catalogue:
         """
         if adapter_id == BASE_MODEL:
             return None
-        standing = await self._standing_of(adapter_id, ENDING_LOOK_S)
-        return standing.state.until_s if standing.over(self._clock.now_s()) else None
+        servability = await self._servability_of(adapter_id, ENDING_LOOK_S)
+        return servability.state.until_s if servability.over(self._clock.now_s()) else None
 
-    async def _standing_of(self, adapter_id: AdapterId, age_s: int) -> _Standing:
-        standing = self._standing.setdefault(adapter_id, _Standing())
+    async def _servability_of(self, adapter_id: AdapterId, age_s: int) -> _Servability:
+        servability = self._servability.setdefault(adapter_id, _Servability())
 
         async def ask() -> None:
             state = await self._chain.servable(adapter_id, self._node)
             chain_s = await self._chain.chain_time() if state.until_s is not None else 0
-            standing.state, standing.chain_s = state, chain_s
-            standing.seen_s = self._clock.now_s()
+            servability.state, servability.chain_s = state, chain_s
+            servability.seen_s = self._clock.now_s()
 
-        await self._freshness.ensure(standing, ask, within_s=age_s)
-        return standing
+        await self._freshness.ensure(servability, ask, within_s=age_s)
+        return servability
 
     @property
     def known(self) -> Container[AdapterId]:

@@ -43,7 +43,7 @@ class ClaimPolicy:
     """When to claim. ``coin_units`` is the value of one native coin (10^18 wei) in token units.
 
     If it is 0, gas counts as free. ``max_gas_bps`` bounds the part of a claim's value that its gas
-    may cost while no deadline is near.
+    may cost, but for vouchers that are old or near a deadline: these are claimed for any gain.
     """
 
     claim_at_units: Units

@@ -22,8 +22,8 @@ from viz.domain.ports.clock import Clock
 from viz.domain.ports.ledger import ChannelRecord
 from viz.domain.ports.settlement_ledger import ClaimRecord, ComparedLedger
 from viz.domain.units import Address, Units
-from viz.errors import ChainError, StoreError
 from viz.services.payments.channel_events import ChannelEvents
+from viz.services.upkeep.supervision import periodically
 
 CHANNELS_A_PASS: Final = 256
 AT_ONCE: Final = 8
@@ -87,12 +87,9 @@ class Reconciliation:
 
     async def run(self) -> None:
         """Compare every ``interval_s``, until cancelled."""
-        while True:
-            try:
-                await self.step()
-            except (ChainError, StoreError) as error:
-                _log.warning("ledger not compared with the chain", reason=error.detail)
-            await asyncio.sleep(self._interval_s)
+        await periodically(
+            self.step, self._interval_s, _log.warning, "ledger not compared with the chain"
+        )
 
     async def step(self) -> Comparison:
         """Compare the next channels, and every suspect again. Raises ChainError, StoreError."""

@@ -9,14 +9,14 @@ time can be moved.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final
 
 import structlog
 
 from viz.domain.ports.clock import Clock
-from viz.errors import ChainError, ChainUnreachable, ClockWrong
+from viz.errors import ChainUnreachable, ClockWrong
+from viz.services.upkeep.supervision import periodically
 
 TOLERATED_S: Final = 600
 INTERVAL_S: Final = 60.0
@@ -77,12 +77,7 @@ class ClockCheck:
 
     async def run(self) -> None:
         """Compare every ``INTERVAL_S`` seconds, until cancelled."""
-        while True:
-            try:
-                await self.step()
-            except ChainError as error:
-                _log.debug("clocks not compared", reason=error.detail)
-            await asyncio.sleep(INTERVAL_S)
+        await periodically(self.step, INTERVAL_S, _log.debug, "clocks not compared")
 
     async def step(self) -> None:
         """Compare once; raise ChainError if the chain does not answer."""

@@ -5,14 +5,13 @@ Invariant: money and receipts are never deleted.
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 
 import structlog
 
 from viz.domain.ports.clock import Clock
 from viz.domain.ports.ledger import ExpiringLedger
-from viz.errors import StoreError
+from viz.services.upkeep.supervision import periodically
 
 _log = structlog.get_logger()
 
@@ -32,12 +31,9 @@ class Maintenance:
 
     async def run(self) -> None:
         """Delete expired rows every ``interval_s`` seconds, until cancelled."""
-        while True:
-            try:
-                await self.step()
-            except StoreError as error:
-                _log.warning("expired rows were not deleted", reason=error.detail)
-            await asyncio.sleep(self.interval_s)
+        await periodically(
+            self.step, self.interval_s, _log.warning, "expired rows were not deleted"
+        )
 
     async def step(self) -> tuple[int, int]:
         """Delete once; return the numbers of deleted answer bodies and access tokens."""

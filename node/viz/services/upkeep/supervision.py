@@ -27,6 +27,27 @@ STEADY_S: Final = 120.0
 _log = structlog.get_logger()
 
 
+async def periodically(
+    step: Callable[[], Awaitable[object]],
+    interval_s: float,
+    log: Callable[..., object],
+    failed: str,
+) -> None:
+    """Take a step, pause for ``interval_s``, and so on until cancelled.
+
+    A VizError is logged by ``log`` as the event ``failed``, and the next step is taken all the
+    same. ChainMismatch and any other error ends the loop, which its Supervisor then judges.
+    """
+    while True:
+        try:
+            await step()
+        except FATAL:
+            raise
+        except VizError as error:
+            log(failed, reason=error.detail)
+        await asyncio.sleep(interval_s)
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
     """A loop's failure: its start in seconds since 1970, and the message of its last error."""

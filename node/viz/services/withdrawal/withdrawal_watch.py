@@ -22,7 +22,6 @@ Invariants:
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable
 from typing import Final
 
@@ -35,7 +34,8 @@ from viz.domain.ports.services import AdapterEnd, KeptAdapters, OfferedAdapters,
 from viz.domain.ports.transactions import Call, ChainWriter
 from viz.domain.shares import Share, share_words
 from viz.domain.units import UINT64_MAX, AdapterId, Address, ContentId, Hash32
-from viz.errors import ChainError, VizError
+from viz.errors import ChainError
+from viz.services.upkeep.supervision import periodically
 from viz.services.withdrawal.destruction import WorkDestruction
 from viz.services.withdrawal.last_use import LastUse
 
@@ -78,12 +78,9 @@ class WithdrawalWatch:
 
     async def run(self) -> None:
         """Check until cancelled; an error of the chain or of one adapter is logged."""
-        while True:
-            try:
-                await self.step()
-            except VizError as error:
-                _log.warning("withdrawals are not looked at", reason=error.detail)
-            await asyncio.sleep(self._interval_s)
+        await periodically(
+            self.step, self._interval_s, _log.warning, "withdrawals are not looked at"
+        )
 
     async def step(self) -> None:
         """Check once: enforce retirements, end retired adapters, stop trainings, destroy."""

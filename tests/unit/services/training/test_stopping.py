@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tests.fakes.chain import NOW_S, FakeChain, FakeClock
+from tests.fakes.ledger import MemoryStore
 
 from viz.domain.ports.engine import NO_MODEL
 from viz.domain.ports.ledger import TrainingRecord, TrainingState
@@ -23,28 +23,9 @@ WORK = {
 }
 
 
-@dataclass
-class Rows:
-    """A ledger of trainings in memory."""
-
-    rows: dict[str, TrainingRecord] = field(default_factory=dict)
-
-    def require_room(self) -> None:
-        """There is always room."""
-
-    async def put_training(self, training: TrainingRecord) -> None:
-        self.rows[training.training_id] = training
-
-    async def training(self, training_id: str) -> TrainingRecord | None:
-        return self.rows.get(training_id)
-
-    async def trainings(self) -> tuple[TrainingRecord, ...]:
-        return tuple(self.rows.values())
-
-
 async def test_a_run_under_way_is_stopped_with_its_reason(tmp_path: Path) -> None:
     """Runs that ended, and requests that are broken, are no business of a withdrawal."""
-    chain, rows = FakeChain(KEY), Rows()
+    chain, rows = FakeChain(KEY), MemoryStore()
     queue = TrainingQueue(
         chain,
         rows,
@@ -62,9 +43,11 @@ async def test_a_run_under_way_is_stopped_with_its_reason(tmp_path: Path) -> Non
         ("broken", "queued", {"works": "none"}),
     )
     for name, state, request in made:
-        rows.rows[name] = TrainingRecord(name, state, request, created_at=NOW_S, updated_at=NOW_S)
+        rows.training_rows[name] = TrainingRecord(
+            name, state, request, created_at=NOW_S, updated_at=NOW_S
+        )
     assert await queue.under_way() == {"waits": [ContentId(4)]}
     await queue.stop("waits", "work 4 was withdrawn")
-    record = rows.rows["waits"]
+    record = rows.training_rows["waits"]
     assert (record.state, record.error) == ("cancelled", "work 4 was withdrawn")
     assert await queue.under_way() == {}

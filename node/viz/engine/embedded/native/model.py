@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from weakref import WeakKeyDictionary
 
 from viz.engine.embedded.loaded_adapter import GROUPS
-from viz.engine.embedded.native import pack
+from viz.engine.embedded.native.build import pack
 
 if TYPE_CHECKING:
     import torch
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from viz.basemodel.shape import DecoderShape
     from viz.engine.embedded.kv_cache import KvCache
     from viz.engine.embedded.loaded_adapter import LoadedAdapter
-    from viz.engine.embedded.native import Kernels
+    from viz.engine.embedded.native.build import Kernels
 
 _Fields = Sequence[tuple[str, Any]]
 
