@@ -32,6 +32,18 @@ class Uneven(FakeEngine):
         return found if self.sequences == 1 else Short(found)
 
 
+class OneAtATime(FakeEngine):
+    """Has room for one sequence: the others begin when it has ended."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._room = asyncio.Lock()
+
+    async def _run(self, *of: Any) -> None:
+        async with self._room:
+            await super()._run(*of)
+
+
 class Short:
     """A sequence that ends by itself after SHORT_TOKENS pieces."""
 
@@ -113,4 +125,21 @@ async def test_choices_that_have_ended_cost_no_more(tmp_path: Path) -> None:
                     pass
             assert answer.receipt is not None
             assert answer.receipt.receipt.completion_tokens == 1_000 + 3 * SHORT_TOKENS
+            assert not client.voucher_signer.standing.broken
+
+
+async def test_choices_that_have_not_begun_cost_no_more(tmp_path: Path) -> None:
+    """An engine with less room than choices: the fastest one's step was demanded for all.
+
+    That was more than what had arrived justified, so an honest node was refused, three times.
+    """
+    engine = OneAtATime(context_tokens=8_192, script=b"The tide is high at noon. ")
+    async with running_node(tmp_path, engine=engine) as node:
+        node.chain.balances[public_address(PAYER_KEY)] = 10**9
+        async with buying(node, tmp_path / "buyer") as client:
+            await client.open_channel(PAYER_KEY, 10_000_000)
+            async with client.ask(chat(n=2, max_tokens=1_500, temperature=1)) as answer:
+                async for _ in answer:
+                    pass
+            assert len(answer.text) == 3_000
             assert not client.voucher_signer.standing.broken

@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.integration.api.harness import ADAPTER, PAYER_KEY, PRICE, Node
@@ -24,7 +25,15 @@ from viz.buyer.client import BuyerClient
 from viz.buyer.terms.checks import Limits
 from viz.domain.node_channel import VoucherOffer
 from viz.domain.units import AdapterId, Units
-from viz.errors import NodeNotTrusted, PaymentRequired, StoreConflict, VizError
+from viz.errors import (
+    DepositExceeded,
+    NodeNotTrusted,
+    NodeUnreachable,
+    PaymentRequired,
+    StoreConflict,
+    VizError,
+)
+from viz.protocol.messages import ChannelView
 from viz.protocol.problems import error_of
 
 # A step, at the price of these answers and at the cap that the buyer did not name.
@@ -228,3 +237,57 @@ async def test_payment_events_are_read_from_comments(rogue: Rogue, buyer: BuyerC
     ]
     assert await ask(buyer, max_tokens=1_000) == text
     assert rogue.held_units >= units and buyer.channel.billed_units(ADAPTER) == units
+
+
+async def test_a_deposit_that_the_node_understates_excuses_no_bill(
+    rogue: Rogue, buyer: BuyerClient
+) -> None:
+    """It named a smaller deposit in mid-answer, billed the line, and named the true one again.
+
+    So it got 501,000 units in 30 answers for a letter each, and nothing was held against it.
+    """
+    understated, told = False, buyer.api.voucher
+
+    async def voucher(offer: Any) -> ChannelView:
+        nonlocal understated
+        view = await told(offer)
+        understated = True
+        return replace(view, deposit_units=buyer.channel.total_units)
+
+    buyer.api.voucher = voucher  # type: ignore[method-assign,assignment]
+    for number in range(6):
+        understated = False
+        billed_units = buyer.channel.billed_units(ADAPTER)
+        near = billed_units + PRICE.amount_units(PROMPT_TOKENS, 40)
+
+        def script(_: bytes, near: int = near) -> list[Part]:
+            more = near + PRICE.amount_units(0, 200)
+            demands: list[Part] = [lambda: rogue.need(near), *[PAUSE] * 20]
+            return [said("a"), *demands, lambda: rogue.need(more), *[PAUSE] * 100]
+
+        rogue.script = script
+        with pytest.raises(DepositExceeded):
+            await ask(buyer, max_tokens=1_000, seed=number)
+        assert understated
+        (open_request,) = buyer.voucher_signer._open_requests.ended()
+        arrived_units, units = open_request.arrived_units, open_request.units
+        rogue.bill(rogue.requests[-1], "a", units)
+        with suppress(VizError):
+            await buyer.sync()
+        assert buyer.channel.billed_units(ADAPTER) == billed_units + units
+        lost_units = (number + 1) * (units - arrived_units)
+        assert buyer.voucher_signer.standing.lost_units == lost_units > 0
+
+
+async def test_a_refusal_that_cannot_be_read_is_no_fault_of_the_request(
+    rogue: Rogue, buyer: BuyerClient
+) -> None:
+    """As an invalid request it kept a buyer of several nodes from asking the next one."""
+
+    def refuses(_: VoucherOffer) -> None:
+        raise error_of({"code": PaymentRequired.code, "detail": "more", "required": []}, 402)
+
+    rogue.on_voucher = refuses
+    rogue.script = lambda _: [said("a"), rogue.need(300), *[PAUSE] * 100]
+    with pytest.raises(NodeUnreachable, match="not of a node"):
+        await ask(buyer, max_tokens=1_000)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.unit.buyer.signing import (
@@ -148,3 +149,37 @@ async def test_prompts_of_provoked_ends_without_a_letter_are_not_paid_for_ever(
         left(voucher_signer, 12, most_units=CAP, excused_units=12, provoked=True)
         voucher_signer.take_late(receipt(voucher_signer, ASKED, 12))
     assert voucher_signer.fault
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_node_on_credit_may_be_beyond_the_cap_that_ended_an_answer(
+    voucher_signer: VoucherSigner, ledger: BuyerLedger, restart: bool
+) -> None:
+    """Its first bill above the buyer's own cap ended the trust; what is beyond it is a loss."""
+    capped: dict[str, Any] = {"most_units": CAP, "arrived_units": CAP, "asked_units": CAP + 100}
+    left(voucher_signer, CAP, **capped, provoked=True, capped=True)
+    if restart:
+        ledger.unbilled = ledger._asked.load(set())
+        voucher_signer = signer_of(ledger, Node())
+    assert voucher_signer.take_late(receipt(voucher_signer, ASKED, CAP + 90))
+    assert voucher_signer.standing.lost_units == 90 and not voucher_signer.fault
+    left(voucher_signer, CAP, **capped, provoked=True, capped=True)
+    with pytest.raises(NodeNotTrusted, match="accounted for"):
+        voucher_signer.take_late(receipt(voucher_signer, ASKED, CAP + 101))
+    left(voucher_signer, CAP, **capped)
+    with pytest.raises(NodeNotTrusted, match="accounted for"):
+        voucher_signer.take_late(receipt(voucher_signer, ASKED, CAP + 131))
+
+
+def test_the_late_bill_of_an_answer_that_ended_is_not_an_equal_ones_under_way(
+    voucher_signer: VoucherSigner,
+) -> None:
+    """Else the larger bill of the second answer fell to the first, beyond its bound: a lie."""
+    left(voucher_signer, 12, most_units=CAP, arrived_units=5, excused_units=12)
+    with asking(voucher_signer, ASKED, CAP) as second:
+        second.arrived_units = 9
+        assert voucher_signer.take_late(receipt(voucher_signer, ASKED, 10))
+        assert not second.seq
+        voucher_signer.leave_unreceipted(second)
+    assert voucher_signer.take_late(receipt(voucher_signer, ASKED, 50))
+    assert not voucher_signer.fault

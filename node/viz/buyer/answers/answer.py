@@ -156,7 +156,8 @@ class PaidAnswer:
                 yield chunk
         except VizError as error:
             if self.receipt is not None or self._is_ours(error):
-                self._open_request.provoked = not isinstance(error, DepositExceeded | StoreError)
+                self._open_request.provoked = not isinstance(error, StoreError)
+                self._open_request.capped = isinstance(error, PriceAboveCap)
                 raise
             raise await self._broken_off(error) from error
 
@@ -166,7 +167,8 @@ class PaidAnswer:
         So it did if it gave up having a voucher taken. An error that the node answered with is
         never the buyer's own, whatever its class, and no more is one that follows from what the
         node says of the buyer's vouchers. What such an answer is billed for beyond what arrived is
-        lost: a node can provoke all of these ends but that of the deposit or the disk.
+        lost: a node can provoke all of these ends but that of the disk. It says what the deposit
+        is where no chain is read, and how much of it the next step needs.
         """
         if error.answered or isinstance(error, BooksMismatch):
             return False

@@ -68,5 +68,7 @@ def _add(whole: dict[str, Any], part: dict[str, Any], *, chat: bool) -> None:
 def _join(whole: dict[str, Any], logprobs: dict[str, Any]) -> None:
     known: dict[str, Any] = whole["logprobs"] or {}
     for key, value in logprobs.items():
-        known[key] = known.get(key, []) + value if isinstance(value, list) else value
+        before = known.get(key)
+        joins = isinstance(before, list) and isinstance(value, list)
+        known[key] = [*(before or ()), *value] if joins else value
     whole["logprobs"] = known

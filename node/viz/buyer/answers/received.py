@@ -91,7 +91,7 @@ class ReceivedAnswer:
             raise NodeRefused("the node sent a chunk whose choices are not a list")
         grew = False
         for choice in choices or ():
-            index, text = _text_of(choice)
+            index, text = text_of(choice)
             if not 0 <= index < self._choices:
                 raise NodeNotTrusted(f"the node sent choice {index} of {self._choices}")
             if text:
@@ -117,11 +117,22 @@ class ReceivedAnswer:
         self._last_s = time.monotonic()
 
 
-def _text_of(choice: Any) -> tuple[int, str]:
+def text_of(choice: Any) -> tuple[int, str]:
+    """Return a choice's number and new text; raise NodeRefused unless every member is readable.
+
+    Whoever gets the chunk next relies on this.
+    """
     if isinstance(choice, dict):
         index, delta = choice.get("index", 0), choice.get("delta")
-        text = delta.get("content") if isinstance(delta, dict) else choice.get("text")
-        if isinstance(index, int) and (text is None or isinstance(text, str)):
+        inside = delta if isinstance(delta, dict) else choice
+        text = inside.get("text" if inside is choice else "content")
+        readable = (
+            type(index) is int
+            and isinstance(delta, dict | None)
+            and all(isinstance(each, str | None) for each in (text, choice.get("text")))
+            and isinstance(choice.get("logprobs"), dict | None)
+        )
+        if readable:
             return index, text or ""
     raise NodeRefused("the node sent a chunk that cannot be read")
 

@@ -28,10 +28,11 @@ class OpenRequest:
     """What one request may cost, how far its answer has arrived, and how it ended.
 
     The cost: ``arrived_units`` is the cost of the text that has arrived, ``units`` is that and one
-    step, and ``most_units`` is the most that the request may cost in the end. ``first_units`` pays
-    for the beginning, until the node ``began``. If the buyer leaves, ``leaving_units`` is the most
-    that may be billed, and an honest node may bill up to ``excused_units``: what arrived and what
-    was on the line. If the answer breaks off after some text, that amount is ``on_line_units``.
+    step, and ``most_units`` is the most that the request may cost in the end. ``asked_units`` is
+    the cost of all that was asked for, also above the buyer's cap. ``first_units`` pays for the
+    beginning, until the node ``began``. If the buyer leaves, ``leaving_units`` is the most that may
+    be billed, and an honest node may bill up to ``excused_units``: what arrived and what was on the
+    line. If the answer breaks off after some text, that amount is ``on_line_units``.
     ``reach_units`` is the most that its bill may be: what was signed for the adapter when it ended
     let an honest node run so far ahead of what arrived. ``text`` is what arrived, as far as it is
     kept to tell equal requests apart.
@@ -44,6 +45,7 @@ class OpenRequest:
     the node did not finish the answer. ``unknown``: its process ended before the answer did, so
     nobody knows what arrived. ``refused``: an answer refused it. ``pardoned``: the buyer has
     forgiven the node since it ended, so what did not arrive of it is held against nobody.
+    ``capped``: the buyer's own cap ended it, and a node that delivers on credit may be beyond it.
 
     While the buyer waits for text, ``waits_since_s`` is when this wait began; else it is 0.
     ``provoked``: the buyer ended it over what the node demanded or refused, so nothing is excused.
@@ -60,6 +62,7 @@ class OpenRequest:
     unknown: bool = False
     refused: bool = False
     pardoned: bool = False
+    capped: bool = False
     began_s: float = field(default_factory=time.monotonic)
     ended_at_s: float = 0.0
     seq: int = 0
@@ -68,6 +71,7 @@ class OpenRequest:
     excused_units: Units = 0
     reach_units: Units = 0
     text: bytes = b""
+    asked_units: Units = 0
     first_units: Units = 0
     began: bool = False
     delivered: bool = False
@@ -110,24 +114,27 @@ class OpenRequest:
         ``unused_units`` were signed for the adapter and are not billed yet. If the process that
         sent the request has ended, nobody knows what arrived. Signatures follow what arrives, so
         they bound that request. ``credit_units``: how far a node that delivers on credit may be
-        ahead of what is signed. What a bill takes beyond ``units`` is weighed as a loss.
+        ahead of what is signed, or of the buyer's cap. What a bill takes beyond ``units`` is
+        weighed as a loss.
         """
         if self.unknown:
             return max(self.units, min(self.most_units, unused_units))
         ahead_units = 0 if self.refused or not self.ended_at_s else credit_units or 0
-        return max(self.units, self.reach_units, min(self.most_units, self.units + ahead_units))
+        most_units = self.asked_units if self.capped else self.most_units
+        return max(self.units, self.reach_units, min(most_units, self.units + ahead_units))
 
-    def fit(self, signed: SignedReceipt) -> tuple[bool, Units, bool]:
+    def fit(self, signed: SignedReceipt) -> tuple[bool, bool, Units, bool]:
         """Return how badly a receipt that names this request fits what arrived of its answer.
 
         An equal request may have been lost on the way: the bill of its repetition is for the text
-        that arrived, or costs about as much.
+        that arrived, or costs about as much. An answer under way brings its own bill.
         """
         receipt = signed.receipt
         said = bool(self.text) and receipt.response_hash == salted_hash(
             signed.response_salt, self.text
         )
-        return not said, abs(receipt.amount_units - self.arrived_units), self.refused
+        away = abs(receipt.amount_units - self.arrived_units)
+        return not said, not self.ended_at_s, away, self.refused
 
 
 class Match(NamedTuple):

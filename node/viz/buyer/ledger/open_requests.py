@@ -225,15 +225,21 @@ class OpenRequests:
         return found
 
     def match(
-        self, signed: SignedReceipt, unused_units: Units, credit_units: Units | None = None
+        self, signed: SignedReceipt, unused_units: Units, rest_units: Units, *, on_credit: bool
     ) -> Match | None:
         """Return the request behind a receipt that no answer brought; raise NodeNotTrusted.
 
         Returns None if the bill is above the bound and an answer that it fits still arrives. That
         answer brings the receipt, and with its text the receipt can be checked in full.
-        ``unused_units`` were signed for the adapter and are not billed yet. ``credit_units`` is not
-        None if the node delivered on credit: the most that a bill without a request may then cost.
+        ``unused_units`` were signed for the adapter and are not billed yet, ``rest_units`` may
+        still be lost. ``on_credit``: the node may be so far ahead of what is signed, and a bill
+        without a request may cost that.
         """
+        credit_units = rest_units if on_credit else None
+
+        def bound_units(each: OpenRequest) -> Units:
+            return each.bound_units(unused_units, rest_units if each.capped else credit_units)
+
         receipt = signed.receipt
         if len(signed.lines) != 1:
             raise NodeNotTrusted(f"receipt {receipt.seq} bills nothing, or several adapters")
@@ -256,7 +262,7 @@ class OpenRequests:
                     if each not in self._under_way
                     and each.adapter_id == adapter_id
                     and not each.seq
-                    and units <= each.bound_units(unused_units, credit_units)
+                    and units <= bound_units(each)
                 ]
             if not asked and units <= reach_units:
                 asked = [unasked(adapter_id, receipt.seq, units)]
@@ -268,11 +274,11 @@ class OpenRequests:
                 f"{UNACCOUNTED}"
             )
 
-        def order(each: OpenRequest) -> tuple[Units, tuple[bool, Units, bool], float, Units]:
+        def order(each: OpenRequest) -> tuple[Units, tuple[bool, bool, Units, bool], float, Units]:
             # First the requests that allow the bill, then the one whose text it fits best, then the
             # one that ended first, then the one with the smallest bound. So the larger bounds are
             # left for larger bills.
-            beyond = max(0, units - each.bound_units(unused_units, credit_units))
+            beyond = max(0, units - bound_units(each))
             return beyond, each.fit(signed), each.ended_at_s, each.units
 
         found = min(asked, key=order)

@@ -39,6 +39,7 @@ class RequestJournal:
             "adapter": int(open_request.adapter_id),
             "units": str(open_request.units),
             "most": str(open_request.most_units),
+            "asked": str(open_request.asked_units),
             "arrived": str(open_request.arrived_units),
             "incident": open_request.incident,
             "excused": str(open_request.excused_units),
@@ -47,6 +48,7 @@ class RequestJournal:
             "ended": bool(open_request.ended_at_s),
             "refused": open_request.refused,
             "pardoned": open_request.pardoned,
+            "capped": open_request.capped,
         }
         whole = json.dumps(head).encode() + b"\n" + open_request.request
         write_private(path, whole, path.with_suffix(".new"))
@@ -88,6 +90,7 @@ def _read(path: Path) -> OpenRequest:
         body,
         units=reader.units("units"),
         most_units=reader.units("most"),
+        asked_units=reader.optional("asked", reader.units) or 0,
         arrived_units=reader.units("arrived"),
         name=path.stem,
         incident=reader.text("incident", 64),
@@ -99,4 +102,5 @@ def _read(path: Path) -> OpenRequest:
         ended_at_s=EARLIER_S if ended else 0.0,
         refused=reader.optional("refused", reader.boolean) or False,
         pardoned=reader.optional("pardoned", reader.boolean) or False,
+        capped=reader.optional("capped", reader.boolean) or False,
     )

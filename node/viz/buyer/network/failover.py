@@ -21,7 +21,7 @@ import structlog
 
 from viz.buyer.answer_length import at_most, room_in
 from viz.buyer.answers.answer import PaidAnswer
-from viz.buyer.answers.received import AnswerChunk
+from viz.buyer.answers.received import AnswerChunk, text_of
 from viz.buyer.client import BuyerClient
 from viz.buyer.network.budget import DayBudget, Reservation
 from viz.buyer.network.continuation import goes_on, length_of
@@ -296,8 +296,7 @@ class NetworkAnswer:
         goes_on_here = bool(self.parts)
         news = False
         for choice in chunk.get("choices") or ():
-            index, delta = int(choice.get("index", 0)), choice.get("delta")
-            text = (delta or {}).get("content") if delta is not None else choice.get("text")
+            index, text = text_of(choice)
             if text:
                 self._texts[index] = self._texts.get(index, "") + text
                 self._pieces += 1

@@ -73,8 +73,8 @@ class Bills:
         if after is ledger.channel:
             return True
         unused = sum(ledger.channel.unused_units(key) for key, _ in link.lines)
-        credit = self._undelivered.rest_units if ledger.standing.credits else None
-        match = self._open_requests.match(signed, unused, credit)
+        rest = self._undelivered.rest_units
+        match = self._open_requests.match(signed, unused, rest, on_credit=ledger.standing.credits)
         if match is None:
             return False
         open_request, beyond_units = match

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Callable
+from typing import Final, TypeVar
 
 from viz.domain.buyer_channel import BuyerChannel, VoucherDraft
 from viz.domain.claim_rows import SignedVoucher
@@ -10,8 +11,18 @@ from viz.domain.eip712 import Domain, sign_compact
 from viz.domain.trust import REPLICAS
 from viz.domain.units import AdapterId, Units
 from viz.domain.usage import Lines
-from viz.errors import BooksMismatch, LineBelowBest, PaymentRequired, StaleVoucher
+from viz.errors import (
+    BooksMismatch,
+    InvalidRequest,
+    LineBelowBest,
+    NodeUnreachable,
+    PaymentRequired,
+    StaleVoucher,
+    VizError,
+)
 from viz.protocol.wire import Reader
+
+T = TypeVar("T")
 
 # What to do if the node says that this key signed what is not in the ledger.
 OTHER_COPY: Final = (
@@ -48,14 +59,13 @@ def base_named(channel: BuyerChannel, refusal: StaleVoucher | LineBelowBest) -> 
     """Return the base in a node's refusal, after checking that this key signed what it says.
 
     Raises StaleVoucher if this key never signed the base, BooksMismatch if it never signed the
-    voucher that the node holds.
+    voucher that the node holds, NodeUnreachable if the refusal cannot be read.
     """
-    reader = Reader(refusal.extensions, "the node's refusal")
-    base = reader.units("base")
+    base, best = _said_in(refusal, lambda reader: (reader.units("base"), reader.lines("best")))
     at_base = channel.points.get(base)
     if at_base is None:
         raise StaleVoucher(f"the node names base {base}, which this key never signed. {REPLICAS}")
-    require_own_vouchers(channel, base, reader.lines("best"))
+    require_own_vouchers(channel, base, best)
     return base
 
 
@@ -79,7 +89,19 @@ def require_own_vouchers(channel: BuyerChannel, base_units: Units, best: Lines) 
 def owed_named(refusal: PaymentRequired) -> tuple[AdapterId, Units]:
     """Return the adapter and the cumulative amount that a node wants signed for it.
 
-    Raises InvalidRequest if the refusal does not name them.
+    Raises NodeUnreachable if the refusal does not name them.
     """
-    reader = Reader(refusal.extensions, "the node's refusal")
-    return AdapterId(reader.integer("adapterId")), reader.units("required")
+    return _said_in(
+        refusal, lambda reader: (AdapterId(reader.integer("adapterId")), reader.units("required"))
+    )
+
+
+def _said_in(refusal: VizError, read: Callable[[Reader], T]) -> T:
+    """Return what ``read`` finds in a refusal; raise NodeUnreachable if it is not of a node.
+
+    It is never an error of the buyer's request, which another node may serve.
+    """
+    try:
+        return read(Reader(refusal.extensions, "the node's refusal"))
+    except InvalidRequest as error:
+        raise NodeUnreachable(f"a refusal came that is not of a node ({error.detail})") from error

@@ -93,12 +93,11 @@ class PaidStream:
         self.phase = Phase.RESERVING
         # When a pause ends the stream if no voucher came, by the event loop's clock.
         self._pause_ends_s = 0.0
-        # How many tokens the engine may generate for each choice, and how many of each choice were
-        # taken from it.
-        self._allowed = 0
+        # How many tokens the engine may generate of each choice, which are reserved, and how many
+        # were taken from it.
+        self._allowed = [0] * request.choices
         self._made = [0] * request.choices
         self._open_choices = set(range(request.choices))
-        self._reserved = [0] * request.choices
         self._generations: list[Generation] = []
         self._pieces: Pieces | None = None
         # How often this channel's money changed. It is a count and not an event, because a voucher
@@ -120,7 +119,7 @@ class PaidStream:
             goal = min(goal, self._policy.step_tokens)
         else:
             self._check_prepayment(goal)
-        await self._reserve(goal)
+        await self._reserve([goal] * self._request.choices)
 
     async def start(self) -> None:
         """Give the request to its engine: RESERVING to RUNNING. From here the prompt is billed."""
@@ -139,7 +138,7 @@ class PaidStream:
                     )
                 )
                 self._generations.append(generation)
-                generation.allow(self._allowed)
+                generation.allow(self._allowed[choice])
         except BaseException:
             self.phase = Phase.FAILED
             raise
@@ -253,15 +252,10 @@ class PaidStream:
 
     # money
 
-    async def _reserve(self, tokens: int) -> None:
-        """Reserve ``tokens`` for each choice that goes on; the others keep what they have."""
-        now_s = self._active_channel.chain_s
-        reserved = [
-            tokens if choice in self._open_choices else kept
-            for choice, kept in enumerate(self._reserved)
-        ]
-        await self._meter.reserve(sum(reserved), now_s)
-        self._allowed, self._reserved = tokens, reserved
+    async def _reserve(self, allowed: list[int]) -> None:
+        """Reserve so many tokens of each choice."""
+        await self._meter.reserve(sum(allowed), self._active_channel.chain_s)
+        self._allowed = allowed
 
     def need(self, error: PaymentRequired) -> NeedVoucher:
         """Return the voucher that a refused reservation needs."""
@@ -277,29 +271,40 @@ class PaidStream:
     async def _extend(self) -> NeedVoucher | None:
         """Reserve one more step and allow it to the engine, which ends a pause.
 
+        A choice that has ended or has not begun its last step gets no more: the engine may have no
+        room for all choices at once, and what the buyer accepts to pay follows what arrives.
         Returns None, or the voucher that is needed first.
         """
+        step, most = self._policy.step_tokens, self._request.max_tokens
         try:
             await self._reserve(
-                min(self._allowed + self._policy.step_tokens, self._request.max_tokens)
+                [
+                    min(allowed + step, most)
+                    if choice in self._open_choices and made > allowed - step
+                    else allowed
+                    for choice, (allowed, made) in enumerate(
+                        zip(self._allowed, self._made, strict=True)
+                    )
+                ]
             )
         except PaymentRequired as error:
             return self.need(error)
-        for generation in self._generations:
-            generation.allow(self._allowed)
+        for generation, allowed in zip(self._generations, self._allowed, strict=True):
+            generation.allow(allowed)
         self.phase = Phase.RUNNING
         return None
 
     def _wants_more(self) -> bool:
-        """Return whether the fastest choice has used half of the last step.
+        """Return whether a choice has used half of its last step.
 
         The next voucher then travels while the other half is generated, and a buyer who pays in
         time sees no pause.
         """
-        if self._allowed >= self._request.max_tokens:
-            return False
-        most = max(self._made[choice] for choice in self._open_choices)
-        return most * 2 >= 2 * self._allowed - self._policy.step_tokens
+        return any(
+            self._made[choice] * 2 >= 2 * self._allowed[choice] - self._policy.step_tokens
+            for choice in self._open_choices
+            if self._allowed[choice] < self._request.max_tokens
+        )
 
     def _pause_if_used_up(self) -> None:
         """Move from RUNNING to PAUSED if no choice can continue without money.
@@ -309,9 +314,12 @@ class PaidStream:
         """
         if self.phase is not Phase.RUNNING or self._pieces is None or not self._pieces.is_empty():
             return
-        if self._allowed >= self._request.max_tokens:
-            return
-        if all(self._made[choice] >= self._allowed for choice in self._open_choices):
+        waiting = [
+            choice
+            for choice in self._open_choices
+            if self._made[choice] >= self._allowed[choice] < self._request.max_tokens
+        ]
+        if waiting and len(waiting) == len(self._open_choices):
             self.phase = Phase.PAUSED
             now_s = asyncio.get_running_loop().time()
             self._pause_ends_s = now_s + self._policy.voucher_grace_s
