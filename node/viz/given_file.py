@@ -23,7 +23,7 @@ def read_given(path: Path, most_bytes: int, error: type[VizError] = InvalidReque
         # Without O_NONBLOCK the opening of a pipe waits until somebody writes to it.
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
-        raise error(f"there is no file {path}: check the path") from None
+        raise error(f"{path} cannot be read: there is no such file. Check the path") from None
     except (OSError, ValueError) as fault:
         said = fault.strerror if isinstance(fault, OSError) else str(fault)
         raise error(f"{path} cannot be read: {said}") from fault

@@ -36,7 +36,7 @@ def test_what_has_no_end_is_not_waited_for(tmp_path: Path) -> None:
         (pipe, "a pipe or a device"),
         (Path("/dev/zero"), "a pipe or a device"),
         (tmp_path, "a folder"),
-        (tmp_path / "none", "there is no file"),
+        (tmp_path / "none", "no such file"),
         (tmp_path / ("n" * 300), "cannot be read"),
         (tmp_path / "a\0b", "cannot be read"),
     ):

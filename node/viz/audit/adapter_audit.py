@@ -3,7 +3,8 @@
 Owns the comparison and the verdict. Manifest and works are given as files. Invariants:
 
 - An audit that cannot repeat the run (a wrong work, the manifest of another adapter) says so before
-  it computes anything.
+  it computes anything. So does one that need not: a manifest whose hash the chain has, and that
+  contradicts the chain, or the works that the chain names, is not true whatever the bytes are.
 - If the bytes differ, that counts against the trainer, unless the environment here differs in an
   entry of the auditor's own list (``audit_environment``).
 - A difference in what no environment can change (training rows, sizes in tokens) always counts.
@@ -24,13 +25,14 @@ from typing import Any, Final
 
 from viz.audit.audit_environment import compare
 from viz.domain.card import ReportCard, card_of
-from viz.domain.manifest import Manifest, open_manifest, shares_by_tokens
+from viz.domain.display import counted
+from viz.domain.manifest import Manifest, manifest_hash, open_manifest, shares_by_tokens
 from viz.domain.ports.chain import AdapterState
 from viz.domain.questions import QUESTIONS_FILE, Question, digest_of
 from viz.domain.units import ContentId, Hash32, hex_of, parse_address, parse_hash
 from viz.domain.verdict import Verdict
 from viz.domain.work import check_commitment
-from viz.errors import CommitmentMismatch, InvalidRequest
+from viz.errors import InvalidRequest, InvalidSignature
 from viz.services.training.request import inputs_of, questions_of, read_input
 from viz.services.training.result import MEASURED
 from viz.training.environment import reproducibility_class
@@ -41,6 +43,7 @@ from viz.training.run import Bounds, TrainingRun, WorkInput, settings_from
 _SPLITTERS: Final = frozenset({"packages.regex", "packages.sentencex"})
 # Relative difference that a held-out loss may have although the weights are the same to the byte.
 _ROUNDING: Final = 1e-6
+_REGISTERED: Final = "the chain names this manifest by its hash, and "
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +52,8 @@ class AuditReport:
 
     ``verdict``: DIFFERENT if the manifest is not true: the rows differ, or bytes or measurements
     differ although the environment is the same. INCONCLUSIVE if the environment differs too.
-    ``claimed`` and ``found``: the weights' digests in the manifest and in the repetition.
+    ``claimed`` and ``found``: the weights' digests in the manifest and in the repetition, None if
+    nothing was trained; then ``rows_match`` is None too.
     ``claimed_card`` and ``card``: the report cards in the manifest and of the repetition's weights.
     ``differences``: what may have changed the bytes, as (manifest, here) by entry.
     ``remarks``: what is wrong with the manifest, whatever the bytes are. They excuse nothing, and
@@ -58,10 +62,10 @@ class AuditReport:
 
     verdict: Verdict
     claimed: Hash32
-    found: Hash32
+    found: Hash32 | None
     reproducibility: str
     differences: Mapping[str, tuple[Any, Any]]
-    rows_match: bool
+    rows_match: bool | None
     remarks: tuple[str, ...]
     claimed_card: ReportCard | None = None
     card: ReportCard | None = None
@@ -71,7 +75,7 @@ class AuditReport:
         return {
             "verdict": self.verdict,
             "claimedWeights": hex_of(self.claimed),
-            "foundWeights": hex_of(self.found),
+            "foundWeights": hex_of(self.found) if self.found is not None else None,
             "reproducibility": self.reproducibility,
             "differences": {name: list(pair) for name, pair in self.differences.items()},
             "rowsMatch": self.rows_match,
@@ -96,21 +100,34 @@ async def audit_adapter(
     """Train an adapter again from its manifest and its works, and compare the weights.
 
     ``works`` are as in a training request, in any order. ``registered`` is the adapter as the chain
-    has it, ``commitments`` are the commitments of its works. The manifest of another adapter is
-    refused before anything is computed. If the manifest contradicts the chain on trainer, base
-    model, works or shares, it is not true, whatever the bytes are. Raises InvalidRequest,
-    InvalidSignature, CommitmentMismatch, and what a run raises.
+    has it, ``commitments`` are the commitments of its works. Another manifest than the chain's is
+    refused before anything is computed. If the chain's own manifest contradicts the chain on
+    weights, trainer, base model, works or shares, or a work on the number of its chunks, it is not
+    true, and nothing is trained. Raises InvalidRequest, InvalidSignature, CommitmentMismatch, and
+    what a run raises.
     """
-    manifest = open_manifest(
-        envelope, expected_hash=registered.manifest_hash if registered else None
-    )
-    if registered is not None and manifest.weights_digest != registered.weights_digest:
+    if registered is not None and manifest_hash(envelope) != registered.manifest_hash:
         raise InvalidRequest(
-            f"the manifest is about weights {hex_of(manifest.weights_digest)}, the chain has "
-            f"{hex_of(registered.weights_digest)}"
+            f"this manifest hashes to {hex_of(manifest_hash(envelope))}, and the chain names "
+            f"{hex_of(registered.manifest_hash)}: get that one with `viz adapter provenance "
+            f"{registered.adapter_id} --format manifest --out FILE`"
         )
+    try:
+        manifest = open_manifest(envelope)
+    except (InvalidRequest, InvalidSignature) as error:
+        if registered is None:
+            raise
+        # Another version of this program may be able to read it; a signature is one or is none.
+        forged = isinstance(error, InvalidSignature)
+        verdict = Verdict.DIFFERENT if forged else Verdict.INCONCLUSIVE
+        return _untrained(verdict, registered.weights_digest, "", [_REGISTERED + error.detail])
     untrue = contradictions(manifest, registered, commitments or {}) if registered else []
-    run = await asyncio.to_thread(_repetition, manifest, works, base_model, cache_dir, bounds)
+    if not untrue:
+        inputs, untrue = await asyncio.to_thread(_inputs, manifest, works)
+    if untrue:
+        claimed, kind = manifest.weights_digest, manifest.reproducibility
+        return _untrained(Verdict.DIFFERENT, claimed, kind, untrue)
+    run = await asyncio.to_thread(_repetition, manifest, inputs, base_model, cache_dir, bounds)
     metrics: dict[str, Any] = {}
     process = TrainingProcess(run, directory, goes_on=False)
     async with contextlib.aclosing(process.events()) as events:
@@ -126,17 +143,30 @@ def contradictions(
 ) -> list[str]:
     """Return where the manifest contradicts the chain, by which creators are paid."""
     found = []
+    if manifest.weights_digest != registered.weights_digest:
+        found.append(
+            f"the manifest is about weights {hex_of(manifest.weights_digest)}, and the chain has "
+            f"{hex_of(registered.weights_digest)}"
+        )
     if manifest.trainer != registered.trainer:
         found.append(f"it is {manifest.trainer}'s, and {registered.trainer} registered the adapter")
     if manifest.base_model != registered.base_model:
-        found.append("the chain names another base model")
-    if tuple(registered.shares) != shares_by_tokens(manifest.works):
         found.append(
-            f"its works earn the shares {_spelled(shares_by_tokens(manifest.works))}, and the "
+            f"the manifest names base model {hex_of(manifest.base_model)}, and the chain names "
+            f"another base model, {hex_of(registered.base_model)}"
+        )
+    try:
+        shares = shares_by_tokens(manifest.works)
+    except InvalidRequest:
+        shares = ()
+    if tuple(registered.shares) != shares:
+        found.append(
+            f"its works earn the shares {_spelled(shares) or 'of no tokens at all'}, and the "
             f"chain pays {_spelled(registered.shares)}"
         )
     found += [
-        f"work {work.content_id} has another commitment on the chain"
+        f"the manifest names the commitment {hex_of(work.commitment)} of work {work.content_id}, "
+        f"which has another commitment on the chain: {hex_of(commitments[work.content_id])}"
         for work in manifest.works
         if work.content_id in commitments and commitments[work.content_id] != work.commitment
     ]
@@ -238,26 +268,46 @@ def _alike(claimed: Any, found: Any) -> bool:
     return type(claimed) is type(found) and bool(claimed == found)
 
 
-def _repetition(
-    manifest: Manifest,
-    works: Sequence[Mapping[str, Any]],
-    base_model: str,
-    cache_dir: Path,
-    bounds: Bounds | None,
-) -> TrainingRun:
+def _untrained(
+    verdict: Verdict, claimed: Hash32, reproducibility: str, remarks: Sequence[str]
+) -> AuditReport:
+    """Return the report of an audit that was decided without a repetition."""
+    return AuditReport(verdict, claimed, None, reproducibility, {}, None, tuple(remarks))
+
+
+def _inputs(
+    manifest: Manifest, works: Sequence[Mapping[str, Any]]
+) -> tuple[list[WorkInput], list[str]]:
+    """Return the works in the manifest's order, and what it says of them that is not true.
+
+    Raises InvalidRequest and CommitmentMismatch if they are not the works that were registered.
+    """
     given = {each.content_id: each for each in inputs_of({"works": works})}
     wanted = [int(work.content_id) for work in manifest.works]
     if sorted(given) != sorted(wanted):
         raise InvalidRequest(f"the manifest names the works {wanted}, given are {sorted(given)}")
-    inputs = []
+    inputs, untrue = list[WorkInput](), list[str]()
     for named in manifest.works:
         each = given[int(named.content_id)]
         work = read_input(each)
         salt, creator = parse_hash(each.salt), parse_address(each.creator)
         check_commitment(work, creator, salt, named.commitment)
         if len(work.chunks) != named.chunks:
-            raise CommitmentMismatch(f"work {named.content_id} has not {named.chunks} chunks")
+            untrue.append(
+                f"the manifest names {counted(named.chunks, 'chunk')} of work {named.content_id}, "
+                f"and the work that the chain commits to has {len(work.chunks)}"
+            )
         inputs.append(replace(each, commitment=hex_of(named.commitment)))
+    return inputs, untrue
+
+
+def _repetition(
+    manifest: Manifest,
+    inputs: Sequence[WorkInput],
+    base_model: str,
+    cache_dir: Path,
+    bounds: Bounds | None,
+) -> TrainingRun:
     return TrainingRun(
         name="audit",
         works=tuple(inputs),

@@ -114,8 +114,9 @@ def require_weights(state: AdapterState, judge: Judge) -> None:
     if judge.weights is None or file_digest(judge.weights) != state.weights_digest:
         raise InvalidRequest(
             f"adapter {state.adapter_id} has the weights {hex_of(state.weights_digest)} on the "
-            "chain: give that file with --weights (`viz audit adapter` trains it again, and a node "
-            "that serves it has it in its data folder)"
+            f"chain: give that file with --weights (`viz audit adapter {state.adapter_id} "
+            "WORKS --manifest FILE --keep FILE` trains it again and keeps it, and a node that "
+            "serves it has it in its data folder)"
         )
 
 

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from viz.domain.units import Address, hex_of
+from viz.domain.work import MAX_WORK_BYTES
 from viz.errors import InvalidLicense, InvalidWork, LicenseMismatch
+from viz.given_file import read_given
 from viz.protocol.license_document.agreement import require_agreement, terms_of
 from viz.protocol.license_document.model import MAX_LICENSE_BYTES, LicenseDocument
 from viz.protocol.license_document.reading import license_from_json, license_from_toml
@@ -52,10 +54,7 @@ def read_license(path: Path) -> LicenseDocument:
 def digests_of(path: Path, kind: str) -> WorkDigests:
     """Return the digests of a work's file; raise InvalidWork if it is not a work of that kind."""
     work = read_work(path, kind)
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise InvalidWork(f"{path} cannot be read: {error.strerror}") from error
+    raw = read_given(path, MAX_WORK_BYTES, InvalidWork)
     return WorkDigests(hex_of(hashlib.sha256(raw).digest()), hex_of(work.merkle_root))
 
 

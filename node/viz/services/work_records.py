@@ -16,17 +16,20 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from viz.domain.license import Terms
 from viz.domain.strict_json import load_json
 from viz.domain.units import Address, ContentId, Hash32, hex_of, parse_address, parse_hash
-from viz.domain.work import Work, parse_work
+from viz.domain.work import MAX_WORK_BYTES, Work, parse_work
 from viz.errors import InvalidRequest, InvalidWork, VizError
+from viz.given_file import about, read_given
 from viz.private import write_private
 from viz.protocol.registration import WorkDescription, parse_description
 from viz.protocol.wire import JSON_INTEGER_MAX, Reader
 from viz.protocol.wire_model import struct_from_json, struct_to_json
+
+_MAX_RECORD_BYTES: Final = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,24 +127,19 @@ def read_description(path: Path, *, token_decimals: int) -> WorkDescription:
 def terms_text(path: Path) -> str:
     """Return what a terms file says; raise InvalidWork if it cannot be read."""
     try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise InvalidWork(
-            f"there is no terms file {path}: write title, kind and file into it (`viz content "
-            "import` does that for a work that it makes)"
-        ) from None
-    except OSError as error:
-        raise InvalidWork(f"{path} cannot be read: {error.strerror}") from error
+        if not path.exists():
+            raise InvalidWork(
+                f"there is no terms file {path}: write title, kind and file into it (`viz content "
+                "import` does that for a work that it makes)"
+            )
+        return read_given(path, _MAX_RECORD_BYTES, InvalidWork).decode("utf-8")
     except UnicodeDecodeError as error:
         raise InvalidWork(f"{path} is not UTF-8: {error}") from error
 
 
 def read_work(path: Path, kind: str) -> Work:
     """Read and parse a work's file; raise InvalidWork if it cannot be read or is not valid."""
-    try:
-        return parse_work(kind, path.read_bytes())
-    except OSError as error:
-        raise InvalidWork(f"{path} cannot be read: {error.strerror}") from error
+    return parse_work(kind, read_given(path, MAX_WORK_BYTES, InvalidWork))
 
 
 def draft(path: Path, description: WorkDescription, creator: Address) -> Registration:
@@ -182,12 +180,15 @@ def draft(path: Path, description: WorkDescription, creator: Address) -> Registr
 def load_record(work: Path) -> Registration | None:
     """Return a work's record, None if there is none; raise InvalidRequest if it is damaged."""
     path = record_path(work)
-    try:
-        return Registration.from_json(load_json(path.read_bytes()))
-    except FileNotFoundError:
+    if not path.exists():
         return None
-    except (OSError, ValueError) as error:
-        raise InvalidRequest(f"{path} cannot be read as a record: {error}") from error
+    remedy = "Ask the work's creator for the record that its registration wrote"
+    raw = read_given(path, _MAX_RECORD_BYTES)
+    with about(path, remedy):
+        try:
+            return Registration.from_json(load_json(raw))
+        except ValueError as error:
+            raise InvalidRequest(f"it cannot be read as a record: {error}") from error
 
 
 def titles_of(training: Mapping[str, Any]) -> dict[ContentId, str]:

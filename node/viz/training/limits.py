@@ -18,6 +18,9 @@ from typing import Final
 from viz.errors import TrainingCancelled, TrainingError
 
 _MEMORY_CHECK_S: Final = 0.5
+# For a trainer, who chooses the settings. An auditor repeats those of the manifest.
+TIME_ADVICE: Final = ": raise it, or train fewer steps"
+MEMORY_ADVICE: Final = ": raise the bound, or lower rows_per_step"
 
 
 class Stopper:
@@ -37,7 +40,7 @@ class Stopper:
         if self._asked:
             raise TrainingCancelled("the training run was cancelled")
         if time.monotonic() > self._deadline:
-            raise TrainingError("the run used up its time bound: raise it, or train fewer steps")
+            raise TrainingError(f"the run used up its time bound{TIME_ADVICE}")
 
 
 def bound_memory(limit_bytes: int, give_up: Callable[[str], None]) -> None:
@@ -46,10 +49,7 @@ def bound_memory(limit_bytes: int, give_up: Callable[[str], None]) -> None:
     def watch() -> None:
         while peak_bytes() <= limit_bytes:
             time.sleep(_MEMORY_CHECK_S)
-        give_up(
-            f"the run needs more than its {limit_bytes} bytes of memory: raise the bound, or lower "
-            "rows_per_step"
-        )
+        give_up(f"the run needs more than its {limit_bytes} bytes of memory{MEMORY_ADVICE}")
 
     threading.Thread(target=watch, name="memory-bound", daemon=True).start()
 

@@ -15,6 +15,7 @@ from tests.integration.training.conftest import CREATOR, SALT
 from typer.testing import CliRunner
 
 from viz.api.context import PARTS
+from viz.basemodel.safetensor_file import file_digest
 from viz.chain import contracts, rpc
 from viz.chain.deployment import save_deployment
 from viz.cli.main import app
@@ -104,11 +105,13 @@ def test_an_adapter_is_audited_by_command(
         at = f"--rpc http://127.0.0.1:1 --data-dir {tmp_path} --base-model {run.base_model}"
         return CliRunner().invoke(app, [*words.split(), *at.split(), *options])
 
-    done = audit(1)
+    kept = tmp_path / "kept.safetensors"
+    done = audit(1, "--keep", str(kept))
     assert done.exit_code == 0, done.output
     said = " ".join(done.stdout.split())
     assert "reproduced" in said and "training rows match" in said and "differs" not in said
     assert "step 8" in done.stderr
+    assert file_digest(kept) == manifest.weights_digest, "for `viz audit answer --weights`"
     environment = metrics["environment"]
     others = {"GenuineIntel", "AuthenticAMD"} - {environment["cpuVendor"]}
     for changes, status, verdict in (
@@ -125,11 +128,16 @@ def test_an_adapter_is_audited_by_command(
         assert json.loads(judged.stdout)["verdict"] == verdict
     states[1] = on_chain
     (tmp_path / "manifest.json").write_bytes(envelope)
-    refused = audit(2, "--json")
-    assert refused.exit_code == INPUT and refused.stderr.count("\n") == 1, refused.stderr
-    assert refused.stderr.startswith("invalid-request: the manifest is about weights ")
+    false_weights = audit(2)
+    assert false_weights.exit_code == 13, false_weights.output
+    assert "finding  the manifest is about weights " in false_weights.stdout
+    assert "nothing was trained" in false_weights.stdout
     bounded = audit(1, "--max-memory-mib", "1")
     assert bounded.exit_code == 11 and "1048576 bytes of memory" in bounded.stderr
+    assert "permit more with --max-memory-mib" in bounded.stderr
+    assert "rows_per_step" not in bounded.stderr, "its settings are the manifest's"
+    refused = audit(1, "--keep", str(kept))
+    assert refused.exit_code == INPUT and "exists already" in refused.stderr
 
 
 class _Priced(FakeChain):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,8 @@ from viz.domain.manifest import (
 from viz.domain.ports.chain import AdapterState
 from viz.domain.units import AdapterId, Cid, ContentId, Hash32, hex_of
 from viz.domain.verdict import Verdict
-from viz.errors import InvalidRequest
+from viz.domain.work import parse_work
+from viz.errors import CommitmentMismatch, InvalidRequest
 from viz.training.environment import PACKAGES, RECIPE, reproducibility_class
 
 KEY = b"\x03" * 32
@@ -293,18 +296,82 @@ def test_a_manifest_that_contradicts_the_chain_convicts(
     assert report.verdict is Verdict.DIFFERENT
 
 
-async def test_a_manifest_of_other_weights_is_refused_before_anything_runs(tmp_path: Path) -> None:
-    """Protects an auditor's hour: what can be compared at once is compared at once."""
-    folder = tmp_path / "run"
-    sealed = seal_manifest(MANIFEST, KEY)
-    state = replace(STATE, weights_digest=OTHER, manifest_hash=manifest_hash(sealed))
-    with pytest.raises(InvalidRequest, match="the chain has 0x0202"):
+async def untrained(
+    folder: Path, sealed: bytes, works: Sequence[Mapping[str, Any]] = (), **state: Any
+) -> AuditReport:
+    """Audit what the chain names, on a machine that cannot train."""
+    registered = replace(STATE, **{"manifest_hash": manifest_hash(sealed), **state})
+    return await audit_adapter(
+        sealed,
+        works,
+        directory=folder / "run",
+        base_model="none",
+        cache_dir=folder,
+        registered=registered,
+        commitments={ContentId(1): OTHER},
+    )
+
+
+@pytest.mark.parametrize(
+    ("lie", "says"),
+    [
+        ({"weights_digest": OTHER}, "about weights 0x0202"),
+        ({"base_model": ROWS}, "another base model"),
+        ({"works": (SourceWork(ContentId(1), ROWS, 3, 40),)}, "names the commitment 0x0404"),
+        ({"works": (SourceWork(ContentId(2), OTHER, 3, 40),)}, "10000 bps for work 2, and the"),
+        ({"works": ()}, "no tokens at all"),
+    ],
+    ids=["weights", "base", "commitment", "another work", "no work"],
+)
+async def test_a_false_manifest_that_the_chain_names_convicts_before_anything_runs(
+    tmp_path: Path, lie: dict[str, Any], says: str
+) -> None:
+    """The trainer registered it: it is no mistake of the auditor's, whose hour is protected too."""
+    report = await untrained(tmp_path, seal_manifest(replace(MANIFEST, **lie), KEY))
+    assert (report.verdict, report.found, report.rows_match) == (Verdict.DIFFERENT, None, None)
+    assert says in report.remarks[0], report.remarks
+    assert report.to_json()["foundWeights"] is None
+    assert not (tmp_path / "run").exists()
+
+
+async def test_chunks_that_the_committed_work_has_not_convict(tmp_path: Path) -> None:
+    """The work is the one that the chain commits to, so the manifest is what is wrong."""
+    path = tmp_path / "work.txt"
+    path.write_text("The lamp is lit at dusk.\n\nThe tide turns at noon.\n")
+    work, salt, creator = parse_work("text", path.read_bytes()), OTHER, public_address(b"\x09" * 32)
+    committed = work.commitment(creator, salt)
+    works = [{"path": str(path), "contentId": 1, "kind": "text", "creator": creator,
+              "salt": hex_of(salt)}]  # fmt: skip
+    named = SourceWork(ContentId(1), committed, len(work.chunks) + 1, 40)
+    sealed = seal_manifest(replace(MANIFEST, works=(named,)), KEY)
+    report = await audit_adapter(
+        sealed,
+        works,
+        directory=tmp_path / "run",
+        base_model="none",
+        cache_dir=tmp_path,
+        registered=replace(STATE, manifest_hash=manifest_hash(sealed)),
+        commitments={ContentId(1): committed},
+    )
+    assert report.verdict is Verdict.DIFFERENT
+    assert f"the work that the chain commits to has {len(work.chunks)}" in report.remarks[0]
+    path.write_text("Another text.\n")
+    with pytest.raises(CommitmentMismatch):
         await audit_adapter(
-            sealed,
-            [],
-            directory=folder,
-            base_model="none",
-            cache_dir=tmp_path,
-            registered=state,
-        )
-    assert not folder.exists()
+            sealed, works, directory=tmp_path / "run", base_model="none", cache_dir=tmp_path,
+            registered=replace(STATE, manifest_hash=manifest_hash(sealed)),
+            commitments={ContentId(1): committed},
+        )  # fmt: skip
+
+
+async def test_what_the_chain_names_and_is_no_manifest_is_never_a_success(tmp_path: Path) -> None:
+    """A false signature convicts; what this version cannot read proves nothing. Another file than
+    the chain's is the auditor's mistake, and the message says how to get the right one."""
+    sealed = seal_manifest(MANIFEST, KEY)
+    other = json.loads(seal_manifest(replace(MANIFEST, base_name="x"), KEY))["signatures"]
+    forged = json.dumps({**json.loads(sealed), "signatures": other}).encode()
+    assert (await untrained(tmp_path, forged)).verdict is Verdict.DIFFERENT
+    report = await untrained(tmp_path, b"{}")
+    assert report.verdict is Verdict.INCONCLUSIVE and "the chain names" in report.remarks[0]
+    with pytest.raises(InvalidRequest, match="viz adapter provenance 1 --format manifest"):
+        await untrained(tmp_path, sealed, manifest_hash=OTHER)

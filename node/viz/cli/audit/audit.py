@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -19,6 +21,7 @@ from viz.cli.console import (
     guarded,
     out,
     run,
+    say,
     show,
     table,
 )
@@ -29,6 +32,7 @@ from viz.client.node_address import checked
 from viz.domain.ports.engine import DEFAULT_BASE
 from viz.domain.units import AdapterId
 from viz.errors import InvalidRequest, TrainingError, TrainingWorkerDied, UnknownAdapter
+from viz.given_file import read_given
 from viz.training.run import Bounds
 
 app = typer.Typer(no_args_is_help=True, help="Check the claims of others by computing them again.")
@@ -73,67 +77,84 @@ def adapter(
         bool,
         typer.Option("--card", help="Also compare the new report card with the manifest's."),
     ] = False,
+    keep: Annotated[
+        Path | None,
+        typer.Option(
+            "--keep",
+            help="New file for the weights that come out, for `viz audit answer --weights`.",
+        ),
+    ] = None,
     folder: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
     """Train an adapter again from its manifest and compare the bytes with the chain's digest.
 
-    Exit code 0: the bytes and the report card are the same. 13: the manifest is false, since the
-    training rows differ, or the bytes or the report card differ on the same hardware and versions.
-    14: the bytes or the card differ, but so do hardware or versions, so nothing is proved.
+    Exit code 0: the bytes and the report card are the same. 13: the manifest is false, since it
+    contradicts the chain or the works, or the training rows differ, or the bytes or the report card
+    differ on the same hardware and versions. 14: the bytes or the card differ, but so do hardware
+    or versions, so nothing is proved. The manifest is the one that the chain names (`viz adapter
+    provenance ID --format manifest`).
     """
+    from viz.domain.manifest import MAX_MANIFEST_BYTES
+
     place = data_dir(folder)
     given = (rpc, deployment or place / "deployment.json")
-    try:
-        envelope = manifest.read_bytes()
-    except OSError as error:
-        raise InvalidRequest(f"{manifest} cannot be read: {error.strerror}") from error
+    envelope = read_given(manifest, MAX_MANIFEST_BYTES)
+    if keep is not None and (keep.exists() or not keep.parent.is_dir()):
+        wrong = "exists already" if keep.exists() else "is in no folder that there is"
+        raise InvalidRequest(f"--keep {keep} {wrong}: name a new file")
     bounds = Bounds(max_memory_mib << 20, max_time_s)
-    report = run(_audit(AdapterId(adapter_id), works, envelope, given, base_model, place, bounds))
+    asked = _Asked(AdapterId(adapter_id), works, envelope, base_model, bounds, keep)
+    report = run(_audit(asked, given, place))
     if not show(report, as_json=as_json):
         _say(adapter_id, report)
-        if card:
+        if card and report["card"]:
             _say_cards(report)
     if status := evidence.EXITS[report["verdict"]]:
         raise typer.Exit(status)
 
 
-async def _audit(
-    adapter_id: AdapterId,
-    works: list[Path],
-    envelope: bytes,
-    chain_at: tuple[str, Path],
-    base_model: str,
-    place: Path,
-    bounds: Bounds,
-) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What is to be trained again, and where its weights are kept."""
+
+    adapter_id: AdapterId
+    works: list[Path]
+    envelope: bytes
+    base_model: str
+    bounds: Bounds
+    keep: Path | None
+
+
+async def _audit(asked: _Asked, chain_at: tuple[str, Path], place: Path) -> dict[str, Any]:
     from viz.audit.adapter_audit import audit_adapter
     from viz.basemodel.source import models_folder
     from viz.chain.contracts import Chain
     from viz.chain.deployment import load_deployment
     from viz.chain.rpc import Rpc
+    from viz.training.worker import ADAPTER_FILE
 
     rpc, deployment = Rpc(checked(chain_at[0], "a chain's address")), load_deployment(chain_at[1])
     try:
         await rpc.check(deployment)
         chain = Chain(rpc, deployment)
-        state = await chain.adapter(adapter_id)
+        state = await chain.adapter(asked.adapter_id)
         shares = state.shares if state is not None else ()
         contents = [await chain.content(content_id) for content_id, _ in shares]
     finally:
         await rpc.close()
     if state is None:
         raise UnknownAdapter(
-            f"adapter {adapter_id} is not registered on this chain: check the id, --rpc and "
+            f"adapter {asked.adapter_id} is not registered on this chain: check the id, --rpc and "
             "--deployment"
         )
     with tempfile.TemporaryDirectory(prefix="viz-audit-") as directory:
         try:
             report = await audit_adapter(
-                envelope,
-                [{"path": str(work_file(work).absolute())} for work in works],
+                asked.envelope,
+                [{"path": str(work_file(work).absolute())} for work in asked.works],
                 directory=Path(directory),
-                base_model=base_model,
+                base_model=asked.base_model,
                 cache_dir=models_folder(place),
                 registered=state,
                 commitments={
@@ -141,7 +162,7 @@ async def _audit(
                     for (content_id, _), content in zip(shares, contents, strict=True)
                     if content is not None
                 },
-                bounds=bounds,
+                bounds=asked.bounds,
                 progress=lambda event: err.print(f"{event.kind} {event.values.get('step', '')}"),
             )
         except TrainingError as error:
@@ -152,12 +173,28 @@ async def _audit(
                 f"nothing was judged: {tempfile.gettempdir()} cannot hold the audit's files "
                 f"({error.strerror}): free some space there, or set TMPDIR"
             ) from error
+        if asked.keep is not None and report.found is not None:
+            _keep(Path(directory) / ADAPTER_FILE, asked.keep)
     return report.to_json()
+
+
+def _keep(weights: Path, file: Path) -> None:
+    """Copy the weights; a full disk costs the copy and not the audit's result."""
+    try:
+        shutil.copyfile(weights, file)
+    except OSError as error:
+        file.unlink(missing_ok=True)
+        err.print(f"{file} could not be written ({error.strerror}): the weights are not kept")
 
 
 def why_ended(error: TrainingError) -> str:
     """Return why the audit's training ended; its log goes with its folder, so it is told here."""
+    from viz.training.limits import MEMORY_ADVICE, TIME_ADVICE
+
     if not isinstance(error, TrainingWorkerDied):
+        for advice, option in ((MEMORY_ADVICE, "--max-memory-mib"), (TIME_ADVICE, "--max-time-s")):
+            if error.detail.endswith(advice):
+                return f"{error.detail.removesuffix(advice)}: permit more with {option}"
         return error.detail
     status = error.extensions.get("exit_status")
     killed = ", as when the machine has too little memory" if status == -signal.SIGKILL else ""
@@ -174,6 +211,10 @@ def _say_cards(report: dict[str, Any]) -> None:
     table("Report card", ("what", "in the manifest", "here"), rows)
 
 
+def _whether(matches: bool | None) -> object:
+    return "not computed" if matches is None else matches
+
+
 def _flat(card: dict[str, Any]) -> dict[str, object]:
     return {
         f"{name}, {part}" if part else name: "not measured" if value is None else value
@@ -186,8 +227,8 @@ def _say(adapter_id: int, report: dict[str, Any]) -> None:
     rows: list[tuple[str, object]] = [
         ("verdict", report["verdict"]),
         ("weights on chain", report["claimedWeights"]),
-        ("weights found", report["foundWeights"]),
-        ("training rows match", report["rowsMatch"]),
+        ("weights found", report["foundWeights"] or "none: nothing was trained"),
+        ("training rows match", _whether(report["rowsMatch"])),
         ("reproducibility class", report["reproducibility"]),
         *(("remark", remark) for remark in report["remarks"]),
         *(
@@ -196,7 +237,13 @@ def _say(adapter_id: int, report: dict[str, Any]) -> None:
         ),
     ]
     table(f"Audit of adapter {adapter_id}", ("what", "value"), rows)
-    if report["verdict"] == "inconclusive":
+    if report["verdict"] == "different":
+        for remark in report["remarks"] or [
+            "the same manifest and works give other weights here than the chain has, and nothing "
+            "that counts is different on this machine"
+        ]:
+            say(f"finding  {remark}", style="red")
+    if report["verdict"] == "inconclusive" and report["foundWeights"]:
         out.print(
             "The bytes or the report card differ, but so do hardware or versions: repeat the audit "
             "on those of the manifest."
