@@ -104,7 +104,7 @@ def adapter(
         wrong = "exists already" if keep.exists() else "is in no folder that there is"
         raise InvalidRequest(f"--keep {keep} {wrong}: name a new file")
     bounds = Bounds(max_memory_mib << 20, max_time_s)
-    asked = _Asked(AdapterId(adapter_id), works, envelope, base_model, bounds, keep)
+    asked = _TrainingToRepeat(AdapterId(adapter_id), works, envelope, base_model, bounds, keep)
     report = run(_audit(asked, given, place))
     if not show(report, as_json=as_json):
         _say(adapter_id, report)
@@ -115,7 +115,7 @@ def adapter(
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
+class _TrainingToRepeat:
     """What is to be trained again, and where its weights are kept."""
 
     adapter_id: AdapterId
@@ -126,7 +126,9 @@ class _Asked:
     keep: Path | None
 
 
-async def _audit(asked: _Asked, chain_at: tuple[str, Path], place: Path) -> dict[str, Any]:
+async def _audit(
+    asked: _TrainingToRepeat, chain_at: tuple[str, Path], place: Path
+) -> dict[str, Any]:
     from viz.audit.adapter_audit import audit_adapter
     from viz.basemodel.source import models_folder
     from viz.chain.contracts import Chain
