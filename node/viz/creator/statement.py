@@ -146,48 +146,71 @@ async def make_statement(
     return Statement(deployment, read, first, times, vouchers)
 
 
-async def check_statement(events: WorkEvents, deployment: Deployment, said: object) -> Statement:
-    """Compute the statement of the same blocks, and return it if it is the same.
+async def check_statement(
+    events: WorkEvents, deployment: Deployment, said: object
+) -> tuple[Statement, list[str]]:
+    """Compute the statement of the same blocks; return it, and where the one given differs.
 
-    Raises InvalidRequest for another kind of file, ChainMismatch if it is of another deployment, if
-    its last block was reorganised away, or if a line or sum differs.
+    Raises InvalidRequest for another kind of file, ChainMismatch if it is of another deployment, or
+    if its last block was reorganised away.
     """
     reader = Reader(said, "the statement")
+    content_id = ContentId(reader.integer("contentId", JSON_INTEGER_MAX))
+    reader = Reader(said, f"the statement of work {content_id}")
     last, first = (
         reader.integer("toBlock", JSON_INTEGER_MAX),
         reader.integer("fromBlock", JSON_INTEGER_MAX),
     )
-    content_id = ContentId(reader.integer("contentId", JSON_INTEGER_MAX))
     if first > last:
         raise InvalidRequest(f"the statement is from block {first} to the older block {last}")
     header = await events.header(last)
     if header.hash != reader.hash32("toBlockHash"):
         raise ChainMismatch(
-            f"the statement ends with block {last}, 0x{reader.hash32('toBlockHash').hex()}, and "
-            f"the chain has 0x{header.hash.hex()} there: it was reorganised, or it is another "
-            "chain. Have the statement made again"
+            f"the statement of work {content_id} ends with block {last}, "
+            f"0x{reader.hash32('toBlockHash').hex()}, and the chain has 0x{header.hash.hex()} "
+            "there: it was reorganised, or it is another chain. Have the statement made again"
+        )
+    here = (deployment.chain_id, deployment.content_registry, deployment.settlement)
+    theirs = (
+        reader.integer("chainId", JSON_INTEGER_MAX),
+        reader.address("contentRegistry"),
+        reader.address("settlement"),
+    )
+    if theirs != here:
+        raise ChainMismatch(
+            f"the statement of work {content_id} is of chain {theirs[0]} and Settlement "
+            f"{theirs[2]}, and you trust {here[0]} and {here[2]}: name its deployment with "
+            "--deployment"
         )
     made = await make_statement(events, deployment, content_id, first, last)
-    again = made.to_json()
-    assert isinstance(said, Mapping)
-    for name in said:
-        if name not in again:
-            raise ChainMismatch(f"no statement has {str(name)[:60]!r}: who added it, and why?")
-    for name, value in again.items():
-        if not _is_same(said.get(name), value):
-            raise ChainMismatch(_difference(name, said.get(name), value))
-    return made
+    found = [
+        f"the statement of work {content_id}, {each}" for each in differences(said, made.to_json())
+    ]
+    return made, found
 
 
-def _is_same(said: object, found: object) -> bool:
-    """Return whether two JSON values are the same; true is not 1, and 1.0 is not 1."""
-    return json.dumps(said, sort_keys=True) == json.dumps(found, sort_keys=True)
+def differences(said: object, found: object, where: str = "") -> Iterator[str]:
+    """Yield a sentence for each value that a statement has and the chain's has not, or otherwise.
 
-
-def _difference(name: str, said: Any, found: Any) -> str:
-    if isinstance(said, list) and isinstance(found, list):
+    ``where`` is the place of both, as in ``lines[2].units``. True is not 1, and 1.0 is not 1.
+    """
+    if isinstance(said, Mapping) and isinstance(found, Mapping):
+        for name in dict.fromkeys((*found, *said)):
+            place = f"{where}.{str(name)[:60]}" if where else str(name)[:60]
+            if name not in found:
+                yield f"{place}: no statement on this chain has this, so somebody added it"
+            elif name not in said:
+                yield f"{place}: it is left out, and the chain has {_spelled(found[name])}"
+            else:
+                yield from differences(said[name], found[name], place)
+    elif isinstance(said, list) and isinstance(found, list):
         for number, (theirs, ours) in enumerate(zip(said, found, strict=False)):
-            if not _is_same(theirs, ours):
-                return f"{name}[{number}] of the statement is {theirs}, and the chain has {ours}"
-        return f"the statement has {len(said)} {name}, and the chain {len(found)}"
-    return f"{name!r} of the statement is {said!r}, and the chain has {found!r}"
+            yield from differences(theirs, ours, f"{where}[{number}]")
+        if len(said) != len(found):
+            yield f"{where}: it has {len(said)}, and the chain {len(found)}"
+    elif (type(said), said) != (type(found), found):
+        yield f"{where}: it says {_spelled(said)}, and the chain has {_spelled(found)}"
+
+
+def _spelled(value: object) -> str:
+    return json.dumps(value)[:200]

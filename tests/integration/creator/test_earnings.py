@@ -61,7 +61,7 @@ async def test_a_statement_is_every_unit_and_can_be_made_again(
 ) -> None:
     """Fee, earnings by node and rate, payments by owner; the sums are the chain's own balances."""
     desk = new_owner(tmp_path / "home", net)
-    first, _, adapter = await sold(net)
+    first, second, adapter = await sold(net)
     owner = net.sender(2).address
     had = await net.chain.token_balance(owner)
     await distribute(net, adapter)
@@ -86,16 +86,33 @@ async def test_a_statement_is_every_unit_and_can_be_made_again(
     same = await desk.viz(*check, key=False, yes=False)
     assert same.exit_code == 0 and "in every line" in same.stdout, same.output
     for old, new, said in (
-        ('"450"', '"451"', "lines[1]"),
-        (owner, net.sender(9).address, "lines[1]"),
-        ("3000", "3001", "adapters[0]"),
-        ('"toTime"', '"bonus": 1, "toTime"', "'bonus'"),
-        ('"fees": "100"', '"fees": "100", "bonus": "0"', "'sums'"),
-        (f'"tokenDecimals": {found["tokenDecimals"]}', '"tokenDecimals": 6.0', "'tokenDecimals'"),
+        ('"450"', '"451"', 'lines[1].units: it says "451", and the chain has "450"'),
+        (owner, net.sender(9).address, "lines[1].account: "),
+        ("3000", "3001", "adapters[0].royaltyBps: it says 3001"),
+        ('"toTime"', '"bonus": 1, "toTime"', "bonus: no statement on this chain has this"),
+        ('"fees": "100"', '"fees": "100", "bonus": "0"', "sums.bonus: "),
+        (f'"tokenDecimals": {found["tokenDecimals"]}', '"tokenDecimals": 6.0', "tokenDecimals: "),
     ):
         path.write_text(json.dumps({"statements": [found]}).replace(old, new), encoding="utf-8")
         differs = await desk.viz(*check, key=False, yes=False)
-        assert differs.exit_code == CHAIN and said in differs.stderr, differs.output
+        assert differs.exit_code == 13 and said in differs.stderr, differs.output
+        assert f"the statement of work {first}" in differs.stderr
+        assert "in every line" not in differs.stdout
+    elsewhere = {**found, "settlement": net.sender(9).address}
+    path.write_text(json.dumps({"statements": [elsewhere]}), encoding="utf-8")
+    other = await desk.viz(*check, key=False, yes=False)
+    assert other.exit_code == CHAIN and "--deployment" in other.stderr, other.output
+    # All that the file states is checked, also of works that were not named.
+    unnamed = await statement(desk, net, second)
+    false = json.loads(json.dumps(unnamed))
+    false["sums"]["earned"] = "1"
+    for after, code in ((unnamed, 0), (false, 13)):
+        path.write_text(json.dumps({"statements": [found, after]}), encoding="utf-8")
+        both = await desk.viz(*check, key=False, yes=False)
+        assert both.exit_code == code, both.output
+    assert f"the statement of work {second}, sums.earned" in both.stderr
+    told = await desk.viz(*check, "--json", key=False, yes=False)
+    assert told.exit_code == 13 and json.loads(told.stdout)["verdict"] == "different"
     path.write_text(json.dumps({"statements": [found], "total": "1"}), encoding="utf-8")
     more = await desk.viz(*check, key=False, yes=False)
     assert more.exit_code != 0 and "is not a statement" in more.stderr, more.output
@@ -184,6 +201,9 @@ async def test_bad_questions_are_one_line(net: Testnet, tmp_path: Path) -> None:
         ((work, "--from", 9, "--to", 3), INPUT, "--from 9 --to 3 holds no block"),
         ((work, "--from", "2030-01-01"), INPUT, "a --from that is before --to and not in the fut"),
         ((work, "--check", none), INPUT, "is not a statement"),
+        ((work, "--check", tmp_path / "nope"), INPUT, "no such file"),
+        ((work, "--check", none, "--from", 3), INPUT, "leave out --from"),
+        ((work, "--csv", "--json"), INPUT, "give one of them"),
     ]
     for words, code, said in cases:
         done = await desk.viz("content", "statement", *words, *rpc, key=False, yes=False)

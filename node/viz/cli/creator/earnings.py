@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from viz.cli.console import (
+    AUDIT_DIFFERENT,
     AsJson,
     DataDir,
     DeploymentFile,
@@ -17,9 +19,11 @@ from viz.cli.console import (
     WorkId,
     Yes,
     agreed,
+    err,
     guarded,
     lines,
     password,
+    plain,
     run,
     say,
     show,
@@ -27,8 +31,9 @@ from viz.cli.console import (
 )
 from viz.cli.creator.account_view import SomeKey
 from viz.cli.own_chain import CreatorRpcOption, own_chain, required_rpc, trusted_deployment
-from viz.domain.display import amount, moment, percent
+from viz.domain.display import amount, counted, moment, percent
 from viz.errors import InvalidRequest, LicenseError
+from viz.given_file import about, read_given
 
 if TYPE_CHECKING:
     from viz.chain.contracts import Chain
@@ -38,6 +43,9 @@ if TYPE_CHECKING:
 
 # On real chains a statement ends this many blocks below the head, because newer blocks may change.
 SETTLED_BLOCKS: Final = 64
+_MAX_STATEMENT_BYTES: Final = 64 * 1024 * 1024
+_MAX_STATEMENT_VALUES: Final = 4_000_000
+_SHOWN: Final = 20
 SomeWorks = Annotated[list[int], typer.Argument(min=1, help="The works' ids on the chain.")]
 
 
@@ -148,7 +156,9 @@ def statement(
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, in base units.")] = False,
     check: Annotated[
         Path | None,
-        typer.Option("--check", help="Statement (JSON) to compute again and compare."),
+        typer.Option(
+            "--check", help="File of statements (JSON) to compute again and compare, all of them."
+        ),
     ] = None,
     rpc: CreatorRpcOption = "",
     folder: DataDir = None,
@@ -158,31 +168,48 @@ def statement(
     """Show line by line which adapters, nodes and rates the earnings of works came from.
 
     Everything comes from the contracts' events on the chain of --rpc, so anyone can compute the
-    same statement: --check does it for a statement (JSON) that somebody sent you.
+    same statement: --check does it for a statement (JSON) that somebody sent you, for all works in
+    it. Exit code 0: it agrees in every line. 13: it does not; each line and field is named.
     """
+    if as_csv and as_json:
+        raise InvalidRequest("--csv and --json exclude each other: give one of them")
+    if check and (start or end):
+        raise InvalidRequest("--check takes the blocks of the file: leave out --from and --to")
     trusted = trusted_deployment(deployment, folder)
     rpc = required_rpc(rpc, trusted, "a statement")
     said = _read_statements(check) if check else None
-    found = run(_statements(works, start, end, rpc, trusted, said))
+    with about(check) if check else nullcontext():
+        found, wrong = run(_statements(works, start, end, rpc, trusted, said))
+    told: dict[str, Any] = {"statements": [each.to_json() for each in found]}
+    if check:
+        told |= {"verdict": "different" if wrong else "reproduced", "findings": wrong}
     if as_csv:
         from viz.creator.statement import csv_text
 
         sys.stdout.write(csv_text(found))
-    elif not show({"statements": [each.to_json() for each in found]}, as_json=as_json):
+    elif not show(told, as_json=as_json):
         for each in found:
             _print_statement(each, trusted)
-        if check:
-            say(f"{check} agrees with the chain in every line")
+        if check and not wrong:
+            listed = ", ".join(str(each.content_id) for each in found)
+            say(f"{check} agrees with the chain in every line, for the works {listed}")
+    if wrong:
+        for each_wrong in () if as_json else wrong[:_SHOWN]:
+            err.print(plain(f"finding  {each_wrong}"), markup=False, soft_wrap=True)
+        if len(wrong) > _SHOWN and not as_json:
+            err.print(f"and {counted(len(wrong) - _SHOWN, 'finding')} more: see --json")
+        raise typer.Exit(AUDIT_DIFFERENT)
 
 
 def _read_statements(path: Path) -> list[Any]:
     from viz.domain.strict_json import load_json
 
+    raw = read_given(path, _MAX_STATEMENT_BYTES)
     try:
-        whole = load_json(path.read_bytes())
+        whole = load_json(raw, max_values=_MAX_STATEMENT_VALUES)
         said = whole["statements"]
-        assert isinstance(said, list) and set(whole) == {"statements"}
-    except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
+        assert isinstance(said, list) and said and set(whole) == {"statements"}
+    except (ValueError, KeyError, TypeError, AssertionError) as error:
         raise InvalidRequest(
             f"{path} is not a statement: give what `viz content statement --json` printed"
         ) from error
@@ -191,26 +218,27 @@ def _read_statements(path: Path) -> list[Any]:
 
 async def _statements(
     works: list[int], start: str, end: str, rpc: str, trusted: Deployment, said: list[Any] | None
-) -> list[Statement]:
+) -> tuple[list[Statement], list[str]]:
     from viz.creator.statement import check_statement, make_statement
     from viz.domain.units import ContentId
 
     async with own_chain(rpc, trusted) as chain:
         events = _events(chain)
         if said is not None:
-            mine = [each for each in said if _work_of(each) in works]
-            if len(mine) != len(works):
+            has = [_work_of(each) for each in said]
+            if not set(works) <= set(has):
                 raise InvalidRequest(
-                    f"the file has statements of works {[*map(_work_of, said)]}, and you named "
-                    f"{works}: name those that it has"
+                    f"the file has statements of works {has}, and you named {works}: name those "
+                    "that it has"
                 )
-            return [await check_statement(events, trusted, each) for each in mine]
+            checked = [await check_statement(events, trusted, each) for each in said]
+            return [made for made, _ in checked], [each for _, wrong in checked for each in wrong]
         first, last = await _blocks(chain, events, start, end, trusted)
         for each in works:
             await _require_work(chain, each)
         return [
             await make_statement(events, trusted, ContentId(each), first, last) for each in works
-        ]
+        ], []
 
 
 def _work_of(said: Any) -> Any:
