@@ -8,10 +8,10 @@ ends the probe with a finding; one that does not answer leaves something missing
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, Final
+from typing import Any
 
 from viz.buyer.asking import OneNode, pass_on
+from viz.buyer.channel_receipts import receipts_of
 from viz.buyer.client import BuyerClient
 from viz.buyer.wallet.wallet import Wallet
 from viz.domain.eip712 import Domain, settlement_domain
@@ -19,8 +19,6 @@ from viz.domain.receipt_audit import PublicReceipt
 from viz.errors import InvalidSignature, NodeNotTrusted, VizError
 from viz.protocol.answer_evidence import AnswerEvidence
 from viz.protocol.payment import CHAT_PATH
-
-RECEIPT_PAGES: Final = 4_096
 
 
 @dataclass(slots=True)
@@ -64,18 +62,10 @@ async def collect(client: BuyerClient, found: ProbeEvidence) -> None:
     await client.look()
     found.ended = not client.channel.deposit_units and client.channel.settled_units > 0
     try:
-        for _ in range(RECEIPT_PAGES):
-            after = found.receipts[-1].receipt.seq if found.receipts else 0
-            call = partial(client.api.receipts, client.signer, after)
-            page = await client.access.use(call)
-            if not page:
-                break
-            found.receipts += [
-                PublicReceipt(each.receipt, each.lines, each.signature) for each in page
-            ]
-            if page[-1].receipt.seq <= after:
-                found.findings.append("the node hands out the same receipts again")
-                return
+        found.receipts += [
+            PublicReceipt(each.receipt, each.lines, each.signature)
+            for each in await receipts_of(client)
+        ]
     except (NodeNotTrusted, InvalidSignature) as error:
         found.findings.append(f"the receipts do not verify: {error.detail}")
         return

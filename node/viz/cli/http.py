@@ -43,15 +43,15 @@ T = TypeVar("T")
 RPC_VARIABLE: Final = "VIZ_RPC_URL"
 
 
-async def get_as(read: Callable[[Any], T], node: str, path: str) -> T:
+async def get_as(read: Callable[[Any], T], node: str, path: str, *, remedy: str = _REMEDY) -> T:
     """Return what the answer to a GET says; raise as ``ask``, and NodeRefused if it is none."""
-    return read_as(read, await ask("GET", node, path))
+    return read_as(read, await ask("GET", node, path, remedy=remedy))
 
 
-async def get_bytes(node: str, path: str) -> bytes:
+async def get_bytes(node: str, path: str, *, remedy: str = _REMEDY) -> bytes:
     """Return the answer to a GET as it is, at most ``MAX_ANSWER_BYTES``; raise as ``ask``."""
     exchange = Exchange("GET", node, path, None, token="", timeout_s=_TIMEOUT_S)
-    return await _whole(node, exchange, exchange.whole, _TIMEOUT_S, _REMEDY)
+    return await _whole(node, exchange, exchange.whole, _TIMEOUT_S, remedy)
 
 
 async def ask(

@@ -156,9 +156,12 @@ def receipt_from_json(value: object) -> SignedReceipt:
     return _RECEIPT.read(value, "the receipt")
 
 
-def receipts_from_json(value: object) -> tuple[SignedReceipt, ...]:
-    """Return the answer of RECEIPTS_PATH: {"receipts": [...]}, the oldest first."""
-    items = Reader(value, "the receipts").array("receipts", MAX_RECEIPTS)
+def receipts_from_json(value: object, most: int = MAX_RECEIPTS) -> tuple[SignedReceipt, ...]:
+    """Return the answer of RECEIPTS_PATH: {"receipts": [...]}, the oldest first.
+
+    ``most``: a file of them may have more than an answer.
+    """
+    items = Reader(value, "the list of receipts").array("receipts", most)
     return tuple(receipt_from_json(item) for item in items)
 
 

@@ -82,6 +82,8 @@ async def test_every_balance_follows_from_the_events_and_a_lie_is_found(
     assert found.exit_code == 0, found.output
     told = json.loads(found.stdout)
     assert told["verdict"] == "reproduced" and told["findings"] == []
+    later = await desk.viz(*words, "--to", 99_999, key=False, yes=False)
+    assert later.exit_code == 4 and "--to 99999 is after the chain's newest block" in later.stderr
     assert (told["channels"], told["adapters"]) == (2, 1)
     owed = sum(int(told[name]) for name in ("deposits", "undistributed", "balances"))
     assert int(told["held"]) - owed == int(told["beyond"]) >= 0

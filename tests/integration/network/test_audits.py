@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import pytest
 import pytest_asyncio
 from tests.fakes.engine import fake_adapter_file
 from tests.fakes.tiny_base import make_tiny_base, write_random_adapter
@@ -27,6 +28,7 @@ from viz.domain.strict_json import load_json
 from viz.domain.units import AdapterId, Hash32, parse_address
 from viz.engine.embedded.engine import EmbeddedEngine
 from viz.engine.embedded.settings import EngineSettings
+from viz.protocol import payment
 from viz.services.adapters.publishing import Publication
 
 CREATOR, TRAINER, PAYER = 2, 5, 8
@@ -179,6 +181,48 @@ async def test_published_receipts_are_the_buyer_s_and_sum_to_what_was_claimed(
     own.write_text(json.dumps(tampered))
     code, told = await audit(market, own)
     assert code == DIFFERENT and any("is not signed by" in each for each in told["findings"])
+
+
+async def test_a_buyer_gets_the_file_that_the_audit_of_receipts_needs(
+    market: Market, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of it, page after page, and for the buyer alone. A node that hands out fewer receipts
+    than the buyer has verified is told, and the file with the last one left out is no success."""
+    monkeypatch.setattr(payment, "MAX_RECEIPTS", 1)  # the most in a page of the node
+    async with market.buyer() as client:
+        payer = bytes(development_account(PAYER).key)
+        await client.open_channel(payer, 100_000)
+        for _ in range(3):
+            await market.ask(client)
+    file = tmp_path / "receipts.json"
+    get = ("channel", "receipts", file, "--node", market.node.url)
+    found = await market.desk.viz(*get, key=False, yes=False)
+    assert found.exit_code == 0 and "3 receipts in" in found.stdout, found.output
+    assert market.node.address in found.stdout and file.stat().st_mode & 0o77 == 0
+    status, _ = await market.node.operate("POST", "/settle")
+    assert status < 300
+    audit = ("audit", "receipts", file, "--node", market.node.address,
+             "--rpc", market.net.anvil.url)  # fmt: skip
+    found = await market.desk.viz(*audit, key=False, yes=False)
+    whole = load_json(file.read_bytes())["receipts"]
+    assert len(whole) == 3 and "3 receipts" in found.stdout, found.output
+    file.write_text(json.dumps({"receipts": whole[:2]}))
+    found = await market.desk.viz(*audit, key=False, yes=False)
+    assert found.exit_code == INCONCLUSIVE and "not billed by these receipts" in found.stdout
+    file.write_text("{}")
+    found = await market.desk.viz(*audit, key=False, yes=False)
+    assert found.exit_code == 4 and "receipts.json" in found.stderr
+    assert "viz channel receipts FILE" in found.stderr
+
+    ledger = market.node.store
+    kept = ledger.receipts
+
+    async def fewer(*given: Any, **how: Any) -> list[Any]:
+        return [each for each in await kept(*given, **how) if each.seq < 3]
+
+    monkeypatch.setattr(ledger, "receipts", fewer)
+    found = await market.desk.viz(*get, key=False, yes=False)
+    assert found.exit_code == 12 and "your ledger has verified 3" in found.stderr, found.output
 
 
 async def test_an_answer_is_bought_recorded_and_replayed(net: Testnet, tmp_path: Path) -> None:

@@ -75,6 +75,7 @@ WRONG = {
     "wallet balance": ("--deployment {0}/none.json", CONFIG),
     "channel open": ("2.50", USAGE),
     "channel show": (NOWHERE, CONFIG),
+    "channel receipts": (f"{{0}}/receipts.json {NOWHERE}", CONFIG),
     "channel close": ("--key {0}/none.json", INPUT),
     "channel forgive": (NOWHERE, CONFIG),
     "channel leave": ("--key {0}/none.json --deployment {0}/none.json", CONFIG),

@@ -10,13 +10,14 @@ from __future__ import annotations
 from typing import Any
 
 from viz.buyer.asking import Ended, OneNode, Write, chosen_line, pass_on
+from viz.buyer.channel_receipts import receipts_of
 from viz.buyer.client import BuyerClient
 from viz.buyer.wallet.wallet import Wallet
 from viz.domain.display import prices
 from viz.domain.ports.chain import Deployment
 from viz.domain.units import ZERO_ADDRESS, Units, hex_of
 from viz.protocol.answer_evidence import AnswerEvidence
-from viz.protocol.payment import CHAT_PATH
+from viz.protocol.payment import CHAT_PATH, receipt_to_json
 from viz.protocol.wire import Json
 
 
@@ -38,6 +39,19 @@ class ChannelControl:
         """Return what was deposited, signed and billed, read from the node now."""
         await self._client.look()
         return described(self._client)
+
+    async def receipts(self) -> Json:
+        """Return the channel's receipts as the node hands them out, and how many the ledger knows.
+
+        Not among a proxy's commands, whose messages are bounded.
+        """
+        await self._client.look()
+        return {
+            "node": self._client.info.node,
+            "signer": self._client.signer,
+            "known": self._client.channel.seq,
+            "receipts": [receipt_to_json(each) for each in await receipts_of(self._client)],
+        }
 
     async def forgive(self, allow_units: Units) -> Json:
         """Trust the node again, and pay up to ``allow_units`` of bills beyond what arrived.

@@ -23,6 +23,7 @@ from viz.cli.console import (
 from viz.cli.own_chain import CreatorRpcOption, own_chain, required_rpc, trusted_deployment
 from viz.domain.display import amount, counted
 from viz.errors import InvalidRequest
+from viz.given_file import about, read_given
 
 if TYPE_CHECKING:
     from viz.domain.ports.chain import Deployment
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 EXITS: Final = {"reproduced": 0, "different": AUDIT_DIFFERENT, "inconclusive": AUDIT_INCONCLUSIVE}
 _SEVERITY: Final = ("reproduced", "inconclusive", "different")
 MAX_FILE_BYTES: Final = 64 * 1024 * 1024
+MAX_FILE_RECEIPTS: Final = 100_000
 _WORDS: Final = {
     "reproduced": "reproduced: everything agrees",
     "different": "different: something does not agree",
@@ -95,7 +97,13 @@ async def _payouts(rpc: str, trusted: Deployment, to_block: int) -> dict[str, An
     from viz.chain.settlement_history import SettlementHistory
 
     async with own_chain(rpc, trusted) as chain:
-        last = await chain.rpc.block(to_block) if to_block else await chain.rpc.block()
+        last = await chain.rpc.block()
+        if to_block > last.number:
+            raise InvalidRequest(
+                f"--to {to_block} is after the chain's newest block, {last.number}: name that one "
+                "or an older one"
+            )
+        last = await chain.rpc.block(to_block) if to_block else last
         return (await SettlementHistory(chain).read(last)).to_json()
 
 
@@ -106,7 +114,7 @@ async def _payouts(rpc: str, trusted: Deployment, to_block: int) -> dict[str, An
 def receipts(
     files: Annotated[
         list[Path],
-        typer.Argument(help='Receipts of one node, as {"receipts": [...]}, as the node answers.'),
+        typer.Argument(help="Receipts of one node, as `viz channel receipts FILE` writes them."),
     ],
     node: Annotated[str, typer.Option(help="Address of the node's key.", metavar="ADDRESS")],
     periods: Annotated[
@@ -125,10 +133,11 @@ def receipts(
 ) -> None:
     """Check a node's receipts of your channels against the heads that were settled on the chain.
 
-    Each receipt must be signed by the node, follow the one before it, and add up. If a receipt was
-    changed, left out or replaced after a claim, its head differs from the one that your voucher
-    signed and the chain has. Exit code 0: every head and sum agrees. 13: one does not. 14: receipts
-    are missing, or with --periods, published and claimed amounts are not the same yet.
+    `viz channel receipts FILE` gets them from the node. Each must be signed by the node, follow the
+    one before it, and add up. If a receipt was changed, left out or replaced after a claim, its
+    head differs from the one that your voucher signed and the chain has. Exit code 0: every head
+    and sum agrees. 13: one does not. 14: receipts are missing, nothing of a channel was claimed, or
+    with --periods, published and claimed amounts are not the same yet.
     """
     trusted = trusted_deployment(deployment, folder)
     rpc = required_rpc(rpc, trusted, "an audit of receipts")
@@ -163,18 +172,14 @@ def _read_receipts(path: Path) -> Sequence[PublicReceipt]:
     from viz.domain.strict_json import load_json
     from viz.protocol.payment import receipts_from_json
 
-    try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise InvalidRequest(f"{path} has more than {MAX_FILE_BYTES} bytes")
-        value = load_json(path.read_bytes())
-    except OSError as error:
-        raise InvalidRequest(f"{path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise InvalidRequest(f"{path} is not JSON: {error}") from error
-    return [
-        PublicReceipt(each.receipt, each.lines, each.signature)
-        for each in receipts_from_json(value)
-    ]
+    raw = read_given(path, MAX_FILE_BYTES)
+    with about(path, "Give what `viz channel receipts FILE` wrote"):
+        try:
+            value = load_json(raw, max_values=MAX_FILE_BYTES)
+        except ValueError as error:
+            raise InvalidRequest(f"it is not JSON: {error}") from error
+        read = receipts_from_json(value, MAX_FILE_RECEIPTS)
+    return [PublicReceipt(each.receipt, each.lines, each.signature) for each in read]
 
 
 async def _receipts(

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 # Eleven years of days.
 _MOST_PERIODS: Final = 4_096
+_REMEDY: Final = "check --periods, or leave it out and check the receipts alone"
 
 
 async def read_periods(node: str) -> list[ReadPeriod]:
@@ -26,9 +27,9 @@ async def read_periods(node: str) -> list[ReadPeriod]:
     found: list[ReadPeriod] = []
     path = PERIODS_PATH
     while True:
-        page = await get_as(PeriodsPage.from_json, node, path)
+        page = await get_as(PeriodsPage.from_json, node, path, remedy=_REMEDY)
         for each in page.periods:
-            receipts = receipts_of_blob(await get_bytes(node, f"/ipfs/{each.cid}"))
+            receipts = receipts_of_blob(await get_bytes(node, f"/ipfs/{each.cid}", remedy=_REMEDY))
             found.append(ReadPeriod(each.period, each.signature, receipts))
         if page.next is None:
             break

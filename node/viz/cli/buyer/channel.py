@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from viz.cli.buyer import receipts_out
 from viz.cli.buyer.buying import BuyerRpcOption, channel_control, home_of
 from viz.cli.buyer.networking import remember_node
 from viz.cli.console import (
@@ -60,6 +61,9 @@ NodeAddress = Annotated[
 Signer = Annotated[
     str, typer.Option("--signer", help="The session key's address, if its file is lost.")
 ]
+
+
+app.command("receipts")(receipts_out.receipts)
 
 
 @app.command("open")

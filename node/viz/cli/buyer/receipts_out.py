@@ -1,0 +1,76 @@
+"""Run `viz channel receipts`: write a channel's receipts into a file, for `viz audit receipts`."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from viz.cli.buyer.buying import channel_control
+from viz.cli.console import (
+    AsJson,
+    DataDir,
+    DeploymentFile,
+    PasswordFile,
+    guarded,
+    password,
+    run,
+    say,
+    show,
+)
+from viz.cli.http import LOCAL_NODE, NodeUrl
+from viz.domain.display import counted
+from viz.errors import InvalidRequest, NodeNotTrusted
+
+
+@guarded
+def receipts(
+    file: Annotated[Path, typer.Argument(help="File to write; it is for you alone.")],
+    node: NodeUrl = LOCAL_NODE,
+    folder: DataDir = None,
+    deployment: DeploymentFile = None,
+    password_file: PasswordFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write all receipts of your channel to a node into a file: `viz audit receipts` checks them.
+
+    They come from the node, which signed them, and are counted against your own ledger. The file
+    has salts, by which whoever knows a question can prove that you asked it.
+    """
+
+    async def work() -> dict[str, Any]:
+        from viz.buyer.control.commands import ChannelControl
+
+        secret = partial(password, password_file)
+        async with channel_control(node, folder, deployment, secret) as control:
+            if not isinstance(control, ChannelControl):
+                raise InvalidRequest(
+                    "a proxy runs for this channel and holds its files: stop it, then run this "
+                    "command again"
+                )
+            return await control.receipts()
+
+    found = run(work())
+    _write(file, found["receipts"])
+    told = {name: found[name] for name in ("node", "signer", "known")}
+    told |= {"file": str(file), "count": len(found["receipts"])}
+    if not show(told, as_json=as_json):
+        say(
+            f"{counted(told['count'], 'receipt')} in {file}: check them with "
+            f"`viz audit receipts {file} --node {found['node']} --rpc URL`"
+        )
+    if told["count"] < found["known"]:
+        raise NodeNotTrusted(
+            f"the node hands out {counted(told['count'], 'receipt')}, and your ledger has verified "
+            f"{found['known']}: keep your data folder, which has the head that was signed, and do "
+            "not use this node any more"
+        )
+
+
+def _write(file: Path, receipts: list[Any]) -> None:
+    from viz.private import write_private
+
+    write_private(file, json.dumps({"receipts": receipts}, indent=1).encode() + b"\n")
