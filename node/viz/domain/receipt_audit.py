@@ -165,14 +165,14 @@ def _uncompared(found: ReceiptAudit, claimed: Collection[Hash32]) -> None:
             found.missing.append(
                 f"a claim of {where}: the chain has none, so its "
                 f"{counted(each.receipts, 'receipt')} could be compared with nothing that was "
-                "settled; only signatures and sums were checked. Check --node and the receipts, and "
-                "run this again after the node has claimed"
+                "settled; only signatures and sums were checked. Check --node and the receipts, "
+                "or run this again after the node has claimed"
             )
         elif rest > 0:
             found.missing.append(
                 f"receipts of {rest} of the {each.settled_units} units that were settled for "
-                f"{where}: they are paid ahead and not billed yet, or newer receipts were left out. "
-                "`viz channel receipts FILE` gets all that there are"
+                f"{where}: they are paid ahead and not billed yet, or newer receipts were left "
+                "out. `viz channel receipts FILE` gets all that there are"
             )
 
 
