@@ -16,6 +16,7 @@ from viz.chain.key_file_reader import WrongPassword, open_key
 from viz.domain.eip712 import public_address
 from viz.domain.strict_json import load_json
 from viz.errors import InvalidKeyFile, InvalidRequest
+from viz.given_file import read_given
 
 if TYPE_CHECKING:
     from eth_account.signers.local import LocalAccount
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 # that a process which only opens a key does not pay for it.
 
 SCRYPT_N: Final = 2**18
+_MAX_KEY_FILE_BYTES: Final = 64 * 1024
 DEVELOPMENT_MNEMONIC: Final = "test test test test test test test test test test test junk"
 """Public: use it for accounts of a local chain only."""
 
@@ -70,11 +72,11 @@ def load_key(path: Path, password: str) -> bytes:
     Raises InvalidKeyFile if there is no such file, it is not a key file, or the password is wrong.
     """
     try:
-        content = load_json(path.read_bytes())
-    except FileNotFoundError as error:
-        raise InvalidKeyFile(
-            f"there is no key file {path}: create one with `viz key new {path}`"
-        ) from error
+        if not path.exists():
+            raise InvalidKeyFile(
+                f"there is no key file {path}: create one with `viz key new {path}`"
+            )
+        content = load_json(read_given(path, _MAX_KEY_FILE_BYTES, InvalidKeyFile))
     except OSError as error:
         raise InvalidKeyFile(f"{path} cannot be read: {error.strerror}") from error
     except ValueError as error:

@@ -344,7 +344,9 @@ def require_selling(channel: NodeChannel, now_s: int) -> None:
     if channel.no_sale_until_s and now_s <= channel.no_sale_until_s:
         raise ChannelClosing(
             "the channel was closed by agreement, and that signature could close a new opening "
-            f"until {moment(channel.no_sale_until_s)}: open it and ask again after that",
+            f"until {moment(channel.no_sale_until_s)}. Deposit and ask again after that by the "
+            f"chain's time, which is {moment(now_s)} and moves with each block: a local chain that "
+            "nobody uses makes one when evm_mine is called at its RPC",
             until=channel.no_sale_until_s,
         )
 

@@ -24,6 +24,8 @@ def secret(name: str) -> SecretStr:
     Raises ConfigError when the file cannot be read; an absent secret is empty.
     """
     if (path := os.environ.get(f"{name}_FILE")) is not None:
+        if not path:
+            raise ConfigError(f"{name}_FILE is set and names no file: name one, or unset it")
         try:
             return SecretStr(Path(path).read_text(encoding="utf-8").strip())
         except OSError as error:

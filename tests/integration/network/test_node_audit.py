@@ -21,6 +21,7 @@ from viz.domain.receipt import salted_hash
 from viz.domain.units import Address, Hash32
 from viz.engine.embedded.engine import EmbeddedEngine
 from viz.engine.embedded.settings import EngineSettings
+from viz.errors import ConfigError
 
 THIEF = Address("0x" + "11" * 20)
 
@@ -187,6 +188,52 @@ async def test_an_answer_of_other_weights_is_found_in_the_same_audit(
         code, told = await audited(market, *given)
         assert code == DIFFERENT
         assert any("did not give this text" in each for each in told["findings"])
+
+
+async def test_wrong_weights_are_told_before_anything_is_paid(
+    net: Testnet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what hinders the replay afterwards costs nothing of the report on the money."""
+    base = make_tiny_base(tmp_path, quantised=True)
+    weights, other = tmp_path / "sold.safetensors", tmp_path / "other.safetensors"
+    write_random_adapter(weights, base, rank=4, seed=3)
+    write_random_adapter(other, base, rank=4, seed=4)
+    settings = EngineSettings(
+        max_streams=2, context_tokens=256, compute="float32", compile=False, threads=1
+    )
+    engine = await EmbeddedEngine.start(base, settings)
+    async with opened(net, tmp_path, weights, engine) as market:
+        await net.mint(market.desk.owner, 10**6)
+        words = ("audit", "node", market.node.url, "--rpc", net.anvil.url,
+                 "--base-model", base.directory)  # fmt: skip
+        found = await market.desk.viz(*words, "--weights", other)
+        assert found.exit_code == 4 and "--keep FILE" in found.stderr, found.output
+        assert await net.chain.token_balance(market.desk.owner) == 10**6
+        found = await market.desk.viz(*words, "--weights", weights, "--key", tmp_path, key=False)
+        assert found.exit_code == 4 and "it is a folder" in found.stderr, found.output
+
+        def gone(*_: object) -> None:
+            raise ConfigError("the weights are gone")
+
+        monkeypatch.setattr("viz.cli.audit.probing.replayed", gone)
+        code, told = await audited(market, "--weights", weights, "--base-model", base.directory)
+        assert (code, told["findings"]) == (INCONCLUSIVE, [])
+        assert told["missing"] == ["the answer's replay: the weights are gone"]
+        assert told["money"]["claimed"] == told["money"]["billed"] != "0"
+
+
+async def test_an_audit_after_its_own_close_says_what_to_wait_for(market: Market) -> None:
+    """By the time of a chain where nothing happens, a close that was signed stays good."""
+    code, _ = await audited(market)
+    assert code == 0
+    code, told = await audited(market)
+    assert (code, told["findings"]) == (INCONCLUSIVE, []), told
+    (said,) = (each for each in told["missing"] if "closed by agreement" in each)
+    assert "evm_mine" in said and "--go-on" in said
+    assert told["money"]["billed"] != "0", "the last answer's money is followed still"
+    await market.net.anvil.advance_time(310)
+    code, told = await audited(market)
+    assert code == 0, told
 
 
 async def test_what_it_may_cost_is_shown_before_it_is_paid(market: Market) -> None:

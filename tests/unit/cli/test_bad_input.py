@@ -43,6 +43,8 @@ CASES = [
          "invalid-key-file", "none cannot be read"),
     Case("no password file of the environment", "key address {0}/key.json", CONFIG, "config",
          "VIZ_KEY_PASSWORD_FILE", {"VIZ_KEY_PASSWORD_FILE": "/nowhere/password"}),
+    Case("a password file that is named by nothing", "key address {0}/key.json", CONFIG, "config",
+         "VIZ_KEY_PASSWORD_FILE is set and names no file", {"VIZ_KEY_PASSWORD_FILE": ""}),
     Case("a key that is there", "key new {0}/key.json", INPUT, "invalid-key-file",
          "exists already"),
     Case("no settings file", "node --config {0}/none.toml", CONFIG, "config", "cannot be read"),

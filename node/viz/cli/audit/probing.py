@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from viz.cli.audit import evidence
-from viz.cli.audit.replaying import replayed
+from viz.cli.audit.probe_report import report_of, say_report
+from viz.cli.audit.replaying import judge_for, replayed
 from viz.cli.console import (
     AsJson,
     DataDir,
@@ -32,8 +34,9 @@ from viz.cli.http import get_as
 from viz.cli.own_chain import CreatorRpcOption, own_chain, required_rpc, trusted_deployment
 from viz.client.node_address import checked
 from viz.domain.display import amount, counted, prices
+from viz.domain.ports.engine import DEFAULT_BASE
 from viz.domain.units import BASE_MODEL, ZERO_ADDRESS, parse_units
-from viz.errors import ConfigError, InvalidRequest, NodeNotTrusted
+from viz.errors import ChannelClosing, ConfigError, InvalidRequest, NodeNotTrusted, VizError
 
 if TYPE_CHECKING:
     from viz.audit.offer_audit import OfferAudit
@@ -62,6 +65,13 @@ class _Order:
     keeps_open: bool
     yes: bool
     quiet: bool
+    weights: Path | None
+    base_model: str
+
+    @property
+    def replays(self) -> bool:
+        """Whether the answer is to be replayed."""
+        return self.weights is not None or bool(self.base_model)
 
 
 @guarded
@@ -130,20 +140,35 @@ def node(
         keep_open,
         yes,
         as_json,
+        weights,
+        base_model,
     )
     place = data_dir(folder)
     secret = password(password_file)
+    if key is not None:
+        _wallet(key, secret)  # a wrong key or password is told before a node is asked
     found = run(_audit(order, trusted, rpc, place, secret))
     record = found.pop("recordFile")
-    if record is not None and (weights is not None or base_model):
-        replay = replayed(record, weights, base_model, rpc, trusted, place)
-        found["replay"] = replay["replay"]
-        found["findings"] += replay["findings"]
-        found["missing"] += replay["missing"]
+    if record is not None and order.replays:
+        _replay(found, record, order, rpc, trusted, place)
     found["verdict"] = _verdict(found)
     if not as_json:
-        _say(found, trusted)
+        say_report(found, trusted)
     evidence.finish(found, as_json=as_json)
+
+
+def _replay(
+    found: dict[str, Any], record: Path, order: _Order, rpc: str, trusted: Deployment, place: Path
+) -> None:
+    """Replay the answer that was paid; what hinders it costs nothing of the report on the money."""
+    try:
+        replay = replayed(record, order.weights, order.base_model, rpc, trusted, place)
+    except VizError as error:
+        found["missing"].append(f"the answer's replay: {error.detail}")
+        return
+    found["replay"] = replay["replay"]
+    found["findings"] += replay["findings"]
+    found["missing"] += replay["missing"]
 
 
 def _verdict(found: dict[str, Any]) -> str:
@@ -166,20 +191,20 @@ async def _audit(
         ),
     ):
         if client is None:
-            return _report(found, None, {}, None) | {"findings": [refusal]}
+            return report_of(found, None, {}, None) | {"findings": [refusal]}
         offers = await _offers(client, chain, order.node)
-        file = place / "audits" / f"{client.info.node}.json"
+        file = _record_file(client, place)
         if order.goes_on:
             found.record = _kept(file)
         elif offers.findings:
             found.missing.append("an answer: none is bought where the chain contradicts the offers")
         else:
-            await _buy(client, found, order, file, secret)
+            await _buy(client, chain, found, order, place, secret)
         await probe.collect(client, found)
         if client.channel.deposit_units and not order.keeps_open and order.key is not None:
             await probe.close(client, found, _wallet(order.key, secret))
         money = await _money(client, chain, found)
-        return _report(found, offers, money, file if found.record else None)
+        return report_of(found, offers, money, file if found.record else None)
 
 
 @asynccontextmanager
@@ -224,7 +249,12 @@ async def _offers(client: BuyerClient, chain: Chain, node_url: str) -> OfferAudi
 
 
 async def _buy(
-    client: BuyerClient, found: ProbeEvidence, order: _Order, file: Path, secret: str
+    client: BuyerClient,
+    chain: Chain,
+    found: ProbeEvidence,
+    order: _Order,
+    place: Path,
+    secret: str,
 ) -> None:
     """Show what the probe costs at most, deposit, ask, and keep the record of the answer."""
     from viz.buyer import probe
@@ -235,6 +265,12 @@ async def _buy(
     except NodeNotTrusted as error:
         found.findings.append(error.detail)
         return
+    if order.replays:
+        state = await chain.adapter(offer.adapter_id) if offer.adapter_id != BASE_MODEL else None
+        given = (order.weights, order.base_model or DEFAULT_BASE, None, False)
+        # Wrong weights, another base or a missing model stack are told before anything is paid.
+        await asyncio.to_thread(judge_for, state, given, place)
+    await client.look()  # after a close by another command there is less than its files say
     here, least = client.deployment, client.info.minimum_deposit_units
     has = client.channel.deposit_units if client.channel.payer != ZERO_ADDRESS else 0
     adds = 0 if has >= order.most_units else max(order.deposit_units, order.most_units, least)
@@ -253,8 +289,15 @@ async def _buy(
     )
     agreed("Buy it?", yes=order.yes)
     assert order.key is not None
-    if adds:
-        await client.open_channel(_wallet(order.key, secret), adds)
+    try:
+        if adds:
+            await client.open_channel(_wallet(order.key, secret), adds)
+    except ChannelClosing as error:
+        found.missing.append(
+            f"an answer: {error.detail}. The audit has one channel at a node, and was not paid for "
+            "another answer; --go-on checks the last one again"
+        )
+        return
     body = {
         "model": offer.model,
         "messages": [{"role": "user", "content": order.prompt}],
@@ -264,7 +307,11 @@ async def _buy(
     await probe.ask(client, found, body)
     if found.record is not None:
         text = json.dumps(found.record.to_json(), indent=2) + "\n"
-        write_private(file, text.encode())
+        write_private(_record_file(client, place), text.encode())
+
+
+def _record_file(client: BuyerClient, place: Path) -> Path:
+    return place / "audits" / f"{client.info.node}.json"
 
 
 def _first(client: BuyerClient) -> str:
@@ -283,14 +330,15 @@ def _wallet(key: Path, secret: str) -> Any:
 
 
 def _kept(file: Path) -> Any:
-    from viz.protocol.answer_evidence import AnswerEvidence
+    from viz.given_file import about, read_given
+    from viz.protocol.answer_evidence import MAX_EVIDENCE_BYTES, AnswerEvidence
 
-    try:
-        return AnswerEvidence.read(file.read_bytes())
-    except OSError as error:
+    if not file.exists():
         raise ConfigError(
             f"there is no probe of this node to go on with ({file}): leave out --go-on"
-        ) from error
+        )
+    with about(file, "Leave out --go-on to probe again"):
+        return AnswerEvidence.read(read_given(file, MAX_EVIDENCE_BYTES))
 
 
 async def _money(client: BuyerClient, chain: Chain, found: ProbeEvidence) -> dict[str, Any]:
@@ -329,57 +377,3 @@ async def _money(client: BuyerClient, chain: Chain, found: ProbeEvidence) -> dic
     if not billed and not found.missing and not found.findings:
         found.missing.append("a bill: the node charged nothing for the answer")
     return {"block": last.number, **trail.to_json()}
-
-
-def _report(
-    found: ProbeEvidence, offers: OfferAudit | None, money: dict[str, Any], file: Path | None
-) -> dict[str, Any]:
-    told = offers.to_json() if offers else {"adapters": [], "findings": [], "remarks": []}
-    return {
-        "offers": told,
-        "receipts": len(found.receipts),
-        "money": money,
-        "replay": None,
-        "record": str(file) if file else None,
-        "recordFile": file,
-        "findings": [*told["findings"], *found.findings],
-        "missing": list(found.missing),
-    }
-
-
-def _say(found: dict[str, Any], trusted: Deployment) -> None:
-    money = found["money"]
-    rows: list[tuple[str, object]] = [
-        ("offers compared", len(found["offers"]["adapters"])),
-        *(("remark", each) for each in found["offers"]["remarks"]),
-        ("receipts", found["receipts"]),
-    ]
-    if money:
-        rows += [
-            ("billed", amount(int(money["billed"]), trusted)),
-            ("claimed", amount(int(money["claimed"]), trusted)),
-        ]
-        for each in money["earned"]:
-            rows.append(
-                (
-                    f"adapter {each['adapterId']}",
-                    f"earned {amount(int(each['earned']), trusted)} in block {each['block']}: "
-                    f"{amount(int(each['toWorks']), trusted)} to works, "
-                    f"{amount(int(each['toTrainer']), trusted)} to its trainer, "
-                    f"{amount(int(each['toNode']), trusted)} to the node",
-                )
-            )
-            rows += [
-                (
-                    f"work {part['contentId']}",
-                    f"{amount(int(part['units']), trusted)}, "
-                    f"{'paid to' if part['paid'] else 'waits for'} {part['owner']}",
-                )
-                for part in each["works"]
-            ]
-    replay = found["replay"]
-    said = "not replayed: give --weights, or --base-model for the base alone"
-    rows.append(("answer", f"{counted(replay['tokens'], 'token')} replayed" if replay else said))
-    if found["record"]:
-        rows.append(("record", found["record"]))
-    lines("Node, audited", rows)

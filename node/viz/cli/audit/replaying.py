@@ -15,6 +15,7 @@ from viz.domain.ports.engine import DEFAULT_BASE
 from viz.errors import ConfigError, InvalidRequest, UnknownAdapter
 
 if TYPE_CHECKING:
+    from viz.audit.answer_audit import Judge
     from viz.domain.ports.chain import AdapterState, Deployment
     from viz.domain.text_request import TextRequest
     from viz.domain.units import AdapterId
@@ -69,8 +70,8 @@ def answer(
     record = _read(file)
     state = run(_adapter(record, rpc, trusted))
     place = data_dir(folder)
-    given = (weights, base_model, margin, same_processor)
-    found = _audit(record, state, given, trusted, place)
+    judge = judge_for(state, (weights, base_model, margin, same_processor), place)
+    found = _audit(record, judge, trusted)
     if not as_json:
         _say(found, record)
     evidence.finish(found, as_json=as_json)
@@ -88,7 +89,7 @@ def replayed(
     record = _read(file)
     state = run(_adapter(record, rpc, trusted))
     given = (weights, base_model or DEFAULT_BASE, None, False)
-    return _audit(record, state, given, trusted, place)
+    return _audit(record, judge_for(state, given, place), trusted)
 
 
 def _read(file: Path) -> AnswerEvidence:
@@ -116,18 +117,18 @@ async def _adapter(record: AnswerEvidence, rpc: str, trusted: Deployment) -> Ada
     return state
 
 
-def _audit(
-    record: AnswerEvidence,
-    state: AdapterState | None,
-    given: tuple[Path | None, str, float | None, bool],
-    trusted: Deployment,
-    place: Path,
-) -> dict[str, Any]:
-    from viz.audit.answer_audit import Judge, audit_answer, require_weights
+def judge_for(
+    state: AdapterState | None, given: tuple[Path | None, str, float | None, bool], place: Path
+) -> Judge:
+    """Return base and weights of an adapter (None: the base alone), compared with the chain's.
+
+    ``given`` are the file of weights, the base model, the margin, and whether the processor is of
+    the same class. Raises ConfigError, InvalidRequest.
+    """
+    from viz.audit.answer_audit import Judge, require_weights
     from viz.basemodel.source import load_base, models_folder
     from viz.cli.operator.preparing import preparing
     from viz.domain.answer_replay import MARGIN_NATS
-    from viz.domain.eip712 import settlement_domain
 
     weights, base_model, margin, same_processor = given
     if find_spec("torch") is None:
@@ -148,6 +149,13 @@ def _audit(
     )
     if state is not None:
         require_weights(state, judge)
+    return judge
+
+
+def _audit(record: AnswerEvidence, judge: Judge, trusted: Deployment) -> dict[str, Any]:
+    from viz.audit.answer_audit import audit_answer
+    from viz.domain.eip712 import settlement_domain
+
     domain = settlement_domain(trusted.chain_id, trusted.settlement)
     return audit_answer(record, _asked(record), judge, domain).to_json()
 
