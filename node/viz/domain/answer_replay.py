@@ -17,6 +17,7 @@ string cut.
 from __future__ import annotations
 
 import codecs
+from bisect import bisect_left
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
@@ -198,8 +199,14 @@ def fewest_tokens(text: str, spellings: Collection[bytes]) -> int:
         steps = (need[start] for start in starts if raw[start:end] in known)
         # Bytes that no token has at all are the replay's to find; here they cost nothing.
         need.append(min(steps, default=need[-1] - 1) + 1)
-    cut = (need[start] + 1 for start in range(max(0, len(raw) - longest + 1), len(raw)))
-    return min((need[len(raw)], *cut))
+    ordered = sorted(known)
+
+    def begins_a_token(rest: bytes) -> bool:
+        place = bisect_left(ordered, rest)
+        return place < len(ordered) and ordered[place].startswith(rest)
+
+    ends = range(max(0, len(raw) - longest + 1), len(raw))
+    return min((need[-1], *(need[each] + 1 for each in ends if begins_a_token(raw[each:]))))
 
 
 class _Rest:

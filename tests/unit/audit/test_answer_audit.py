@@ -239,6 +239,9 @@ def test_the_fewest_tokens_of_a_text_are_a_bound_that_no_choice_passes() -> None
     assert fewest_tokens("abab", LETTERS.values()) == 2
     assert fewest_tokens("aab", LETTERS.values()) == 2
     assert fewest_tokens("", LETTERS.values()) == 0
+    long = [*LETTERS.values(), b"a" * 99, b"bbab"]
+    assert fewest_tokens("aab" * 8, long) == 16, "a long token spells none of it"
+    assert fewest_tokens("aabb", long) == 3 and fewest_tokens("aabba", long) == 3, "cut off"
     assert fewest_tokens("axa", LETTERS.values()) <= 2, "what no token spells costs nothing here"
 
 
