@@ -26,7 +26,7 @@ class SqlStore(
     CustodyTables,
     NoticeTables,
 ):
-    """The Store of a node, in SQLite or PostgreSQL."""
+    """The ledger of a node, in SQLite or PostgreSQL."""
 
     def __init__(self, database: Database) -> None:
         ChannelTables.__init__(self, database)
