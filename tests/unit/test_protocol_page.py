@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import unicodedata
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -21,7 +22,9 @@ from tests.integration.api.protocol_tables import (
 
 from viz.chain.deployment import deployment_json, parse_deployment
 from viz.domain.eip712 import layout_of
+from viz.domain.node_channel import CHECKS
 from viz.domain.units import parse_address
+from viz.domain.work import parse_work
 from viz.protocol import (
     credential,
     custody,
@@ -41,6 +44,64 @@ from viz.protocol.license_document.reading import license_from_values
 ROOT: Final = Path(__file__).parents[2]
 PAGE: Final = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")
 Read = Callable[[Any], Any]
+
+
+def test_the_checks_of_a_voucher_stand_in_their_order() -> None:
+    """Who writes a node or a buyer from the page knows which of several mistakes is told."""
+    table = PAGE.split("The node checks in this order")[1].split("\n\n")[1]
+    codes = re.findall(r"\| `([a-z-]+)` \|$", table, re.MULTILINE)
+    of_each = {
+        "check_domain": "wrong-domain",
+        "check_voucher_lines": "invalid-request",
+        "check_signer": "invalid-signature",
+        "check_open": "channel-unknown",
+        "check_base": "stale-voucher",
+        "check_not_below_best": "line-below-best",
+        "check_head": "stale-voucher",
+        "check_deposit": "deposit-exceeded",
+    }
+    first = [of_each[check.__name__] for check in CHECKS]
+    of_accept_voucher = [
+        "unknown-adapter", "invalid-request", "channel-closing", "payment-required",
+    ]  # fmt: skip
+    assert codes == first + of_accept_voucher
+
+
+WHITE: Final = (
+    "\t\n\x0b\x0c\r\x1c\x1d\x1e\x1f \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006"
+    "\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000"
+)
+
+
+def _chunks_as_the_page_says(raw: bytes) -> list[bytes]:
+    text = raw.decode().removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+    found = []
+    for piece in re.split(r"\n[ \t]*\n", unicodedata.normalize("NFC", text)):
+        rest = piece.strip(WHITE)
+        while len(rest) > 1_200:
+            at = next((i for i in range(1_199, 0, -1) if rest[i] == " "), 1_200)
+            found.append(rest[:at].rstrip(WHITE))
+            rest = rest[at:].lstrip(WHITE)
+        found += [rest] if rest else []
+    return [each.encode() for each in found]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\ufeffone\r\n\r\ntwo\rthree\n \t\n\nfour",
+        "\xa0\u3000a  b\u2003\n\n\x1f\n\nc",
+        "e\u0301 " * 700,
+        "x" * 3_000,
+        "a " + "y" * 1_300 + "  z" * 500,
+        "w" * 1_199 + " v",
+        "w" * 1_200 + " v",
+    ],
+)
+def test_a_text_is_cut_as_the_page_says(text: str) -> None:
+    """Protects who registers a work by a program of their own: another cut is another root."""
+    raw = text.encode()
+    assert [each.data for each in parse_work("text", raw).chunks] == _chunks_as_the_page_says(raw)
 
 
 def again(kind: Any) -> Read:

@@ -40,11 +40,7 @@ def read_license(path: Path) -> LicenseDocument:
 
     Raises InvalidLicense, which names the field at fault.
     """
-    try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_LICENSE_BYTES + 1)
-    except OSError as error:
-        raise InvalidLicense(f"{path} cannot be read: {error.strerror}") from error
+    raw = read_given(path, MAX_LICENSE_BYTES, InvalidLicense)
     try:
         return license_from_json(raw) if path.suffix == ".json" else license_from_toml(raw)
     except InvalidLicense as error:

@@ -16,11 +16,11 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
 
 from viz.client.exchange import exchange
 from viz.creator.signatures_out import SignatureOut, SignaturesOut
 from viz.creator.signing import SigningValues, chain_values, signing_values
+from viz.creator.until_seen import until_seen
 from viz.domain.eip712 import content_registry_domain, public_address, sign
 from viz.domain.ports.chain import ChainReader, ContentState, Deployment
 from viz.domain.ports.clock import Clock
@@ -33,8 +33,6 @@ from viz.protocol.registration import WorkDescription
 from viz.services.licensing.creator_relay import action_name, owner_call
 from viz.services.work_records import load_record, record_path, save_record, write_record
 
-SEEN_TRIES: Final = 15
-SEEN_EVERY_S: Final = 2.0
 ActionMaker = Callable[[int, int], OwnerAction]
 """Makes the action from its nonce and its deadline."""
 
@@ -118,12 +116,9 @@ async def relay(desk: OwnerDesk, proposed: ProposedAction, key: bytes, node_url:
     answer = await exchange(ActionAnswer.from_json, "POST", node_url, path, message.to_json())
     if desk.chain is None:
         return ActionDone(action.content_id, answer.transaction, on_chain=False)
-    for tries in range(SEEN_TRIES):
-        if tries:
-            # The owner's endpoint may get the block later than the node's.
-            await asyncio.sleep(SEEN_EVERY_S)
-        if await holds(desk.chain, action, proposed.signer):
-            return ActionDone(action.content_id, answer.transaction, on_chain=True)
+    chain = desk.chain
+    if await until_seen(lambda: holds(chain, action, proposed.signer)):
+        return ActionDone(action.content_id, answer.transaction, on_chain=True)
     raise NodeNotTrusted(
         f"the node said that the {action_name(action)} of work {action.content_id} is done, and "
         "the chain does not have it: name another node, or use --direct"

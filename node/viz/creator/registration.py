@@ -23,6 +23,7 @@ from typing import Final
 
 from viz.client.exchange import exchange
 from viz.creator.signing import VALID_S, signing_values
+from viz.creator.until_seen import until_seen
 from viz.domain.eip712 import content_registry_domain, public_address, sign
 from viz.domain.ports.chain import ChainReader, ContentState, Deployment
 from viz.domain.ports.clock import Clock
@@ -35,7 +36,6 @@ from viz.services.licensing.creator_relay import registered, registration_call
 from viz.services.work_records import Registration, SignedOnce, save_record
 
 _LOOKED_BACK: Final = 256
-_SEEN_TRIES, _SEEN_EVERY_S = 15, 2.0
 
 
 async def propose(
@@ -112,12 +112,8 @@ async def look_up(path: Path, made: Registration, chain: ChainReader) -> Registr
     """
     if made.content_id is None:
         raise InvalidRequest(f"{path} has no content id to look up: register it first")
-    for _ in range(_SEEN_TRIES):
-        found = await chain.content(made.content_id)
-        if found is not None:
-            break
-        # The creator's RPC endpoint may see the block later than the node that sent it.
-        await asyncio.sleep(_SEEN_EVERY_S)
+    content_id = made.content_id
+    found = await until_seen(lambda: chain.content(content_id))
     same = found is not None and _is_that_work(found, made)
     if found is None or not same:
         told = made.content_id

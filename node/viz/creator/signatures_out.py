@@ -5,7 +5,7 @@ accepts an owner's signatures in the order of their nonces, each nonce once. So 
 not have a lower nonce than one that was given away, which could then be used after it. Of several
 signatures with the same nonce, at most one is ever used.
 
-Owns a file for each signer below the data folder (``signatures/ADDRESS.json``). Invariant: a
+Owns a file for each chain, registry and signer in ``signatures/`` of the data folder. Invariant: a
 signature is recorded on disk before it leaves this machine.
 """
 

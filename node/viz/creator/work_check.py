@@ -7,7 +7,6 @@ so that a missing finding is never mistaken for a good one.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +17,10 @@ from viz.creator.intake.found import OptOut
 from viz.creator.languages import guess_language
 from viz.creator.likeness import content_code, text_of
 from viz.creator.personal_data import UNSEEN, personal_data
+from viz.domain.strict_json import load_json
 from viz.domain.work import Work
 from viz.errors import InvalidRequest, InvalidWork
+from viz.given_file import read_given
 
 _SHOWN: Final = 3
 _SHOWN_CHARS: Final = 80
@@ -90,9 +91,9 @@ def _recorded(folder: Path, sha256: str) -> _Recorded:
     path = folder / importing.RECORD
     if not path.is_file():
         return _Recorded()
+    raw = read_given(path, _MAX_RECORD_BYTES)
     try:
-        with path.open("rb") as file:
-            record = json.loads(file.read(_MAX_RECORD_BYTES))
+        record = load_json(raw)
         if record["sha256"] != sha256:
             return _Recorded()
         found = tuple(OptOut(**each) for each in record["optOuts"])

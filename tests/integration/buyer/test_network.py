@@ -17,6 +17,7 @@ from tests.integration.api.harness import ADAPTER, PAYER_KEY, Node, running_node
 from tests.integration.buyer.conftest import PASSWORD
 from tests.integration.buyer.test_killed_mid_answer import cut
 
+from viz.buyer.network import buyer as network_buyer_module
 from viz.buyer.network import pool
 from viz.buyer.network.budget import Budget
 from viz.buyer.network.buyer import NetworkBuyer
@@ -34,6 +35,7 @@ from viz.errors import (
     BudgetSpent,
     ChannelUnknown,
     InvalidRequest,
+    NodeUnreachable,
     PriceAboveCap,
     UnknownModel,
     VizError,
@@ -351,6 +353,21 @@ async def test_an_answer_that_may_cost_no_more_is_not_continued_elsewhere(networ
         most = amount(cap_units, DEPLOYMENT)
         assert refused.value.detail.startswith(f"what arrived of the answer cost {most}, and one")
         assert await network.billed("c") == 0
+
+
+async def test_a_request_is_asked_of_a_bounded_number_of_nodes(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many nodes sell an adapter, so many may be paid for one prompt and no more."""
+    async with network.buyer() as buyer:
+        assert (await read(buyer, chat())).parts[0].node == network.address("b")
+        await cut(network.nodes["b"])
+        monkeypatch.setattr(network_buyer_module, "NODES_ASKED", 1)
+        with pytest.raises(NodeUnreachable):
+            await read(buyer, chat(seed=2))
+        assert not network.served("c")
+        monkeypatch.setattr(network_buyer_module, "NODES_ASKED", 2)
+        assert (await read(buyer, chat(seed=3))).parts[-1].node == network.address("c")
 
 
 async def test_a_small_deposit_is_refused_before_it_is_signed(network: Network) -> None:

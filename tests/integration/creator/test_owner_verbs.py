@@ -19,7 +19,7 @@ from tests.integration.creator.relay_desk import (
 )
 
 from viz.chain.keys import development_account
-from viz.creator import owner as owners
+from viz.creator import until_seen
 from viz.domain.ports.transactions import Call
 from viz.domain.units import ZERO_ADDRESS, ContentId
 from viz.errors import TransactionFailed
@@ -137,7 +137,7 @@ async def test_done_is_what_the_chain_says(
     net: Testnet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A node that keeps the signature and says "done" is caught with --rpc."""
-    monkeypatch.setattr(owners, "SEEN_EVERY_S", 0.01)
+    monkeypatch.setattr(until_seen, "EVERY_S", 0.01)
     desk = new_owner(tmp_path / "home", net)
     async with relaying(net) as relay:
         work = await desk.registered(relay)

@@ -25,7 +25,7 @@ from viz.chain.contracts import Chain
 from viz.chain.deployment import save_deployment
 from viz.chain.keys import create_key_file
 from viz.cli.main import app
-from viz.creator import registration
+from viz.creator import until_seen
 from viz.creator.signing import VALID_S
 from viz.domain.eip712 import content_registry_domain, is_signed_by
 from viz.domain.ports.chain import Deployment
@@ -237,7 +237,7 @@ async def test_registered_is_what_the_chain_says(
     net: Testnet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Protects whoever is told "work 1" by a node that kept the signature to itself."""
-    monkeypatch.setattr(registration, "_SEEN_EVERY_S", 0.01)
+    monkeypatch.setattr(until_seen, "EVERY_S", 0.01)
     desk = new_desk(tmp_path / "home", net.deployment)
     truth = {
         "chainId": net.deployment.chain_id,

@@ -39,6 +39,8 @@ CUSTODIAN = 5
 # calldataload(4), sload, times 0x1626ba7e << 224.
 WALLET = Address("0x000000000000000000000000000000000000A11E")
 WALLET_CODE = "0x600435546316" + "26ba7e60e01b0260005260206000f3"
+# Answers the magic value whatever it is asked.
+YES = "0x631626ba7e60e01b60005260206000f3"
 # Loops until its gas is used up; answers a megabyte; reverts.
 LOOPS, LONG, REVERTS = "0x5b600056", "0x620fffff6000f3", "0x60006000fd"
 
@@ -140,6 +142,23 @@ async def test_a_request_is_good_once_and_needs_a_custody(
     await work.publish(node)
     status, problem = await node.call("POST", END_CUSTODY_PATH, body=asked.to_json())
     assert (status, problem["code"]) == (401, "access-token-invalid")
+    assert await node.parts.custodian.key_of(work.sealed.cid) == work.sealed.key
+
+
+async def test_a_contract_that_accepts_everything_speaks_for_its_own_works_only(
+    node: RealNode, net: Testnet, work: CreatorsWork
+) -> None:
+    """Its yes ends no custody of another's work, and frees its owner of none."""
+    await net.rpc.request("anvil_setCode", [WALLET, YES])
+    await work.publish(node)
+    asked = await challenge(node, WALLET)
+    said = EndCustody(
+        work.content_id, asked.custodian, asked.origin, asked.challenge, asked.expiry_s
+    )
+    for signature in (b"", b"\x01" * 65, b"\x01" * 200):
+        request = SignedEndCustody(said, signature).to_json()
+        status, _ = await node.call("POST", END_CUSTODY_PATH, body=request)
+        assert 400 <= status < 500
     assert await node.parts.custodian.key_of(work.sealed.cid) == work.sealed.key
 
 

@@ -1,4 +1,4 @@
-"""Limit what a buyer spends over all nodes: by day, by request, by deposit, by a list of nodes.
+"""Limit what a buyer spends over all nodes: by day, by deposit, by a list of nodes.
 
 Owns the day's sum and what running requests may still add to it. Invariant: over all requests of
 this process, what was spent on a day and what is reserved never exceed the day's limit; what other

@@ -1,4 +1,4 @@
-"""Run `viz content import`: convert books and chats into a work, and show the result."""
+"""Run `viz content import`: convert books, chats and sites into a work, and show the result."""
 
 from __future__ import annotations
 

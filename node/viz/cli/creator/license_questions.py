@@ -14,6 +14,7 @@ from rich.console import Console
 from viz.cli.console import err, lines
 from viz.domain.units import parse_address
 from viz.errors import InvalidLicense, InvalidRequest, InvalidWork
+from viz.given_file import read_given
 
 _MAX_TERMS_BYTES: Final = 64 * 1024
 _DAY_S: Final = 86_400
@@ -175,17 +176,14 @@ def work_of(work: Path, title: str) -> dict[str, Any]:
 def _described(work: Path) -> dict[str, Any]:
     """Return title, kind and file from a terms file; the license replaces the rest."""
     path = work / "terms.toml" if work.is_dir() else work
-    try:
-        with path.open("rb") as file:
-            raw = file.read(_MAX_TERMS_BYTES + 1)
-        values = tomllib.loads(raw.decode("utf-8"))
-    except FileNotFoundError:
+    if not path.exists():
         raise InvalidWork(
             f"there is no terms file {path}: give the work's file itself and --title, or write "
             "title, kind and file into it"
-        ) from None
-    except OSError as error:
-        raise InvalidWork(f"{path} cannot be read: {error.strerror}") from error
+        )
+    raw = read_given(path, _MAX_TERMS_BYTES, InvalidWork)
+    try:
+        values = tomllib.loads(raw.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise InvalidWork(f"{path} is not TOML: {error}") from error
     missing = [name for name in ("title", "kind", "file") if not isinstance(values.get(name), str)]

@@ -32,14 +32,16 @@ from viz.cli.own_chain import LicenseFileOption, trusted_deployment
 from viz.client.node_address import checked
 from viz.domain.display import counted
 from viz.errors import InvalidRequest, InvalidWork, LicenseError, VizError
+from viz.given_file import read_given
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from eth_account.signers.local import LocalAccount
 
-    from viz.creator.sealed import CustodianNode, ListingWords
+    from viz.creator.sealed import CustodianNode, ListingWords, SealedWork
     from viz.domain.ports.chain import Deployment
+    from viz.domain.units import ContentId
     from viz.protocol.registration import WorkWords
     from viz.services.work_records import Registration
 
@@ -62,8 +64,9 @@ SampleOption = Annotated[
 ]
 UNDETERMINED: Final = "und"  # BCP 47
 # A custodian's chain may show a new work later than the relaying node's.
-_SEEN_TRIES: Final = 5
-_SEEN_EVERY_S: Final = 2.0
+_MAX_TEXT_BYTES: Final = 64 * 1024
+# A custodian may get the registration's block later; then it knows no such work.
+_HANDING_TRIES: Final = 5
 
 
 class Sealing:
@@ -82,6 +85,25 @@ class Sealing:
             for each in self._custodians
         ]
 
+    async def _hand_over(
+        self, made: SealedWork, content_id: ContentId, custodian: CustodianNode
+    ) -> None:
+        from viz.creator import sealed
+        from viz.creator.until_seen import until_seen
+
+        refusals: list[LicenseError] = []
+
+        async def once() -> bool:
+            try:
+                await sealed.hand_over(made, content_id, custodian, self._trusted, self._key)
+            except LicenseError as error:
+                refusals.append(error)
+                return False
+            return True
+
+        if not await until_seen(once, _HANDING_TRIES):
+            raise refusals[-1]
+
     async def publish(
         self, work: Path, record: Registration, words: ListingWords
     ) -> dict[str, Any]:
@@ -96,16 +118,7 @@ class Sealing:
         made = await asyncio.to_thread(sealed.seal_work, work, record)
         assert record.content_id is not None
         for custodian in self._custodians:
-            for left in reversed(range(_SEEN_TRIES)):
-                try:
-                    await sealed.hand_over(
-                        made, record.content_id, custodian, self._trusted, self._key
-                    )
-                    break
-                except LicenseError:
-                    if not left:
-                        raise
-                    await asyncio.sleep(_SEEN_EVERY_S)
+            await self._hand_over(made, record.content_id, custodian)
         document = sealed.listing_of(
             record,
             made,
@@ -143,10 +156,15 @@ def read_words(terms: Path) -> WorkWords:
     """Return the description of the work in a terms file; raise InvalidWork."""
     from viz.protocol.registration import words_of
 
+    return words_of(_text_in(terms, InvalidWork))
+
+
+def _text_in(path: Path, error: type[VizError]) -> str:
+    """Return the text of a short file; raise ``error``."""
     try:
-        return words_of(terms.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidWork(f"{terms} cannot be read: {error}") from error
+        return read_given(path, _MAX_TEXT_BYTES, error).decode("utf-8")
+    except UnicodeDecodeError as fault:
+        raise error(f"{path} is not UTF-8: {fault}. Save it as UTF-8") from fault
 
 
 def listing_words(
@@ -167,10 +185,7 @@ def listing_words(
     words = read_words(terms)
     said_by = licensed.get("licensor") if isinstance(licensed.get("licensor"), dict) else {}
     said_of = licensed.get("work") if isinstance(licensed.get("work"), dict) else {}
-    try:
-        shown = sample.read_text(encoding="utf-8") if sample else ""
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidRequest(f"the sample {sample} cannot be read: {error}") from error
+    shown = _text_in(sample, InvalidRequest) if sample else ""
     found_credit = credit or words.credit or str((said_by or {}).get("name", ""))
     found_language = language or words.language or str((said_of or {}).get("language", ""))
     return ListingWords(found_credit or creator, found_language or UNDETERMINED, shown.strip())

@@ -16,6 +16,7 @@ from viz.domain.questions import QUESTIONS_FILE, Question, parse_questions
 from viz.domain.units import hex_of, parse_address, parse_hash
 from viz.domain.work import Work
 from viz.errors import InvalidRequest, InvalidWork, ModelUnavailable
+from viz.given_file import read_given
 from viz.services.work_records import Registration, load_record, read_work, record_path
 from viz.training.run import (
     MINIMUM_PROBES,
@@ -123,16 +124,8 @@ def questions_of(inputs: Sequence[WorkInput]) -> tuple[Question, ...]:
     """
     found: list[tuple[Question, ...]] = []
     for path in dict.fromkeys(given.path.with_name(QUESTIONS_FILE) for given in inputs):
-        try:
-            with path.open("rb") as file:
-                raw = file.read(MAX_QUESTIONS_BYTES + 1)
-        except FileNotFoundError:
-            continue
-        except OSError as error:
-            raise InvalidWork(f"{path} cannot be read: {error.strerror}") from error
-        if len(raw) > MAX_QUESTIONS_BYTES:
-            raise InvalidWork(f"{path} has more than {MAX_QUESTIONS_BYTES} bytes")
-        found.append(parse_questions(raw))
+        if path.exists():
+            found.append(parse_questions(read_given(path, MAX_QUESTIONS_BYTES, InvalidWork)))
     of_each = max(1, MOST_QUESTIONS // max(1, len(found)))
     drawn = [each for questions in found for each in _drawn(questions, of_each)]
     return tuple(drawn[:MOST_QUESTIONS])
