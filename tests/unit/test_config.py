@@ -11,7 +11,10 @@ import pytest
 from pydantic import BaseModel
 
 import viz
+from viz.api.context import ApiLimits
 from viz.errors import ConfigError
+from viz.services.payments.relay_budget import RelayPolicy
+from viz.services.serving.paid_stream import ServingPolicy
 from viz.settings.config import CONFIRMATIONS, Config, load
 from viz.settings.secret import kept_secret
 
@@ -217,3 +220,15 @@ def test_every_setting_is_read_somewhere() -> None:
         if not re.search(rf"\b({section}|entry)\.{name}\b|return self\.{name}\n", reads)
     ]
     assert unread == []
+
+
+def test_a_policy_defaults_to_what_its_setting_defaults_to() -> None:
+    """What tests and benchmarks run with, which name no setting, is what an operator gets."""
+    config = Config()
+    limits, serving, relays = ApiLimits(), ServingPolicy(), RelayPolicy()
+    assert serving.voucher_grace_s == config.prices.voucher_grace_s
+    assert limits.max_body_bytes == config.api.max_body_bytes
+    assert limits.client_timeout_s == config.api.client_timeout_s
+    assert relays.per_hour == config.relay.per_hour
+    assert relays.per_payer_per_hour == config.relay.per_payer_per_hour
+    assert relays.gas_per_hour == config.relay.gas_per_hour
