@@ -23,11 +23,12 @@ from viz.chain.log_completeness import (
 from viz.chain.rpc import BlockHeader, BlockNotKnown
 from viz.chain.scan import scan
 from viz.domain.eip712 import keccak
+from viz.domain.ports.chain import ChannelState
 from viz.domain.ports.transactions import Event
 from viz.domain.settlement_audit import RebuiltBooks, Transfers, rebuild
 from viz.domain.units import Address, Hash32, Units, parse_address
 from viz.domain.verdict import verdict_of
-from viz.errors import ChainMismatch
+from viz.errors import ChainError, ChainMismatch
 
 _TRANSFER: Final = keccak(b"Transfer(address,address,uint256)")
 
@@ -111,15 +112,18 @@ class SettlementHistory:
             signer, node = Address(each.args["signer"]), Address(each.args["node"])
             view = await self._chain.settlement.channel(signer, node, block=block)
             units = view.settled_units if view else 0
-            if units != settled.get(channel, 0):
-                raise logs_missing(
-                    f"{units} units of the channel of {signer} at {node} are settled", self._rpc.url
-                )
+            if view is not None and units != settled.get(channel, 0):
+                raise self._claim_missing(view)
+
+    def _claim_missing(self, seen: ChannelState) -> ChainError:
+        what = f"the channel of {seen.signer} at {seen.node}"
+        return logs_missing(f"{seen.settled_units} units of {what} are settled", self._rpc.url)
 
     async def read(self, last: BlockHeader) -> SettlementRead:
         """Rebuild every balance at a block and compare each with the contract's view.
 
-        Raises ChainMismatch if the block was replaced meanwhile, ChainUnreachable.
+        Raises ChainMismatch if the block was replaced meanwhile, ChainUnreachable, and ChainError,
+        naming the endpoint, if it lacks a registration or a claim.
         """
         events = await self.events(last.number)
         held = await self._chain.token.balance(self._where.settlement, block=last.number)
@@ -171,6 +175,8 @@ class SettlementHistory:
             if seen is None:
                 found.append(f"{what}: the contract has none, but its events opened one")
                 continue
+            if seen.settled_units > channel.settled_units:
+                raise self._claim_missing(seen)
             differ(f"deposit of the {what}", seen.deposit_units, channel.deposit_units)
             differ(f"settled total of the {what}", seen.settled_units, channel.settled_units)
             differ(f"payer of the {what}", seen.payer, channel.payer)

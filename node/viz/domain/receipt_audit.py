@@ -36,12 +36,16 @@ class ChannelAudit:
 
     ``settled_units`` is the last total on the chain, ``covered_units`` the receipts' total at the
     head that was settled with it. A voucher may pay ahead, so the first may be larger.
+    ``paid_ahead_units`` is how much more was settled than billed, where the buyer's own ledger has
+    the same ``head`` of the receipts, so that none is missing.
     """
 
     receipts: int = 0
     billed_units: Units = 0
     settled_units: Units = 0
     covered_units: Units = 0
+    paid_ahead_units: Units = 0
+    head: Hash32 = ZERO_HASH
     by_adapter: dict[AdapterId, Units] = field(default_factory=dict)
 
 
@@ -68,6 +72,7 @@ class ReceiptAudit:
                     "billed": str(each.billed_units),
                     "settled": str(each.settled_units),
                     "covered": str(each.covered_units),
+                    "paidAhead": str(each.paid_ahead_units),
                     "adapters": [
                         [int(adapter_id), str(units)]
                         for adapter_id, units in sorted(each.by_adapter.items())
@@ -86,9 +91,12 @@ def audit_receipts(
     *,
     node: Address,
     domain: Domain,
+    own_heads: Mapping[Hash32, Hash32] | None = None,
     money_followed: bool = False,
 ) -> ReceiptAudit:
     """Check one node's receipts, and the heads that ``claims`` (Claimed events) settled.
+
+    ``own_heads``: by channel, the head of all receipts that the auditor itself got as its buyer.
 
     ``money_followed``: the caller follows the channels' money (``viz.domain.money_trail``), and
     says itself what was not claimed, or claimed ahead. Otherwise that is missing.
@@ -104,7 +112,7 @@ def audit_receipts(
         heads = _chain(found, channel_id, chain, node, domain)
         _heads(found, channel_id, heads, settled.get(channel_id, ()))
     if not money_followed:
-        _uncompared(found, settled.keys())
+        _uncompared(found, settled.keys(), own_heads or {})
     if not by_channel:
         found.missing.append("receipts: none were given, so nothing was checked")
     return found
@@ -145,6 +153,7 @@ def _chain(
                 f"{total + receipt.amount_units}"
             )
         head, total, expected = next_head(head, digest), receipt.total_units, expected + 1
+        audit.head = head
         heads[head] = total
         audit.receipts, audit.billed_units = receipt.seq, total
         for line in each.lines:
@@ -153,11 +162,13 @@ def _chain(
     return heads
 
 
-def _uncompared(found: ReceiptAudit, claimed: Collection[Hash32]) -> None:
+def _uncompared(
+    found: ReceiptAudit, claimed: Collection[Hash32], own_heads: Mapping[Hash32, Hash32]
+) -> None:
     """Add what the chain says nothing about, or more than the receipts, to what is missing.
 
     A voucher may pay a step ahead, which is no lie; but newer receipts may have been left out too,
-    and from the receipts alone nobody can tell.
+    and from the receipts alone only the buyer of the channel can tell.
     """
     for channel_id, each in found.channels.items():
         where, rest = f"channel {hex_of(channel_id)}", each.settled_units - each.billed_units
@@ -168,11 +179,14 @@ def _uncompared(found: ReceiptAudit, claimed: Collection[Hash32]) -> None:
                 "settled; only signatures and sums were checked. Check --node and the receipts, "
                 "or run this again after the node has claimed"
             )
+        elif rest > 0 and own_heads.get(channel_id) == each.head:
+            each.paid_ahead_units = rest
         elif rest > 0:
             found.missing.append(
                 f"receipts of {rest} of the {each.settled_units} units that were settled for "
                 f"{where}: they are paid ahead and not billed yet, or newer receipts were left "
-                "out. `viz channel receipts FILE` gets all that there are"
+                "out. `viz channel receipts FILE` gets all that there are, and the data folder of "
+                "the channel's buyer (--data-dir) tells the two apart"
             )
 
 

@@ -172,3 +172,10 @@ async def test_a_claim_that_the_endpoint_hides_is_counted_by_the_view(
     hidden = [each for each in events if each.name != "Claimed"]
     with pytest.raises(ChainError, match="units of the channel"):
         await history.require_settled(hidden, channels, last)
+
+    async def without_claims(self: SettlementHistory, last: int) -> list[Event]:
+        return [each for each in events if each.name not in ("Claimed", "Earned")]
+
+    monkeypatch.setattr(SettlementHistory, "events", without_claims)
+    with pytest.raises(ChainError, match=net.anvil.url):
+        await history.read(await net.rpc.block(last))

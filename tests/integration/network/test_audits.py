@@ -206,6 +206,8 @@ async def test_a_buyer_gets_the_file_that_the_audit_of_receipts_needs(
     found = await market.desk.viz(*audit, key=False, yes=False)
     whole = load_json(file.read_bytes())["receipts"]
     assert len(whole) == 3 and "3 receipts" in found.stdout, found.output
+    assert found.exit_code == 0, "more was claimed than billed, and the ledger knows of no receipt"
+    assert "of it paid ahead" in found.stdout
     file.write_text(json.dumps({"receipts": whole[:2]}))
     found = await market.desk.viz(*audit, key=False, yes=False)
     assert found.exit_code == INCONCLUSIVE and "not billed by these receipts" in found.stdout

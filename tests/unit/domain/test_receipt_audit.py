@@ -114,6 +114,16 @@ def test_what_was_settled_beyond_the_receipts_is_told() -> None:
         assert all(said in told for said, told in zip(missing, found.missing, strict=True))
 
 
+def test_the_buyer_s_own_ledger_tells_what_was_paid_ahead() -> None:
+    """It has the head of all receipts that were verified: with the same one none is missing."""
+    claims, own = (claimed(40, head_of(CHAIN[:3])),), {CHANNEL: head_of(CHAIN[:3])}
+    found = audit_receipts(CHAIN[:3], claims, node=NODE, domain=WHERE, own_heads=own)
+    assert (found.verdict, found.channels[CHANNEL].paid_ahead_units) == ("reproduced", 10)
+    own = {CHANNEL: head_of(CHAIN)}
+    found = audit_receipts(CHAIN[:3], claims, node=NODE, domain=WHERE, own_heads=own)
+    assert found.verdict == "inconclusive" and "left out" in found.missing[0]
+
+
 def test_a_head_that_goes_back_convicts() -> None:
     """A later claim names a later receipt, or the same one."""
     found = audit(CHAIN, claimed(20, head_of(CHAIN[:3])), claimed(30, head_of(CHAIN[:1]), 2))

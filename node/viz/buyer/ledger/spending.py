@@ -119,6 +119,11 @@ def report_on_disk(directory: Path, blank: BuyerChannel) -> Json:
 
     ``blank`` is the channel before its first change. Raises BooksMismatch.
     """
+    return report(channel_on_disk(directory, blank), read_days(directory))
+
+
+def channel_on_disk(directory: Path, blank: BuyerChannel) -> BuyerChannel:
+    """Return a channel as its files have it; without key and lock, as ``report_on_disk``."""
     channel = blank
     try:
         raw = (directory / "ledger.jsonl").read_bytes()
@@ -131,7 +136,7 @@ def report_on_disk(directory: Path, blank: BuyerChannel) -> Json:
                 channel = replay(channel, line)
             except (ValueError, KeyError, TypeError, InvalidRequest) as error:
                 raise BooksMismatch(f"{directory / 'ledger.jsonl'} cannot be read") from error
-    return report(channel, read_days(directory))
+    return channel
 
 
 def read_days(directory: Path) -> Days:

@@ -14,6 +14,7 @@ from viz.cli.console import (
     AsJson,
     DataDir,
     DeploymentFile,
+    data_dir,
     guarded,
     lines,
     run,
@@ -28,6 +29,7 @@ from viz.given_file import about, read_given
 if TYPE_CHECKING:
     from viz.domain.ports.chain import Deployment
     from viz.domain.receipt_audit import PublicReceipt
+    from viz.domain.units import Hash32
 
 EXITS: Final = {"reproduced": 0, "different": AUDIT_DIFFERENT, "inconclusive": AUDIT_INCONCLUSIVE}
 _SEVERITY: Final = ("reproduced", "inconclusive", "different")
@@ -142,15 +144,15 @@ def receipts(
     trusted = trusted_deployment(deployment, folder)
     rpc = required_rpc(rpc, trusted, "an audit of receipts")
     given = [each for path in files for each in _read_receipts(path)]
-    found = run(_receipts(given, node, rpc, trusted, periods))
+    own = _own_heads(given, folder, trusted)
+    found = run(_receipts(given, own, node, rpc, trusted, periods))
     if not as_json:
         rows = [
             (
                 f"channel {each['channelId'][:18]}...",
                 f"{counted(each['receipts'], 'receipt')}, "
                 f"{amount(int(each['billed']), trusted)} billed, "
-                f"{amount(int(each['settled']), trusted)} settled"
-                + _ahead(int(each["settled"]) - int(each["billed"]), trusted),
+                f"{amount(int(each['settled']), trusted)} settled" + _ahead(each, trusted),
             )
             for each in found["channels"]
         ]
@@ -160,10 +162,13 @@ def receipts(
     finish(found, as_json=as_json)
 
 
-def _ahead(rest_units: int, trusted: Deployment) -> str:
+def _ahead(channel: dict[str, Any], trusted: Deployment) -> str:
     """Say how much more was settled than the receipts bill."""
+    rest_units = int(channel["settled"]) - int(channel["billed"])
     if rest_units <= 0:
         return ""
+    if int(channel["paidAhead"]):
+        return f", {amount(rest_units, trusted)} of it paid ahead"
     return f", {amount(rest_units, trusted)} of it not billed by these receipts"
 
 
@@ -182,8 +187,34 @@ def _read_receipts(path: Path) -> Sequence[PublicReceipt]:
     return [PublicReceipt(each.receipt, each.lines, each.signature) for each in read]
 
 
+def _own_heads(
+    given: Sequence[PublicReceipt], folder: Path | None, trusted: Deployment
+) -> dict[Hash32, Hash32]:
+    """Return the head of each of these channels in the data folder's own ledgers, if it has any."""
+    from viz.buyer.ledger.ledger import channels_in, directories_in, node_of
+    from viz.buyer.ledger.spending import channel_on_disk
+    from viz.domain.buyer_channel import BuyerChannel
+    from viz.domain.typed_data import channel_id
+
+    home, wanted = data_dir(folder) / "buyer", {each.receipt.channel_id for each in given}
+    signers = channels_in(home, trusted)
+    found: dict[Hash32, Hash32] = {}
+    for directory in directories_in(home, trusted):
+        node = node_of(directory)
+        if node in signers and (place := channel_id(signers[node], node)) in wanted:
+            channel = channel_on_disk(directory, BuyerChannel(signers[node], node))
+            if not channel.unlinked:
+                found[place] = channel.head
+    return found
+
+
 async def _receipts(
-    given: Sequence[PublicReceipt], node: str, rpc: str, trusted: Deployment, periods: str
+    given: Sequence[PublicReceipt],
+    own_heads: dict[Hash32, Hash32],
+    node: str,
+    rpc: str,
+    trusted: Deployment,
+    periods: str,
 ) -> dict[str, Any]:
     from viz.chain.settlement_history import SettlementHistory
     from viz.domain.eip712 import settlement_domain
@@ -199,7 +230,7 @@ async def _receipts(
         await history.require_settled(events, channels, last.number)
     claims = [event for event in events if event.name == "Claimed"]
     domain = settlement_domain(trusted.chain_id, trusted.settlement)
-    chains = audit_receipts(given, claims, node=address, domain=domain)
+    chains = audit_receipts(given, claims, node=address, domain=domain, own_heads=own_heads)
     if not periods:
         return chains.to_json()
     from viz.cli.audit.periods import read_periods
