@@ -17,9 +17,11 @@ from viz.domain.ports.chain import Deployment
 from viz.domain.strict_json import load_json
 from viz.domain.units import Address, hex_of, parse_address, parse_hash
 from viz.errors import ConfigError, InvalidRequest
+from viz.given_file import read_given
 from viz.protocol.wire import JSON_INTEGER_MAX
 
 MAX_DECIMALS: Final = 36
+_MAX_BYTES: Final = 1024 * 1024
 
 
 def address_of(deployment: Deployment, contract: str) -> Address:
@@ -52,12 +54,12 @@ def contracts_by_address(deployment: Deployment) -> dict[Address, str]:
 def load_deployment(path: Path) -> Deployment:
     """Return the deployment in a file; raise ConfigError if it cannot be read."""
     try:
-        content = load_json(path.read_bytes())
-    except FileNotFoundError as error:
-        raise ConfigError(
-            f"there is no deployment file {path}: to use a node, check and save its chain and "
-            "contracts with `viz trust URL`; to run a node, run `viz up` or scripts/deploy.py"
-        ) from error
+        if not path.exists():
+            raise ConfigError(
+                f"there is no deployment file {path}: to use a node, check and save its chain and "
+                "contracts with `viz trust URL`; to run a node, run `viz up` or scripts/deploy.py"
+            )
+        content = load_json(read_given(path, _MAX_BYTES, ConfigError))
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} cannot be read as a deployment: {error}") from error
     return parse_deployment(content, str(path))

@@ -337,8 +337,9 @@ def _kept(file: Path) -> Any:
         raise ConfigError(
             f"there is no probe of this node to go on with ({file}): leave out --go-on"
         )
+    raw = read_given(file, MAX_EVIDENCE_BYTES)
     with about(file, "Leave out --go-on to probe again"):
-        return AnswerEvidence.read(read_given(file, MAX_EVIDENCE_BYTES))
+        return AnswerEvidence.read(raw)
 
 
 async def _money(client: BuyerClient, chain: Chain, found: ProbeEvidence) -> dict[str, Any]:

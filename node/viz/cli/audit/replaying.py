@@ -96,8 +96,9 @@ def _read(file: Path) -> AnswerEvidence:
     from viz.given_file import about, read_given
     from viz.protocol.answer_evidence import MAX_EVIDENCE_BYTES, AnswerEvidence
 
+    raw = read_given(file, MAX_EVIDENCE_BYTES)
     with about(file, "Give what `viz buyer ask --record FILE` wrote"):
-        return AnswerEvidence.read(read_given(file, MAX_EVIDENCE_BYTES))
+        return AnswerEvidence.read(raw)
 
 
 async def _adapter(record: AnswerEvidence, rpc: str, trusted: Deployment) -> AdapterState | None:
@@ -131,6 +132,8 @@ def judge_for(
     from viz.domain.answer_replay import MARGIN_NATS
 
     weights, base_model, margin, same_processor = given
+    if weights is not None and not weights.is_file():
+        raise InvalidRequest(f"{weights} is no file: give the adapter's weights with --weights")
     if find_spec("torch") is None:
         raise ConfigError("this install has no model stack: install viz-node[node] to replay")
     with preparing() as report:
