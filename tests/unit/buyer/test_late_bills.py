@@ -171,15 +171,35 @@ def test_a_node_on_credit_may_be_beyond_the_cap_that_ended_an_answer(
         voucher_signer.take_late(receipt(voucher_signer, ASKED, CAP + 131))
 
 
-def test_the_late_bill_of_an_answer_that_ended_is_not_an_equal_ones_under_way(
-    voucher_signer: VoucherSigner,
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_bill_that_fits_an_ended_and_a_running_answer_waits_for_the_running_one(
+    voucher_signer: VoucherSigner, lost: bool
 ) -> None:
-    """Else the larger bill of the second answer fell to the first, beyond its bound: a lie."""
-    left(voucher_signer, 12, most_units=CAP, arrived_units=5, excused_units=12)
+    """A lost request got the bill of its retry, which a slow reader had not read to its end, as a
+    loss; or the larger bill of the second answer fell to the first, beyond its bound."""
+    if lost:
+        left(voucher_signer, 40, broken=True)
+    else:
+        left(voucher_signer, 12, most_units=CAP, arrived_units=5, excused_units=12)
     with asking(voucher_signer, ASKED, CAP) as second:
-        second.arrived_units = 9
-        assert voucher_signer.take_late(receipt(voucher_signer, ASKED, 10))
-        assert not second.seq
+        second.arrived_units = 40
+        assert not voucher_signer.take_late(receipt(voucher_signer, ASKED, 50 if lost else 10))
+        second.excused_units = 55
         voucher_signer.leave_unreceipted(second)
-    assert voucher_signer.take_late(receipt(voucher_signer, ASKED, 50))
-    assert not voucher_signer.fault
+    for units in (50,) if lost else (10, 50):
+        assert voucher_signer.take_late(receipt(voucher_signer, ASKED, units))
+    standing = voucher_signer.standing
+    assert not standing.lost_units and not standing.broken and not voucher_signer.fault
+
+
+def test_what_is_signed_after_an_answer_ended_may_be_billed_for_it(
+    voucher_signer: VoucherSigner, ledger: BuyerLedger
+) -> None:
+    """A node that does not see a dead line spends on it what the next answer signs: a loss, at
+    most; it was a lie, and the first such bill ended the trust."""
+    left(voucher_signer, 12, most_units=CAP, arrived_units=5, excused_units=7)
+    vector = {ASKED: 40}
+    points = {**ledger.channel.points, 40: vector}
+    ledger.channel = replace(ledger.channel, vector=vector, points=points)
+    assert voucher_signer.take_late(receipt(voucher_signer, ASKED, 40))
+    assert voucher_signer.standing.lost_units == 33 and not voucher_signer.fault

@@ -395,8 +395,8 @@ def test_answers_that_break_off_together_are_one_mishap(voucher_signer: VoucherS
     ):
         for each in (one, two):
             voucher_signer.leave_unreceipted(each, broken=True)
-        for _ in range(2):
-            voucher_signer.take_late(receipt(voucher_signer, ASKED, 5))
+    for _ in range(2):
+        voucher_signer.take_late(receipt(voucher_signer, ASKED, 5))
     assert len(voucher_signer.standing.broken) == 1
 
 

@@ -162,7 +162,7 @@ class PaidAnswer:
             raise await self._broken_off(error) from error
 
     def _is_ours(self, error: VizError) -> bool:
-        """Say whether the buyer ended the answer: its deposit, disk or cap, or what is left over.
+        """Say whether the buyer ended the answer: its deposit, disk or cap, or earlier answers.
 
         So it did if it gave up having a voucher taken. An error that the node answered with is
         never the buyer's own, whatever its class, and no more is one that follows from what the
@@ -173,11 +173,13 @@ class PaidAnswer:
         if error.answered or isinstance(error, BooksMismatch):
             return False
         capped = self._open_request.units >= self._context.limits.request_units
+        # What the node still delivers to a dead line is paid by the next answer's vouchers.
+        awaited = self._context.voucher_signer.awaits_bill(self._open_request.adapter_id)
         gave_up = isinstance(error, NodeRefused) and error is self._failure
         return (
             gave_up
             or isinstance(error, DepositExceeded | StoreError | TooMuchLeftOver)
-            or (capped and isinstance(error, PriceAboveCap))
+            or ((capped or awaited) and isinstance(error, PriceAboveCap))
         )
 
     async def _read(self, response: aiohttp.ClientResponse) -> AsyncIterator[AnswerChunk]:

@@ -111,30 +111,32 @@ class OpenRequest:
     def bound_units(self, unused_units: Units, credit_units: Units | None = None) -> Units:
         """Return the most that a receipt may bill if the request's answer did not bring it.
 
-        ``unused_units`` were signed for the adapter and are not billed yet. If the process that
-        sent the request has ended, nobody knows what arrived. Signatures follow what arrives, so
-        they bound that request. ``credit_units``: how far a node that delivers on credit may be
-        ahead of what is signed, or of the buyer's cap. What a bill takes beyond ``units`` is
-        weighed as a loss.
+        ``unused_units`` were signed for the adapter and are not billed yet. A node that does not
+        see that the line is dead spends on this answer what is signed for the next one. If the
+        process that sent the request has ended, nobody knows what arrived. Signatures follow what
+        arrives, so they bound that request. ``credit_units``: how far a node that delivers on
+        credit may be ahead of what is signed, or of the buyer's cap. What a bill takes beyond
+        ``units`` is weighed as a loss.
         """
         if self.unknown:
             return max(self.units, min(self.most_units, unused_units))
-        ahead_units = 0 if self.refused or not self.ended_at_s else credit_units or 0
+        if self.refused or not self.ended_at_s:
+            return max(self.units, self.reach_units)
+        ahead_units = max(unused_units, credit_units or 0)
         most_units = self.asked_units if self.capped else self.most_units
         return max(self.units, self.reach_units, min(most_units, self.units + ahead_units))
 
-    def fit(self, signed: SignedReceipt) -> tuple[bool, bool, Units, bool]:
+    def fit(self, signed: SignedReceipt) -> tuple[bool, Units, bool]:
         """Return how badly a receipt that names this request fits what arrived of its answer.
 
         An equal request may have been lost on the way: the bill of its repetition is for the text
-        that arrived, or costs about as much. An answer under way brings its own bill.
+        that arrived, or costs about as much.
         """
         receipt = signed.receipt
         said = bool(self.text) and receipt.response_hash == salted_hash(
             signed.response_salt, self.text
         )
-        away = abs(receipt.amount_units - self.arrived_units)
-        return not said, not self.ended_at_s, away, self.refused
+        return not said, abs(receipt.amount_units - self.arrived_units), self.refused
 
 
 class Match(NamedTuple):

@@ -152,6 +152,11 @@ class OpenRequests:
         given_up = min(unused_units, _arrived_in(lost, adapter_id))
         return min(self._request_units, _arrived_in(heard, adapter_id) + given_up)
 
+    def awaits_bill(self, adapter_id: AdapterId) -> bool:
+        """Return whether the node may still bill an answer of the adapter that has ended."""
+        ended = self._awaiting - self._under_way
+        return any(each.adapter_id == adapter_id and not each.seq for each in ended)
+
     def under_way(self) -> list[OpenRequest]:
         """Return the requests whose answers arrive and are not billed yet."""
         return [each for each in self._under_way if not each.seq]
@@ -229,8 +234,9 @@ class OpenRequests:
     ) -> Match | None:
         """Return the request behind a receipt that no answer brought; raise NodeNotTrusted.
 
-        Returns None if the bill is above the bound and an answer that it fits still arrives. That
-        answer brings the receipt, and with its text the receipt can be checked in full.
+        Returns None if an answer that it fits still arrives, and the bill is above the bound or may
+        as well be that of an equal request. That answer brings its receipt, and with its text the
+        receipt can be checked in full.
         ``unused_units`` were signed for the adapter and are not billed yet, ``rest_units`` may
         still be lost. ``on_credit``: the node may be so far ahead of what is signed, and a bill
         without a request may cost that.
@@ -274,7 +280,7 @@ class OpenRequests:
                 f"{UNACCOUNTED}"
             )
 
-        def order(each: OpenRequest) -> tuple[Units, tuple[bool, bool, Units, bool], float, Units]:
+        def order(each: OpenRequest) -> tuple[Units, tuple[bool, Units, bool], float, Units]:
             # First the requests that allow the bill, then the one whose text it fits best, then the
             # one that ended first, then the one with the smallest bound. So the larger bounds are
             # left for larger bills.
@@ -282,8 +288,11 @@ class OpenRequests:
             return beyond, each.fit(signed), each.ended_at_s, each.units
 
         found = min(asked, key=order)
-        beyond_units = order(found)[0]
-        if beyond_units and any(each in self._under_way for each in asked):
+        beyond_units, (unsaid, *_), *_ = order(found)
+        arriving = [each for each in asked if each in self._under_way]
+        if arriving and beyond_units:
+            return None
+        if unsaid and len(asked) > 1 and any(not each.ended_at_s for each in arriving):
             return None
         return Match(found, beyond_units)
 

@@ -170,11 +170,12 @@ class VoucherSigner:
         """Whether a request ended without its receipt, or receipts arrived with a gap."""
         return self._open_requests.lacks_receipts or bool(self.channel.unlinked)
 
-    def received_units(self, adapter_id: AdapterId) -> Units:
-        """Return what was received of the adapter, without the requests under way.
+    def awaits_bill(self, adapter_id: AdapterId) -> bool:
+        """Return whether the node may still bill an answer of the adapter that has ended."""
+        return self._open_requests.awaits_bill(adapter_id)
 
-        That is what its receipts bill, and what arrived of answers that the buyer left unbilled.
-        """
+    def received_units(self, adapter_id: AdapterId) -> Units:
+        """Return what receipts bill for the adapter, and what arrived of answers left unbilled."""
         unused = self.channel.unused_units(adapter_id)
         arrived = self._open_requests.arrived_unbilled_units(adapter_id, unused)
         return self.channel.billed_units(adapter_id) + arrived
@@ -204,12 +205,9 @@ class VoucherSigner:
 
     def rests_on_unbilled(self, adapter_id: AdapterId, required_units: Units) -> bool:
         """Say whether only requests that ended without a bill justify a requirement."""
-        billed_units = self.channel.billed_units(adapter_id)
-        return (
-            billed_units + self._open_requests.under_way_units(adapter_id)
-            < required_units
-            <= self.ceiling_units(adapter_id)
-        )
+        under_way = self._open_requests.under_way_units(adapter_id)
+        known_units = self.channel.billed_units(adapter_id) + under_way
+        return known_units < required_units <= self.ceiling_units(adapter_id)
 
     def overdrawn(self, adapter_id: AdapterId, required_units: Units) -> bool:
         """Say whether a demand of so much would be refused, or be held against the node."""
