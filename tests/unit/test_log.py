@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator
+from typing import Literal
 
 import pytest
 import structlog
@@ -51,3 +52,22 @@ def test_on_a_console_they_read_alike(capfd: pytest.CaptureFixture[str]) -> None
     structlog.get_logger().warning("ours")
     theirs, ours = capfd.readouterr().err.splitlines()
     assert theirs.split()[1] == ours.split()[1] == "[warning"
+
+
+@pytest.mark.parametrize("form", ["console", "json"])
+def test_no_stranger_drives_the_operator_s_terminal(
+    form: Literal["json", "console"], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A URL of the directory that retitles, clears or forges lines is only shown, wherever it is
+    logged: as a value, in the event, in a traceback, by us or by a library."""
+    log.configure("info", form)
+    evil = "http://b\x1b]0;owned\x07\x1b[2J\x9b2J\r\n2026 [info] forged\u202e\ud800"
+    try:
+        raise ValueError(evil.replace("\r\n", ""))  # a traceback keeps its lines
+    except ValueError:
+        structlog.get_logger().warning(evil, url=evil, listed=[evil], exc_info=True)
+        logging.getLogger("aiohttp").warning("bad %s", evil, exc_info=True)
+    said = capfd.readouterr().err
+    assert said.count("\\x1b" if form == "console" else "\\u001b") >= 10
+    assert all(each.isprintable() or each == "\n" for each in said)
+    assert not any(line.startswith("2026 [info] forged") for line in said.splitlines())
