@@ -35,6 +35,13 @@ MAX_CONNECTIONS: Final = 32
 MAX_CONNECTIONS_EACH: Final = 4
 _PIECE_BYTES: Final = 64 * 1024
 _NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
+# All IPv6 addresses of the internet are in here; site-local ones, local NAT64 (RFC 8215), IPv4
+# translated (SIIT) or compatible and segment routing are outside.
+_GLOBAL_UNICAST: Final = ipaddress.IPv6Network("2000::/3")
+_DOCUMENTATION: Final = ipaddress.IPv6Network("3fff::/20")
+_RELAYS_6TO4: Final = ipaddress.IPv4Network("192.88.99.0/24")
+# What stands before the IPv4 address in an ISATAP address, with and without the universal bit.
+_ISATAP: Final = (0x0000_5EFE, 0x0200_5EFE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,15 +191,21 @@ def is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
     """Return whether an address is a public internet address.
 
     An IPv6 address can contain an IPv4 address (mapped, 6to4, NAT64): then both must be public.
+    Forms that no node on the internet has (local NAT64, IPv4-compatible, SIIT, ISATAP, site-local)
+    are refused, whatever they contain.
     """
     if not address.is_global or address.is_multicast:
         return False
     if isinstance(address, ipaddress.IPv4Address):
-        return True
+        return address not in _RELAYS_6TO4
     inside = address.ipv4_mapped or address.sixtofour
     if inside is None and address in _NAT64:
         inside = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-    return inside is None or is_public(inside)
+    if inside is not None:
+        return is_public(inside)
+    if address not in _GLOBAL_UNICAST or address in _DOCUMENTATION:
+        return False
+    return int(address) >> 32 & 0xFFFFFFFF not in _ISATAP
 
 
 def _refused(host: str) -> AddressNotPublic:

@@ -31,10 +31,22 @@ from viz.outbound import Outbound, PublicResolver, is_public
         "64:ff9b::7f00:1",
         "2002:7f00:1::",
         "ff02::1",
+        "64:ff9b:1::7f00:1",
+        "64:ff9b:1::808:808",
+        "::127.0.0.1",
+        "::8.8.8.8",
+        "::ffff:0:7f00:1",
+        "fec0::1",
+        "192.88.99.1",
+        "2002:c058:6301::",
+        "2001:4860::5efe:10.0.0.1",
+        "2001:4860::200:5efe:10.0.0.1",
+        "3fff::1",
+        "5f00::1",
     ],
 )
 async def test_no_private_address_is_asked(address: str) -> None:
-    """Loopback, private networks, link-local, metadata, and IPv4 that hides in IPv6."""
+    """Loopback, private networks, link-local, metadata, and IPv4 that hides in IPv6 in any form."""
     assert not is_public(ipaddress.ip_address(address))
     host = f"[{address}]" if ":" in address else address
     strict = Outbound()
@@ -43,7 +55,9 @@ async def test_no_private_address_is_asked(address: str) -> None:
     await strict.close()
 
 
-@pytest.mark.parametrize("address", ["8.8.8.8", "2001:4860:4860::8888", "64:ff9b::808:808"])
+@pytest.mark.parametrize(
+    "address", ["8.8.8.8", "2001:4860:4860::8888", "64:ff9b::808:808", "::ffff:8.8.8.8"]
+)
 def test_the_internet_is_public(address: str) -> None:
     """A node elsewhere can be asked."""
     assert is_public(ipaddress.ip_address(address))
