@@ -56,9 +56,14 @@ class OutboundReply:
 class Outbound:
     """An HTTP client for URLs that strangers named. Close it at the end."""
 
-    def __init__(self, *, private_addresses: bool = False) -> None:
-        """``private_addresses`` also permits this machine and its networks, for local tests."""
-        self._private = private_addresses
+    def __init__(
+        self, *, private_addresses: bool = False, connections: int = MAX_CONNECTIONS
+    ) -> None:
+        """``private_addresses`` also permits this machine and its networks, for local tests.
+
+        At most ``connections`` are open at the same time.
+        """
+        self._private, self._connections = private_addresses, connections
         self._http: aiohttp.ClientSession | None = None
 
     async def ask(
@@ -124,7 +129,9 @@ class Outbound:
 
     def _session(self) -> aiohttp.ClientSession:
         if self._http is None:
-            self._http = guarded_session(private_addresses=self._private)
+            self._http = guarded_session(
+                private_addresses=self._private, connections=self._connections
+            )
         return self._http
 
 
@@ -147,14 +154,16 @@ def require_allowed(url: str, *, private_addresses: bool) -> None:
         raise _refused(host)
 
 
-def guarded_session(*, private_addresses: bool) -> aiohttp.ClientSession:
+def guarded_session(
+    *, private_addresses: bool, connections: int = MAX_CONNECTIONS
+) -> aiohttp.ClientSession:
     """Return a session that resolves names to public addresses only, unless others are allowed.
 
     For a URL with an IP address call ``require_allowed`` first: the resolver does not see it.
     """
     connector = aiohttp.TCPConnector(
         resolver=None if private_addresses else PublicResolver(),
-        limit=MAX_CONNECTIONS,
+        limit=connections,
         limit_per_host=MAX_CONNECTIONS_EACH,
     )
     return aiohttp.ClientSession(

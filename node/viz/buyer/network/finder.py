@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
 
 import structlog
@@ -38,10 +38,11 @@ FRESH_S: Final = 300.0
 AGAIN_S: Final = 10.0
 MARKET_PAGES: Final = 20
 ASKED_NODES: Final = 128
-# A buyer waits for the search, so strangers that do not answer must not make it long: all of the
-# directory's nodes that a round asks are silent for 40 s at most.
-ASKED_AT_ONCE: Final = 32
+# A buyer waits for the search, so strangers that do not answer must not make it long: if all nodes
+# that a round asks are silent, that takes 10 s, and no round takes longer than 15 s.
+ASKED_AT_ONCE: Final = 128
 STRANGER_TIMEOUT_S: Final = 5.0
+ROUND_S: Final = 15.0
 TIMEOUT_S: Final = 10.0
 _log = structlog.get_logger()
 
@@ -59,10 +60,12 @@ class NodeFinder:
         chain: ChainReader | None,
         urls: Sequence[str],
         met: Mapping[Address, str],
+        paid: Collection[Address] = (),
     ) -> None:
         """``urls`` are nodes that the buyer named; ``known_http`` asks them.
 
-        ``met`` are the URLs of nodes that were found earlier; ``strangers_http`` asks them.
+        ``met`` are the URLs of nodes that were found earlier; ``strangers_http`` asks them. These
+        and ``paid``, with which the buyer has channels, are asked before the others.
         """
         self._deployment = deployment
         self._known_http, self._strangers_http = known_http, strangers_http
@@ -80,6 +83,9 @@ class NodeFinder:
                 known=lambda: tuple(self._known.values()),
                 at_once=ASKED_AT_ONCE,
                 timeout_s=STRANGER_TIMEOUT_S,
+                round_s=ROUND_S,
+                first={*met, *paid},
+                names_each=False,
             )
         )
         self._clock = clock
@@ -139,6 +145,7 @@ class NodeFinder:
         room = asyncio.Semaphore(ASKED_AT_ONCE)
         http = self._known_http if known else self._strangers_http
         timeout_s = TIMEOUT_S if known else STRANGER_TIMEOUT_S
+        faults: list[str] = []
 
         async def describe(url: str, node: Address | None) -> NodeOffers | None:
             began_s = time.monotonic()
@@ -152,14 +159,15 @@ class NodeFinder:
                 if node is not None and info.node != node:
                     raise InvalidRequest(f"another node answers there: {info.node}")
             except VizError as error:
-                (_log.info if known else _log.warning)(
-                    "a node is left out", url=url, reason=error.detail
-                )
+                _log.info("a node is left out", url=url, reason=error.detail)
+                faults.append(error.detail)
                 return None
             took_ms = (time.monotonic() - began_s) * 1_000
             return NodeOffers.described(info, url, took_ms, self._clock.now_s())
 
         found = await asyncio.gather(*(describe(*each) for each in asked))
+        if faults and not known:
+            _log.warning("nodes are left out", count=len(faults), one=faults[0])
         return [each for each in found if each is not None]
 
     async def _named(self) -> dict[Address, str]:

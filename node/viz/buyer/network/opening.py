@@ -15,7 +15,7 @@ from viz.buyer.ledger.ledger import channels_in, directories_in, node_of
 from viz.buyer.ledger.spending import report_on_disk
 from viz.buyer.network.budget import Budget
 from viz.buyer.network.buyer import NetworkBuyer
-from viz.buyer.network.finder import NodeFinder, checked_urls
+from viz.buyer.network.finder import ASKED_AT_ONCE, NodeFinder, checked_urls
 from viz.buyer.network.pool import HeldClient, NodePool
 from viz.buyer.network.record import NetworkFile
 from viz.buyer.terms.checks import Limits
@@ -61,6 +61,7 @@ def node_finder(
         chain=sources.chain,
         urls=checked_urls(record.urls or sources.urls),
         met={node: each.url for node, each in record.nodes.items()},
+        paid=[node_of(each) for each in directories_in(file.home, deployment)],
     )
 
 
@@ -87,7 +88,9 @@ async def network_buyer(
     clock, file = clock or SystemClock(), NetworkFile(home)
     async with AsyncExitStack() as ends:
         known_http = Outbound(private_addresses=True)
-        strangers_http = Outbound(private_addresses=sources.private_addresses)
+        strangers_http = Outbound(
+            private_addresses=sources.private_addresses, connections=ASKED_AT_ONCE
+        )
         for each in (known_http, strangers_http):
             ends.push_async_callback(each.close)
         finder = node_finder(

@@ -132,6 +132,7 @@ class NetworkFile:
     """The record on disk, shared by the buyer's processes."""
 
     def __init__(self, home: Path) -> None:
+        self.home = home
         self._path, self._lock = home / FILE, home / LOCK
 
     def read(self) -> NetworkRecord:

@@ -180,6 +180,7 @@ async def network_models(
 ) -> tuple[MarketModel, ...]:
     """Return the models whose description contains every word. Needs no password."""
     from viz.buyer.network.buyer import with_words
+    from viz.buyer.network.finder import ASKED_AT_ONCE
     from viz.buyer.network.opening import node_finder
     from viz.buyer.network.record import NetworkFile
     from viz.clock import SystemClock
@@ -190,7 +191,7 @@ async def network_models(
         sources = sources_of(deployment, chain)
         known, strangers = (
             Outbound(private_addresses=True),
-            Outbound(private_addresses=sources.private_addresses),
+            Outbound(private_addresses=sources.private_addresses, connections=ASKED_AT_ONCE),
         )
         for each in (known, strangers):
             ends.push_async_callback(each.close)

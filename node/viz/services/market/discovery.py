@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -97,15 +97,26 @@ class Discovery:
         interval_s: float = INTERVAL_S,
         at_once: int = ASKED_AT_ONCE,
         timeout_s: float = ASK_TIMEOUT_S,
+        round_s: float | None = None,
+        first: Collection[Address] = (),
+        names_each: bool = True,
     ) -> None:
         """``known`` returns what is known without the directory; ``own`` is the node that asks.
 
-        ``at_once`` and ``timeout_s`` are those of ``RemoteNodes``.
+        The arguments from ``at_once`` on are those of ``RemoteNodes``.
 
         Without ``listings`` the works have the titles that the serving nodes give them.
         """
         self._remote = RemoteNodes(
-            chain, http, clock, own=own, at_once=at_once, timeout_s=timeout_s
+            chain,
+            http,
+            clock,
+            own=own,
+            at_once=at_once,
+            timeout_s=timeout_s,
+            round_s=round_s,
+            first=first,
+            names_each=names_each,
         )
         self._facts = ChainFacts(chain, clock)
         self._listings = listings
@@ -133,6 +144,7 @@ class Discovery:
             found = await self._checked(each)
             nodes += bool(found)
             sold += found
+        self._remote.sum_up()
         models = await self._models(sold, faces)
         now_s = self._clock.now_s()
         # In a thread: encoding thousands of models would delay the running streams.

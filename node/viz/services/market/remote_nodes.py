@@ -5,7 +5,9 @@ Owns which entries of the directory are asked, how often, and when a node is lef
 - What a node says is used only if it names the entry's address and the trusted contracts.
 - One contradiction with the chain leaves the whole node out, for ``LIED_S``.
 - Each URL is asked once a round, whoever announced it, and ``ASKED_A_ROUND`` at most.
-- Nodes that answered before are asked first, so that new entries cannot push them out.
+- Nodes that the asker names, then those that answered before, are asked first, so that new entries
+  cannot push them out. The named ones are asked beyond ``ASKED_A_ROUND``.
+- A round ends after ``round_s``; who was not asked by then is due in the next one.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from typing import Final
 from urllib.parse import urlsplit
@@ -83,12 +85,18 @@ class RemoteNodes:
         own: Address | None = None,
         at_once: int = ASKED_AT_ONCE,
         timeout_s: float = ASK_TIMEOUT_S,
+        round_s: float | None = None,
+        first: Collection[Address] = (),
+        names_each: bool = True,
     ) -> None:
         """``own`` is this node's address: it does not ask itself.
 
         ``at_once`` nodes are asked at the same time; one that is silent for ``timeout_s`` seconds
-        has failed.
+        has failed. ``first`` are the nodes to ask before all others. Without ``names_each`` the
+        log has one warning for all nodes that a round leaves out.
         """
+        self._round_s, self._first, self._names_each = round_s, frozenset(first), names_each
+        self._left_out: list[str] = []
         self._chain, self._http, self._clock, self._own = chain, http, clock, own
         self._at_once, self._timeout_s = at_once, timeout_s
         self._known: dict[Address, KnownRemote] = {}
@@ -107,7 +115,15 @@ class RemoteNodes:
         again_s = self._clock.now_s() + LIED_S
         if (known := self._known.get(node)) is not None:
             self._known[node] = replace(known, info=None, fault=fault, ask_again_s=again_s)
-        _log.warning("a node is left out", node=node, url=url[:256], reason=fault)
+        self._left_out.append(fault)
+        tell = _log.warning if self._names_each else _log.info
+        tell("a node is left out", node=node, url=url[:256], reason=fault)
+
+    def sum_up(self) -> None:
+        """Tell in one line how many nodes were left out since the last time, if none was named."""
+        if self._left_out and not self._names_each:
+            _log.warning("nodes are left out", count=len(self._left_out), one=self._left_out[0])
+        self._left_out = []
 
     async def look(self) -> None:
         """Read the directory, and ask each node that is due; raise ChainError."""
@@ -127,7 +143,11 @@ class RemoteNodes:
             async with room:
                 await self._ask(origin, nodes)
 
-        await asyncio.gather(*(ask(*each) for each in self._due().items()))
+        try:
+            async with asyncio.timeout(self._round_s):
+                await asyncio.gather(*(ask(*each) for each in self._due().items()))
+        except TimeoutError:
+            _log.info("the round ends before all nodes answered", seconds=self._round_s)
 
     async def _entries(self) -> list[NodeEntry]:
         found: list[NodeEntry] = []
@@ -144,7 +164,7 @@ class RemoteNodes:
         now_s = self._clock.now_s()
         due = [each for each in self._known.values() if each.ask_again_s <= now_s]
         random.shuffle(due)
-        due.sort(key=lambda each: each.info is None)
+        due.sort(key=lambda each: (each.entry.node not in self._first, each.info is None))
         origins: dict[str, list[KnownRemote]] = {}
         for known in due:
             try:
@@ -152,7 +172,8 @@ class RemoteNodes:
             except InvalidRequest as error:
                 self.leave_out(known.entry.node, error.detail, known.entry.url)
                 continue
-            if origin in origins or len(origins) < ASKED_A_ROUND:
+            named = known.entry.node in self._first
+            if named or origin in origins or len(origins) < ASKED_A_ROUND:
                 origins.setdefault(origin, []).append(known)
         return origins
 

@@ -25,7 +25,6 @@ from tests.fakes.remote_nodes import (
 )
 from tests.unit.services.market.test_listings import OWNER, LicensedChain, signed
 
-from viz.buyer.network.finder import NodeFinder
 from viz.domain.ports.chain import ContentState, NodeEntry
 from viz.domain.ports.ledger import OfferedWork
 from viz.domain.units import ZERO_HASH, AdapterId, ContentId, Hash32
@@ -337,36 +336,3 @@ async def test_a_listing_is_taken_over_once_and_only_if_its_owner_signed_it(
         reads = chain.reads
         await found.step()
         assert chain.reads - reads <= 1, "one page of the directory, and nothing is verified again"
-
-
-async def test_silent_strangers_do_not_make_a_buyer_wait_for_each(
-    chain: LicensedChain, outbound: Outbound
-) -> None:
-    """Protects the buyer from cheap entries: many are asked together, and who answers is found.
-
-    Each stranger answers only when all were asked: asked in smaller groups, none would.
-    """
-    all_asked, count = asyncio.Barrier(16), 16
-
-    async def together(_: web.Request) -> web.StreamResponse:
-        await all_asked.wait()
-        return web.Response(status=503)
-
-    strangers = [Remote(address_of(0x200 + number), together) for number in range(count)]
-    seller = Remote(B, info(B, [base_offer(2), offer(7)]))
-    async with serving(*strangers, seller):
-        announce(chain, *strangers, seller)
-        finder = NodeFinder(
-            chain.deployment,
-            chain.clock,
-            known_http=outbound,
-            strangers_http=outbound,
-            chain=chain,
-            urls=(),
-            met={},
-        )
-        with structlog.testing.capture_logs() as logs:
-            models = await finder.models()
-    assert {each.node for model in models for each in model.offers} == {B}
-    reasons = [each["reason"] for each in logs if each["event"] == "a node does not answer"]
-    assert len(reasons) == count and not any("did not answer within" in each for each in reasons)

@@ -1,0 +1,116 @@
+"""A buyer's search in the directory: strangers cost it little time, and hide no node it paid."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+
+import pytest
+import structlog
+from aiohttp import web
+from tests.fakes.chain import FakeChain, address_of
+from tests.fakes.remote_nodes import Remote, announce, base_offer, info, offer, register, serving
+
+from viz.buyer.network import finder as finder_module
+from viz.buyer.network.finder import NodeFinder
+from viz.domain.ports.chain import NodeEntry
+from viz.domain.units import Address
+from viz.errors import NodeUnreachable
+from viz.outbound import Outbound
+from viz.services.market import remote_nodes
+
+B, TRAINER = address_of(0xB1), address_of(0x71)
+
+
+@pytest.fixture
+def chain() -> FakeChain:
+    made = FakeChain(b"\x11" * 32)
+    register(made, 7, TRAINER)
+    return made
+
+
+@pytest.fixture
+async def outbound() -> AsyncIterator[Outbound]:
+    made = Outbound(private_addresses=True)
+    yield made
+    await made.close()
+
+
+def finder_of(chain: FakeChain, http: Outbound, paid: Sequence[Address] = ()) -> NodeFinder:
+    """Return the finder of a buyer that named no node and paid these."""
+    return NodeFinder(
+        chain.deployment,
+        chain.clock,
+        known_http=http,
+        strangers_http=http,
+        chain=chain,
+        urls=(),
+        met={},
+        paid=paid,
+    )
+
+
+async def silent(_: web.Request) -> web.Response:
+    await asyncio.sleep(30)
+    raise AssertionError("nobody waits so long")
+
+
+async def test_silent_strangers_do_not_make_a_buyer_wait_for_each(
+    chain: FakeChain, outbound: Outbound
+) -> None:
+    """Protects the buyer from cheap entries: many are asked together, and who answers is found.
+
+    Each stranger answers only when all were asked: asked in smaller groups, none would.
+    """
+    all_asked, count = asyncio.Barrier(16), 16
+
+    async def together(_: web.Request) -> web.StreamResponse:
+        await all_asked.wait()
+        return web.Response(status=503)
+
+    strangers = [Remote(address_of(0x200 + number), together) for number in range(count)]
+    seller = Remote(B, info(B, [base_offer(2), offer(7)]))
+    async with serving(*strangers, seller):
+        announce(chain, *strangers, seller)
+        finder = finder_of(chain, outbound)
+        with structlog.testing.capture_logs() as logs:
+            models = await finder.models()
+    assert {each.node for model in models for each in model.offers} == {B}
+    reasons = [each["reason"] for each in logs if each["event"] == "a node does not answer"]
+    assert len(reasons) == count and not any("did not answer within" in each for each in reasons)
+
+
+async def test_a_flooded_directory_hides_no_node_that_the_buyer_paid(
+    chain: FakeChain, outbound: Outbound, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A paid node is asked first, beyond the bound of a round, which strangers fill; and their odd
+    entries are told in one line, not one each."""
+    monkeypatch.setattr(remote_nodes, "ASKED_A_ROUND", 0)
+    paid = Remote(B, info(B, [base_offer(2)]))
+    async with serving(paid):
+        announce(chain, paid)
+        for number in range(8):
+            node = address_of(0x300 + number)
+            chain.directory[node] = NodeEntry(node, 0, "http://node.example/path", "")
+        with structlog.testing.capture_logs() as logs:
+            models = await finder_of(chain, outbound, paid=[B]).models()
+            with pytest.raises(NodeUnreachable):
+                await finder_of(chain, outbound).models()
+    assert {each.node for model in models for each in model.offers} == {B}
+    warned = [each for each in logs if each["log_level"] == "warning"]
+    assert [each["count"] for each in warned] == [8, 8]
+
+
+async def test_a_buyer_s_search_ends_in_its_time(
+    chain: FakeChain, outbound: Outbound, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Strangers that accept and never answer: what answered by then is used."""
+    monkeypatch.setattr(finder_module, "ROUND_S", 1.5)
+    monkeypatch.setattr(finder_module, "STRANGER_TIMEOUT_S", 20.0)
+    quiet = [Remote(address_of(0x200 + number), silent) for number in range(3)]
+    seller = Remote(B, info(B, [base_offer(2)]))
+    async with serving(*quiet, seller):
+        announce(chain, *quiet, seller)
+        async with asyncio.timeout(10):
+            models = await finder_of(chain, outbound).models()
+    assert {each.node for model in models for each in model.offers} == {B}
