@@ -160,6 +160,7 @@ class Publishing:
     async def activate(self, adapter_id: AdapterId) -> AdapterState:
         """Fetch a registered adapter's weights, check them, and give them to its base's engine.
 
+        The sealed weights are here and pinned then, also if the plain ones were here before.
         Raises UnknownAdapter, AdapterNotServable, BlobCorrupt, InvalidAdapterFile, and whatever
         ``SealedWeights.fetch`` raises.
         """
@@ -177,6 +178,7 @@ class Publishing:
         if reason is not None:
             raise AdapterNotServable(f"adapter {adapter_id} may not be served here: {reason}")
         weights = await self.weights(adapter)
+        await self._sealed.hold(adapter)
         await engine.add_adapter(adapter_id, weights)
         _log.info("adapter active", adapter=adapter_id, cid=adapter.cid)
         return adapter

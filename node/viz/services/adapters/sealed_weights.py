@@ -77,6 +77,31 @@ class SealedWeights:
         finally:
             await asyncio.to_thread(sealed.unlink, missing_ok=True)
 
+    async def hold(self, adapter: WeightsAddress) -> None:
+        """Make sure that an adapter's sealed weights are here and pinned, to serve them to others.
+
+        Plain weights that are here say nothing about that: a process may have been killed before it
+        pinned the blob. If no source has the blob, the log says so. Raises what ``fetch`` raises.
+        """
+        if await self._blobs.has(adapter.cid):
+            await self._blobs.pin(adapter.cid)
+            return
+        sealed = self._temporary()
+        try:
+            await self._take(adapter, sealed)
+            await self._keep(adapter.cid, sealed)
+        except BlobNotFound as error:
+            _log.warning(
+                "sealed weights are nowhere, so this node cannot pass them on",
+                adapter=adapter.adapter_id,
+                cid=adapter.cid,
+                reason=error.detail,
+            )
+        except OSError as error:
+            raise StorageUnavailable(f"{sealed} cannot be written: {error.strerror}") from error
+        finally:
+            await asyncio.to_thread(sealed.unlink, missing_ok=True)
+
     async def fetch(self, adapter: WeightsAddress, target: Path) -> None:
         """Write an adapter's plain weights to ``target``; keep the sealed ones for others.
 
@@ -86,11 +111,7 @@ class SealedWeights:
         """
         sealed = self._temporary()
         try:
-            await asyncio.to_thread(make_private_folder, self._directory)
-            most = self._max_bytes + self._max_bytes // 4_096 + _HEADER_BYTES
-            await self._sources.fetch(
-                adapter.cid, sealed, urls=await self._urls(adapter), max_bytes=most
-            )
+            await self._take(adapter, sealed)
             if not await asyncio.to_thread(is_sealed, sealed):
                 await self._keep(adapter.cid, sealed)
                 await asyncio.to_thread(sealed.replace, target)
@@ -112,6 +133,14 @@ class SealedWeights:
             raise StorageUnavailable(f"{target} cannot be written: {error.strerror}") from error
         finally:
             await asyncio.to_thread(sealed.unlink, missing_ok=True)
+
+    async def _take(self, adapter: WeightsAddress, sealed: Path) -> None:
+        """Write an adapter's blob to ``sealed``, from this node's store or another's."""
+        await asyncio.to_thread(make_private_folder, self._directory)
+        most = self._max_bytes + self._max_bytes // 4_096 + _HEADER_BYTES
+        await self._sources.fetch(
+            adapter.cid, sealed, urls=await self._urls(adapter), max_bytes=most
+        )
 
     async def _keep(self, cid: Cid, blob: Path) -> None:
         """Store and pin a fetched blob, so that this node can serve it to others."""

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+import structlog
 from tests.fakes.blobs import MemoryBlobStore
 from tests.fakes.ledger import MemoryStore
 from tests.integration.chain.testnet import Testnet, terms
@@ -238,6 +239,25 @@ async def test_a_damaged_local_copy_is_fetched_anew(net: Testnet, tmp_path: Path
     desk.service.path_of(made.weights_digest).write_bytes(b"rot")
     await desk.service.activate(made.adapter_id)
     assert desk.engine.handed == {made.adapter_id: WEIGHTS}
+
+
+async def test_an_activation_pins_the_blob_also_where_the_plain_weights_are(
+    net: Testnet, tmp_path: Path
+) -> None:
+    """A kill between writing the weights and pinning their blob must not lose the pin for good:
+    the node would offer an adapter that it cannot pass on. A blob that is gone is said so."""
+    desk = Desk(net, tmp_path)
+    made = await desk.service.publish(publication(tmp_path, await licensed(net)))
+    await desk.service.activate(made.adapter_id)
+    desk.blobs.pins.clear()
+    await desk.service.activate(made.adapter_id)
+    assert desk.blobs.pins == {made.cid}
+    desk.blobs.pins.clear()
+    desk.blobs.blocks.clear()
+    with structlog.testing.capture_logs() as logs:
+        await desk.service.activate(made.adapter_id)
+    assert any("nowhere" in each["event"] and each["cid"] == made.cid for each in logs)
+    assert list((tmp_path / "sealed").iterdir()) == []
 
 
 async def test_only_what_may_be_served_here_is_activated(net: Testnet, tmp_path: Path) -> None:
