@@ -12,6 +12,7 @@ Owns the checks of a hand-over and the log of hand-outs; who may have a key is d
 from __future__ import annotations
 
 import asyncio
+import errno
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -45,6 +46,7 @@ from viz.errors import (
     LicenseError,
     SealBroken,
     StorageError,
+    StorageFull,
     StorageUnavailable,
     WrongDomain,
 )
@@ -228,6 +230,10 @@ class Custodian:
                     await asyncio.to_thread(file.write, piece)
             root = await asyncio.to_thread(root_of_source, partial)
         except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise StorageFull(
+                    "the disk of this node is full: the work was not taken. Use another custodian"
+                ) from error
             raise StorageUnavailable(f"{partial} cannot be written: {error.strerror}") from error
         if received != said.size_bytes:
             raise InvalidRequest(
