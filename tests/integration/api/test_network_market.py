@@ -48,6 +48,7 @@ WRONG = [
     "work=1.5",
     "base=0x12",
     "node=0x12",
+    "limit=0",
     "limit=101",
     "maxPromptPrice=1e9",
     "after=first",

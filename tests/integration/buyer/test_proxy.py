@@ -12,6 +12,7 @@ import openai
 import pytest
 from tests.integration.api.harness import ADAPTER
 
+from viz.buyer.asking import OneNodesAnswer
 from viz.buyer.client import BuyerClient
 from viz.buyer.proxy.proxy import running_proxy
 from viz.errors import ConfigError
@@ -67,6 +68,20 @@ async def test_the_official_client_streams_and_pays(
         usage = chunk.usage or usage
     assert text and usage is not None and usage.completion_tokens > 0
     assert buyer.channel.seq == 1 and buyer.channel.billed_units(ADAPTER) > 0
+
+
+async def test_a_cost_that_is_not_known_yet_is_not_told(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a failover a part may have no bill yet: a program never reads "None" for a number."""
+    monkeypatch.setattr(OneNodesAnswer, "cost_units", None)
+    body = {"model": MODEL, "messages": [{"role": "user", "content": "When?"}], "stream": True}
+    async with (
+        aiohttp.ClientSession() as http,
+        http.post(f"{url}/chat/completions", json={**body, "max_tokens": 4}) as response,
+    ):
+        said = await response.text()
+    assert "[DONE]" in said and "cost None" not in said
 
 
 async def test_a_whole_answer_is_the_streamed_one(program: openai.AsyncOpenAI) -> None:

@@ -167,8 +167,18 @@ async def test_permissions_are_the_trainers_alone(network: Network) -> None:
         "POST", "/adapters/permissions", {**body, "adapterId": 99}
     )
     assert (status, problem["code"]) == (404, "unknown-adapter")
-    status, problem = await network.permit(node=network.trainer.address)
-    assert (status, problem["code"]) == (400, "invalid-request")
+    for nobody in (network.trainer.address, "0x" + "00" * 20):
+        status, problem = await network.permit(node=nobody)
+        assert (status, problem["code"]) == (400, "invalid-request")
+
+
+async def test_a_permission_that_is_there_costs_no_gas(network: Network) -> None:
+    """Protects the trainer's coin from a command that is repeated; a revoked one is given anew."""
+    first = (await network.permit())[1]
+    again = (await network.permit())[1]
+    assert first["hash"] and again["hash"] is None and again["serves"] is True
+    await network.permit(allowed=False)
+    assert (await network.permit())[1]["hash"]
 
 
 async def test_a_trainer_that_is_not_listed_is_named(net: Testnet, network: Network) -> None:

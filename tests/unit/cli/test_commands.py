@@ -53,7 +53,7 @@ WRONG = {
     "content search": ("tide --node nowhere", CONFIG),
     "content check": ("{0}/none.txt", INPUT),
     "content import": ("{0}/none.txt", INPUT),
-    "content license": ("one", USAGE),
+    "content license": ("-- -1", USAGE),
     "content show": ("0", USAGE),
     "license new": ("{0} --preset royal", INPUT),
     "license check": ("{0}/none.toml", INPUT),

@@ -63,6 +63,8 @@ def _query(request: web.Request) -> MarketQuery:
     adapter_id = read("adapter", lambda text: read_decimal(text, UINT32_MAX))
     content_id = read("work", lambda text: read_decimal(text, JSON_INTEGER_MAX))
     limit = read("limit", lambda text: read_decimal(text, MAX_PAGE))
+    if limit == 0:
+        raise InvalidRequest(f"'limit' must be a number from 1 to {MAX_PAGE}", param="limit")
     return MarketQuery(
         words=words_of(given.get("q", "")),
         adapter_id=None if adapter_id is None else AdapterId(adapter_id),

@@ -41,15 +41,19 @@ async def notices(request: web.Request) -> web.Response:
 
 
 async def permit(request: web.Request) -> web.Response:
-    """Permit another node to serve an adapter that was trained here, or end the permission."""
+    """Permit another node to serve an adapter that was trained here, or end the permission.
+
+    The answer's hash is null if the node had the permission already: then nothing was sent.
+    """
     _, body = await trusted_body_of(request)
     reader = Reader(body, "the request")
     parts = parts_of(request)
     adapter_id, node = AdapterId(reader.integer("adapterId")), reader.address("node")
     sent = await parts.publishing.permit(adapter_id, node, allowed=reader.boolean("allowed"))
     standing = await parts.chain.servable(adapter_id, node)
+    told = {"hash": None} if sent is None else plain(sent)
     return web.json_response(
-        plain(sent) | {"serves": standing.reason is None, "servesUntil": standing.until_s or 0}
+        told | {"serves": standing.reason is None, "servesUntil": standing.until_s or 0}
     )
 
 

@@ -202,7 +202,8 @@ async def _stream(
             await response.write(sse_event({**last, "choices": [], "usage": answer.usage}))
         for part in answer.parts_json():
             await response.write(sse_comment(f"part {json_line(part)}"))
-        await response.write(sse_comment(f"cost {answer.cost_units} units"))
+        if answer.cost_units is not None:  # else a part is not billed yet
+            await response.write(sse_comment(f"cost {answer.cost_units} units"))
         await response.write(DONE)
     except ConnectionResetError:
         _log.info("the program left; what was sent is paid")

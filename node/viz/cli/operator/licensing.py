@@ -20,7 +20,7 @@ _NOWHERE: Final[dict[str, Any]] = {"path": None, "title": "", "detail": "", "err
 
 @guarded
 def license_work(
-    content_ids: Annotated[list[int], typer.Argument(help="Works to acquire a grant to.")],
+    content_ids: Annotated[list[int], typer.Argument(help="Works to acquire a grant to.", min=1)],
     max_fee: Annotated[str, typer.Option(help="Pay at most this much for each work.")] = "",
     offline: Annotated[
         bool, typer.Option("--offline", help="Only the grant: the owner gives you the work's file.")

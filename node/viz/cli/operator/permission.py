@@ -64,7 +64,8 @@ def _permit(
     if not show(body | told | {"transaction": sent["hash"]}, as_json=as_json):
         said = "may serve" if allowed or sent["serves"] else "may no longer serve"
         said += f" adapter {adapter_id}{_end(allowed, sent)}"
-        say(f"{other} {said}  (transaction {sent['hash']})")
+        how = f"transaction {sent['hash']}" if sent["hash"] else "already so: nothing was sent"
+        say(f"{other} {said}  ({how})")
 
 
 def _end(allowed: bool, sent: dict[str, Any]) -> str:

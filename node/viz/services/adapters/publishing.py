@@ -19,10 +19,10 @@ import structlog
 
 from viz.basemodel.safetensor_file import file_digest
 from viz.domain.engines import Engines
-from viz.domain.ports.chain import AdapterState, ChainReader, WeightsAddress
+from viz.domain.ports.chain import AdapterState, ChainReader, ServingState, WeightsAddress
 from viz.domain.ports.transactions import Call, ChainWriter, Event, Outcome, Transaction
 from viz.domain.shares import Share, check_rates, check_shares, share_words
-from viz.domain.units import AdapterId, Address, Cid, ContentId, Hash32, hex_of
+from viz.domain.units import ZERO_ADDRESS, AdapterId, Address, Cid, ContentId, Hash32, hex_of
 from viz.errors import (
     AdapterNotServable,
     BlobCorrupt,
@@ -136,10 +136,13 @@ class Publishing:
                 raise NoLiveGrant(error.detail, **error.extensions) from error
             raise
 
-    async def permit(self, adapter_id: AdapterId, node: Address, *, allowed: bool) -> Transaction:
+    async def permit(
+        self, adapter_id: AdapterId, node: Address, *, allowed: bool
+    ) -> Transaction | None:
         """Permit another node to serve an adapter that this node trained, or end the permission.
 
-        Raises UnknownAdapter, AdapterNotServable for an adapter of another trainer,
+        Returns None, and sends nothing, for a node that may serve it already, without an end.
+        Raises InvalidRequest, UnknownAdapter, AdapterNotServable for an adapter of another trainer,
         TransactionFailed, OutcomeUnknown.
         """
         adapter = await self._reader.adapter(adapter_id, confirmed=False)
@@ -152,6 +155,10 @@ class Publishing:
             )
         if node == self._writer.address:
             raise InvalidRequest(f"{node} is this node: its trainer may always serve an adapter")
+        if node == ZERO_ADDRESS:
+            raise InvalidRequest("the zero address is nobody's node: write the node's address")
+        if allowed and await self._reader.servable(adapter_id, node) == ServingState():
+            return None
         sent = await self._writer.submit(
             Call("AdapterRegistry", "setServing", (adapter_id, node, allowed))
         )
