@@ -15,9 +15,10 @@ from viz.basemodel.adapter_file import write_adapter
 from viz.basemodel.source import LoadedBase
 from viz.domain.ports.engine import GenerationRequest, Piece, Sampling
 from viz.domain.units import AdapterId
-from viz.engine.embedded import native, sampling
+from viz.engine.embedded import sampling
 from viz.engine.embedded.backend_choice import choose_backend
 from viz.engine.embedded.engine import EmbeddedEngine
+from viz.engine.embedded.native import build
 from viz.engine.embedded.native.build import NativeUnavailable
 from viz.engine.embedded.native_check import load_kernels
 from viz.engine.embedded.sampling import TokenDraw
@@ -250,7 +251,7 @@ def test_a_strange_compiler_does_not_stop_the_start(
     compiler.write_text(script)
     compiler.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(native, "_VERSION_TIMEOUT_S", 1)
+    monkeypatch.setattr(build, "_VERSION_TIMEOUT_S", 1)
     choice = choose_backend(base.shape, "float32", tmp_path / "native")
     assert choice.kernels is None
     assert reason in choice.reason

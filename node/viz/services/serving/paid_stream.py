@@ -289,7 +289,7 @@ class PaidStream:
             )
         except PaymentRequired as error:
             return self.need(error)
-        for generation, allowed in zip(self._generations, self._allowed, strict=True):
+        for generation, allowed in zip(self._generations, self._allowed, strict=False):
             generation.allow(allowed)
         self.phase = Phase.RUNNING
         return None
