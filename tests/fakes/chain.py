@@ -448,7 +448,9 @@ class FakeChain:
         self, adapter_id: AdapterId, weights_digest: Hash32, base: Hash32 = ZERO_HASH
     ) -> AdapterState:
         """Register an adapter by fiat."""
-        terms = Cid("bafy"), ZERO_HASH, 2000, 1000, 0, ()
+        # The CID of nothing: no store has it, and it is one.
+        cid = Cid("bafkreihdwdcefgh4dqkjv67uzcmw7ojee6xedzdetojuzjevtenxquvyku")
+        terms = cid, ZERO_HASH, 2000, 1000, 0, ()
         state = AdapterState(adapter_id, self.address, base, weights_digest, *terms)
         self.adapter_states[adapter_id] = state
         return state
