@@ -60,7 +60,9 @@ def test_the_checks_of_a_voucher_stand_in_their_order() -> None:
         "check_head": "stale-voucher",
         "check_deposit": "deposit-exceeded",
     }
-    first = [of_each[check.__name__] for check in CHECKS]
+    names = [check.__name__ for check in CHECKS]
+    assert set(names) == set(of_each), "give each check its code here, and its row on the page"
+    first = [of_each[name] for name in names]
     of_accept_voucher = [
         "unknown-adapter", "invalid-request", "channel-closing", "payment-required",
     ]  # fmt: skip

@@ -1,6 +1,6 @@
 """Ask for an answer that fits the context: as long as asked for, or as long as there is room.
 
-Owns the parameters that name a length. Many clients ask for more tokens than any context holds, and
+Many clients ask for more tokens than any context holds, and
 mean "as long as possible".
 """
 
@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any, Final
+from typing import Any
 
 from viz.buyer.answers.answer import PaidAnswer
 from viz.buyer.client import BuyerClient
 from viz.buyer.terms.offers import find_offer
+from viz.buyer.terms.request import LENGTHS
 from viz.errors import PromptTooLong
 from viz.protocol.payment import CHAT_PATH
-
-_LENGTHS: Final = ("max_tokens", "max_completion_tokens")
 
 
 @asynccontextmanager
@@ -57,7 +56,7 @@ def at_most(body: dict[str, Any], tokens: int) -> dict[str, Any]:
     """Return the request with each length that it names cut to ``tokens``."""
     cut = {
         name: tokens
-        for name in _LENGTHS
+        for name in LENGTHS
         if isinstance(body.get(name), int)
         and not isinstance(body[name], bool)
         and body[name] > tokens

@@ -16,29 +16,20 @@ from typing import Final
 
 from viz.domain.eip712 import Domain
 from viz.domain.node_channel import (
+    CHECKS,
     NodeChannel,
     VoucherCheck,
     VoucherOffer,
     check_base,
-    check_deposit,
-    check_domain,
-    check_head,
+    check_not_below_best,
     check_open,
-    check_signer,
-    check_voucher_lines,
     heads_from,
 )
 from viz.errors import ChannelBusy, PaymentRequired, UnknownAdapter
 
 # All checks of a voucher except one: that no line is below the best voucher's.
-FINAL_CHECKS: Final[tuple[VoucherCheck, ...]] = (
-    check_domain,
-    check_voucher_lines,
-    check_signer,
-    check_open,
-    check_base,
-    check_head,
-    check_deposit,
+FINAL_CHECKS: Final[tuple[VoucherCheck, ...]] = tuple(
+    check for check in CHECKS if check is not check_not_below_best
 )
 
 

@@ -9,24 +9,24 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from viz.buyer.terms.request import LENGTHS
 from viz.protocol.payment import CHAT_PATH
 
 # A node's default length for a request that names none (docs/protocol.md, section 12).
 DEFAULT_TOKENS: Final = 256
-_LENGTHS: Final = ("max_completion_tokens", "max_tokens")
 
 
 def with_length(body: dict[str, Any], path: str) -> dict[str, Any]:
     """Return the request with an explicit length, which the parts of the answer share."""
-    if any(isinstance(body.get(name), int) for name in _LENGTHS):
+    if any(isinstance(body.get(name), int) for name in LENGTHS):
         return body
-    others = {name: value for name, value in body.items() if name not in _LENGTHS}
-    return {**others, _LENGTHS[0] if path == CHAT_PATH else _LENGTHS[1]: DEFAULT_TOKENS}
+    others = {name: value for name, value in body.items() if name not in LENGTHS}
+    return {**others, LENGTHS[0] if path == CHAT_PATH else LENGTHS[1]: DEFAULT_TOKENS}
 
 
 def length_of(body: dict[str, Any]) -> int:
     """Return the most tokens that each choice may have."""
-    found = next((body[name] for name in _LENGTHS if isinstance(body.get(name), int)), None)
+    found = next((body[name] for name in LENGTHS if isinstance(body.get(name), int)), None)
     return DEFAULT_TOKENS if found is None else int(found)
 
 
@@ -36,7 +36,7 @@ def goes_on(body: dict[str, Any], path: str, text: str, left_tokens: int) -> dic
         return body
     shorter = {
         **body,
-        **{name: left_tokens for name in _LENGTHS if isinstance(body.get(name), int)},
+        **{name: left_tokens for name in LENGTHS if isinstance(body.get(name), int)},
     }
     if path != CHAT_PATH:
         prompt = body.get("prompt", "")

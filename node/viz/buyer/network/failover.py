@@ -48,7 +48,7 @@ from viz.protocol.wire import Json
 # A node that sends nothing for this long is given up: before its first text, and after it.
 FIRST_TEXT_S: Final = 60.0
 NEXT_TEXT_S: Final = 20.0
-# These members stay the same in all chunks, whichever node sent them.
+# Every node would answer so: the fault is in the request, or with the buyer.
 _OF_THE_REQUEST: Final = (
     BudgetSpent,
     InvalidKeyFile,

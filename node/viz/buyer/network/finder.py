@@ -38,8 +38,8 @@ FRESH_S: Final = 300.0
 AGAIN_S: Final = 10.0
 MARKET_PAGES: Final = 20
 ASKED_NODES: Final = 128
-# A buyer waits for the search, so strangers that do not answer must not make it long: if all nodes
-# that a round asks are silent, that takes 10 s, and no round takes longer than 15 s.
+# A buyer waits for the search, so strangers that do not answer must not make it long: if all that a
+# round asks are silent, that takes 10 s, and no round waits for strangers longer than 15 s.
 ASKED_AT_ONCE: Final = 128
 STRANGER_TIMEOUT_S: Final = 5.0
 ROUND_S: Final = 15.0

@@ -12,6 +12,8 @@ from typing import Any, Final
 from viz.errors import InvalidRequest
 from viz.protocol.payment import CHAT_PATH
 
+# The parameters that name the most tokens of an answer, the newer one first.
+LENGTHS: Final = ("max_completion_tokens", "max_tokens")
 # OpenAI renamed this role; models know it by the older name.
 _SAME_ROLE: Final = {"developer": "system"}
 

@@ -63,7 +63,6 @@ SampleOption = Annotated[
     Path | None, typer.Option(help="A text file to show to everybody, as a sample of the work.")
 ]
 UNDETERMINED: Final = "und"  # BCP 47
-# A custodian's chain may show a new work later than the relaying node's.
 _MAX_TEXT_BYTES: Final = 64 * 1024
 # A custodian may get the registration's block later; then it knows no such work.
 _HANDING_TRIES: Final = 5

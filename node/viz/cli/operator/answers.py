@@ -164,8 +164,8 @@ _SENT: Final = _members(
         "servesUntil": _WHOLE,
     }
 )
-# By the method and the first word of the path; the longest that fits counts.
 _EVENT: Final = "event"
+# By the method and the first word of the path; the longest that fits counts.
 FORMS: Final[dict[str, CoreSchema]] = {
     "GET /status": _members(
         {
