@@ -1,7 +1,6 @@
 """Ask for an answer that fits the context: as long as asked for, or as long as there is room.
 
-Many clients ask for more tokens than any context holds, and
-mean "as long as possible".
+Many clients ask for more tokens than any context holds, and mean "as long as possible".
 """
 
 from __future__ import annotations
