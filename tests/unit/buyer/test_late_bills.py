@@ -172,7 +172,7 @@ def test_a_node_on_credit_may_be_beyond_the_cap_that_ended_an_answer(
 
 
 @pytest.mark.parametrize("lost", [False, True])
-def test_a_bill_that_fits_an_ended_and_a_running_answer_waits_for_the_running_one(
+def test_a_bill_that_fits_an_ended_and_a_running_answer_goes_to_the_nearer_one(
     voucher_signer: VoucherSigner, lost: bool
 ) -> None:
     """A lost request got the bill of its retry, which a slow reader had not read to its end, as a
@@ -183,11 +183,11 @@ def test_a_bill_that_fits_an_ended_and_a_running_answer_waits_for_the_running_on
         left(voucher_signer, 12, most_units=CAP, arrived_units=5, excused_units=12)
     with asking(voucher_signer, ASKED, CAP) as second:
         second.arrived_units = 40
-        assert not voucher_signer.take_late(receipt(voucher_signer, ASKED, 50 if lost else 10))
         second.excused_units = 55
+        assert voucher_signer.take_late(receipt(voucher_signer, ASKED, 50 if lost else 10))
+        assert bool(second.seq) == lost
         voucher_signer.leave_unreceipted(second)
-    for units in (50,) if lost else (10, 50):
-        assert voucher_signer.take_late(receipt(voucher_signer, ASKED, units))
+    assert lost or voucher_signer.take_late(receipt(voucher_signer, ASKED, 50))
     standing = voucher_signer.standing
     assert not standing.lost_units and not standing.broken and not voucher_signer.fault
 
@@ -203,3 +203,24 @@ def test_what_is_signed_after_an_answer_ended_may_be_billed_for_it(
     ledger.channel = replace(ledger.channel, vector=vector, points=points)
     assert voucher_signer.take_late(receipt(voucher_signer, ASKED, 40))
     assert voucher_signer.standing.lost_units == 33 and not voucher_signer.fault
+
+
+def test_a_bill_for_another_text_excuses_nothing_where_the_buyer_left(
+    voucher_signer: VoucherSigner,
+) -> None:
+    """A receipt for another text, read as the buyer left, took the bill out of the account."""
+    left(voucher_signer, 12, most_units=CAP, arrived_units=5, excused_units=0)
+    assert voucher_signer.take_late(receipt(voucher_signer, ASKED, 12))
+    assert voucher_signer.standing.lost_units == 7
+
+
+def test_what_is_signed_may_be_billed_above_the_cap_of_one_answer(
+    voucher_signer: VoucherSigner, ledger: BuyerLedger
+) -> None:
+    """The buyer left a slow answer, which the node ended by other answers' vouchers: a loss."""
+    left(voucher_signer, 12, most_units=CAP, asked_units=CAP + 9, arrived_units=5, excused_units=7)
+    vector = {ASKED: 2 * CAP}
+    points = {**ledger.channel.points, 2 * CAP: vector}
+    ledger.channel = replace(ledger.channel, vector=vector, points=points)
+    assert voucher_signer.take_late(receipt(voucher_signer, ASKED, CAP + 9))
+    assert voucher_signer.standing.lost_units == CAP + 2 and not voucher_signer.fault

@@ -157,9 +157,14 @@ class PaidAnswer:
         except VizError as error:
             if self.receipt is not None or self._is_ours(error):
                 self._open_request.provoked = not isinstance(error, StoreError)
-                self._open_request.capped = isinstance(error, PriceAboveCap)
+                self._open_request.capped = isinstance(error, PriceAboveCap) and self._is_capped
                 raise
             raise await self._broken_off(error) from error
+
+    @property
+    def _is_capped(self) -> bool:
+        """Whether the buyer's own cap leaves nothing more to pay for this answer."""
+        return self._open_request.units >= self._context.limits.request_units
 
     def _is_ours(self, error: VizError) -> bool:
         """Say whether the buyer ended the answer: its deposit, disk or cap, or earlier answers.
@@ -172,14 +177,13 @@ class PaidAnswer:
         """
         if error.answered or isinstance(error, BooksMismatch):
             return False
-        capped = self._open_request.units >= self._context.limits.request_units
-        # What the node still delivers to a dead line is paid by the next answer's vouchers.
-        awaited = self._context.voucher_signer.awaits_bill(self._open_request.adapter_id)
+        # What the node delivers to a dead line or a slow reader is paid by the others' vouchers.
+        shared = self._context.voucher_signer.shares(self._open_request)
         gave_up = isinstance(error, NodeRefused) and error is self._failure
         return (
             gave_up
             or isinstance(error, DepositExceeded | StoreError | TooMuchLeftOver)
-            or ((capped or awaited) and isinstance(error, PriceAboveCap))
+            or (isinstance(error, PriceAboveCap) and (self._is_capped or shared))
         )
 
     async def _read(self, response: aiohttp.ClientResponse) -> AsyncIterator[AnswerChunk]:

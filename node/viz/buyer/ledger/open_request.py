@@ -122,9 +122,15 @@ class OpenRequest:
             return max(self.units, min(self.most_units, unused_units))
         if self.refused or not self.ended_at_s:
             return max(self.units, self.reach_units)
-        ahead_units = max(unused_units, credit_units or 0)
-        most_units = self.asked_units if self.capped else self.most_units
-        return max(self.units, self.reach_units, min(most_units, self.units + ahead_units))
+        # What is signed is the node's to bill, also above the cap of this one request.
+        whole_units = max(self.most_units, self.asked_units)
+        most_units = whole_units if self.capped else self.most_units
+        return max(
+            self.units,
+            self.reach_units,
+            min(whole_units, self.units + unused_units),
+            min(most_units, self.units + (credit_units or 0)),
+        )
 
     def fit(self, signed: SignedReceipt) -> tuple[bool, Units, bool]:
         """Return how badly a receipt that names this request fits what arrived of its answer.

@@ -152,10 +152,12 @@ class OpenRequests:
         given_up = min(unused_units, _arrived_in(lost, adapter_id))
         return min(self._request_units, _arrived_in(heard, adapter_id) + given_up)
 
-    def awaits_bill(self, adapter_id: AdapterId) -> bool:
-        """Return whether the node may still bill an answer of the adapter that has ended."""
-        ended = self._awaiting - self._under_way
-        return any(each.adapter_id == adapter_id and not each.seq for each in ended)
+    def shares(self, open_request: OpenRequest) -> bool:
+        """Return whether other answers of its adapter run, or have ended and are not billed yet."""
+        return any(
+            each is not open_request and each.adapter_id == open_request.adapter_id and not each.seq
+            for each in (*self._under_way, *self._awaiting)
+        )
 
     def under_way(self) -> list[OpenRequest]:
         """Return the requests whose answers arrive and are not billed yet."""
@@ -234,9 +236,8 @@ class OpenRequests:
     ) -> Match | None:
         """Return the request behind a receipt that no answer brought; raise NodeNotTrusted.
 
-        Returns None if an answer that it fits still arrives, and the bill is above the bound or may
-        as well be that of an equal request. That answer brings its receipt, and with its text the
-        receipt can be checked in full.
+        Returns None if the bill is above the bound and an answer that it fits still arrives. That
+        answer brings the receipt, and with its text the receipt can be checked in full.
         ``unused_units`` were signed for the adapter and are not billed yet, ``rest_units`` may
         still be lost. ``on_credit``: the node may be so far ahead of what is signed, and a bill
         without a request may cost that.
@@ -288,11 +289,8 @@ class OpenRequests:
             return beyond, each.fit(signed), each.ended_at_s, each.units
 
         found = min(asked, key=order)
-        beyond_units, (unsaid, *_), *_ = order(found)
-        arriving = [each for each in asked if each in self._under_way]
-        if arriving and beyond_units:
-            return None
-        if unsaid and len(asked) > 1 and any(not each.ended_at_s for each in arriving):
+        beyond_units = order(found)[0]
+        if beyond_units and any(each in self._under_way for each in asked):
             return None
         return Match(found, beyond_units)
 

@@ -91,12 +91,10 @@ class Undelivered:
             else:
                 after = standing.billed_broken(incident, seq, lost_units)
             after = after.lost(lost_units, self._all_bills)
-        elif open_request.excused_units:
-            lost_units = units - open_request.excused_units
-            after = standing.billed_left(seq, lost_units)
-            after = after.lost(lost_units, self._all_bills)
         else:
-            return
+            lost_units = units - (open_request.excused_units or open_request.arrived_units)
+            after = standing.billed_left(seq, max(0, lost_units))
+            after = after.lost(max(0, lost_units), self._all_bills)
         self._ledger.commit_standing(after)
 
     # the account

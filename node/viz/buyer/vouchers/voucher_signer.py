@@ -170,9 +170,9 @@ class VoucherSigner:
         """Whether a request ended without its receipt, or receipts arrived with a gap."""
         return self._open_requests.lacks_receipts or bool(self.channel.unlinked)
 
-    def awaits_bill(self, adapter_id: AdapterId) -> bool:
-        """Return whether the node may still bill an answer of the adapter that has ended."""
-        return self._open_requests.awaits_bill(adapter_id)
+    def shares(self, open_request: OpenRequest) -> bool:
+        """Return whether other answers of its adapter may be paid by the same vouchers."""
+        return self._open_requests.shares(open_request)
 
     def received_units(self, adapter_id: AdapterId) -> Units:
         """Return what receipts bill for the adapter, and what arrived of answers left unbilled."""
