@@ -13,8 +13,8 @@ A request is in one of four groups:
 
 Invariants: every receipt belongs to one request, found by the hash of what was asked, and a request
 is billed once. A bill that the answer did not bring is for at most what arrived, one step, and what
-was signed for the adapter when the answer ended, or what a node that delivers on credit may still
-be ahead. Any more is taken from what the buyer forgives, or the bill is refused. What is billed and
+is signed for the adapter and not billed yet, or what a node that delivers on credit may still be
+ahead. Any more is taken from what the buyer forgives, or the bill is refused. What is billed and
 did not arrive is weighed (``viz.buyer.vouchers.undelivered``). So a valid signature of the node is
 not enough: it can bill neither what was not asked for, nor much that it did not deliver.
 
