@@ -63,7 +63,7 @@ class Network:
     async def done(self, account: int, contract: str, function: str, *args: object) -> Transaction:
         """Send a transaction of one person and return it settled."""
         sent = await self.sender(account).submit(Call(contract, function, args))
-        return sent.require_settled(function)
+        return sent.require_mined(function)
 
     async def register(self, account: int, work: str, place: Path) -> ContentId:
         """Copy the beginning of an example to ``place`` and register it for an account."""

@@ -10,8 +10,11 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from viz.errors import InvalidRequest, VizError
+
+MAX_SECRET_BYTES: Final = 64 * 1024
 
 
 def read_given(path: Path, most_bytes: int, error: type[VizError] = InvalidRequest) -> bytes:
@@ -37,6 +40,24 @@ def read_given(path: Path, most_bytes: int, error: type[VizError] = InvalidReque
     if len(raw) > most_bytes:
         raise error(f"{path} has more than {most_bytes} bytes, which are the most that are read")
     return raw
+
+
+def read_secret(path: Path, what: str, error: type[VizError]) -> str:
+    """Return the secret in a file, without white space around it; raise ``error``.
+
+    A pipe is read too: a password may come from another program (``<(pass show viz)``).
+    """
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_SECRET_BYTES + 1)
+        text = raw.decode("utf-8").strip()
+    except UnicodeDecodeError as fault:
+        raise error(f"{what} {path} cannot be read: it is not UTF-8 text") from fault
+    except OSError as fault:
+        raise error(f"{what} {path} cannot be read: {fault.strerror}") from fault
+    if len(raw) > MAX_SECRET_BYTES:
+        raise error(f"{what} {path} has more than {MAX_SECRET_BYTES} bytes: it is no secret")
+    return text
 
 
 @contextmanager

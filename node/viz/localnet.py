@@ -137,7 +137,7 @@ async def fund(
         sender = Sender(rpc, development_account(0), deployment, chain_id=deployment.chain_id)
         if units and not (top_up and await _balance(rpc, deployment, account) >= units):
             minted = await sender.submit(Call("TestUSD", "mint", (account, units)))
-            minted.require_settled("minting test tokens")
+            minted.require_mined("minting test tokens")
     finally:
         await rpc.close()
 

@@ -75,6 +75,19 @@ def write_private(path: Path, data: bytes, partial: Path | None = None) -> None:
     sync_to_disk(path.parent)
 
 
+def create_private(path: Path, data: bytes) -> None:
+    """Write a new file as ``write_private`` does; raise FileExistsError if there is one already.
+
+    If the write fails, no file stays. A kill in its midst can leave an empty file.
+    """
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    try:
+        write_private(path, data)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
 def sync_to_disk(path: Path) -> None:
     """Wait until a file's bytes, or the names in a folder, are on the disk. Raises OSError."""
     handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

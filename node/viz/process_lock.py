@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 class ProcessLock:
-    """A lock that this process holds; make it with ``take``."""
+    """A lock that this process holds; make it with ``take`` or ``wait``."""
 
     def __init__(self, handle: int) -> None:
         self._handle = handle
@@ -29,6 +29,20 @@ class ProcessLock:
         except BlockingIOError:
             os.close(handle)
             return None
+        except OSError:
+            os.close(handle)
+            raise
+        return cls(handle)
+
+    @classmethod
+    def wait(cls, path: Path) -> ProcessLock:
+        """Lock the file as ``take`` does, when those who hold it have released it. Blocks.
+
+        Only for a lock that is never held over an await or another wait. Raises OSError.
+        """
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
         except OSError:
             os.close(handle)
             raise

@@ -286,7 +286,7 @@ class FakeChain:
         events: tuple[Event, ...] = getattr(self, f"_{call.function}")(*call.args) or ()
         self.sent.append(call)
         name = keccak(repr((len(self.sent), call)).encode())
-        made = Transaction(Outcome.SETTLED, name, len(self.sent), self.gas_needed, events=events)
+        made = Transaction(Outcome.MINED, name, len(self.sent), self.gas_needed, events=events)
         self.settled.append((call, made))
         return made
 
@@ -296,7 +296,7 @@ class FakeChain:
             raise AssertionError(f"the fake chain does not simulate {call.function}")
 
     async def lookup(self, transaction_hash: Hash32) -> Transaction:
-        return Transaction(Outcome.SETTLED, transaction_hash)
+        return Transaction(Outcome.MINED, transaction_hash)
 
     async def earlier(self, call: Call, part: bytes) -> Sequence[Transaction]:
         self._ask()

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from viz.errors import InvalidRequest, InvalidWork
-from viz.given_file import about, read_given
+from viz.errors import ConfigError, InvalidRequest, InvalidWork
+from viz.given_file import MAX_SECRET_BYTES, about, read_given, read_secret
 
 
 def test_no_more_than_the_bound_is_read(tmp_path: Path) -> None:
@@ -49,3 +49,23 @@ def test_what_is_wrong_inside_names_the_file_and_what_to_do(tmp_path: Path) -> N
     said = r"a\.json: it lacks 'x'\. Make it again"
     with pytest.raises(InvalidRequest, match=said), about(tmp_path / "a.json", "Make it again"):
         raise InvalidRequest("it lacks 'x'")
+
+
+def test_a_secret_comes_from_a_file_or_another_program(tmp_path: Path) -> None:
+    """``<(pass show viz)`` is a pipe. What is no text, too long or not there gets a sentence."""
+    reader, writer = os.pipe()
+    os.write(writer, b" geheimnis \n")
+    os.close(writer)
+    assert read_secret(Path(f"/dev/fd/{reader}"), "the password file", ConfigError) == "geheimnis"
+    os.close(reader)
+    latin, long = tmp_path / "latin", tmp_path / "long"
+    latin.write_bytes("pässword".encode("latin-1"))
+    long.write_bytes(b"x" * (MAX_SECRET_BYTES + 1))
+    for path, said in (
+        (latin, "latin cannot be read: it is not UTF-8 text"),
+        (long, "long has more than"),
+        (tmp_path / "none", "none cannot be read: No such file"),
+        (tmp_path, "cannot be read: Is a directory"),
+    ):
+        with pytest.raises(ConfigError, match=f"the password file .*{said}"):
+            read_secret(path, "the password file", ConfigError)

@@ -19,6 +19,7 @@ from viz.buyer.ledger.ledger import BuyerLedger
 from viz.chain.devnet import _hold
 from viz.private import (
     close_if_there,
+    create_private,
     make_private_file,
     make_private_folder,
     write_private,
@@ -73,6 +74,23 @@ def test_a_file_is_written_whole_or_not_at_all(
     left.write_bytes(b"what a kill left")
     write_private(path, b"newest", left)
     assert list(tmp_path.iterdir()) == [path] and path.read_bytes() == b"newest"
+
+
+def test_a_new_file_is_whole_or_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk leaves no half key under its name, so the command can be given once more."""
+    path = tmp_path / "key.json"
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "fsync", _full)
+        with pytest.raises(OSError, match="No space left"):
+            create_private(path, b"new")
+    assert not list(tmp_path.iterdir())
+    create_private(path, b"first")
+    with pytest.raises(FileExistsError):
+        create_private(path, b"second")
+    assert list(tmp_path.iterdir()) == [path] and path.read_bytes() == b"first"
+    assert modes(path) == {0o600}
 
 
 def _full(_handle: int) -> None:

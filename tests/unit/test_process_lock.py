@@ -5,7 +5,10 @@ from __future__ import annotations
 import stat
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+import pytest
 
 from viz.process_lock import ProcessLock
 
@@ -25,6 +28,19 @@ def test_who_holds_the_lock_holds_it_alone(tmp_path: Path) -> None:
     second = ProcessLock.take(place)
     assert second is not None
     second.release()
+
+
+def test_who_waits_gets_the_lock_when_it_is_released(tmp_path: Path) -> None:
+    """Two processes that write one small file do so one after the other."""
+    place = tmp_path / "lock"
+    first = ProcessLock.take(place)
+    assert first is not None
+    with ThreadPoolExecutor(1) as other:
+        waiting = other.submit(ProcessLock.wait, place)
+        with pytest.raises(TimeoutError):
+            waiting.result(0.1)
+        first.release()
+        waiting.result(30).release()
 
 
 def test_a_killed_process_leaves_no_lock(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from viz.buyer.answers.answer import PaidAnswer
 from viz.buyer.client import BuyerClient
 from viz.buyer.terms.offers import find_offer
-from viz.buyer.terms.request import LENGTHS
+from viz.buyer.terms.request import named_lengths
 from viz.errors import PromptTooLong
 from viz.protocol.payment import CHAT_PATH
 
@@ -53,11 +53,4 @@ def room_in(refusal: PromptTooLong, context_tokens: int) -> int:
 
 def at_most(body: dict[str, Any], tokens: int) -> dict[str, Any]:
     """Return the request with each length that it names cut to ``tokens``."""
-    cut = {
-        name: tokens
-        for name in LENGTHS
-        if isinstance(body.get(name), int)
-        and not isinstance(body[name], bool)
-        and body[name] > tokens
-    }
-    return {**body, **cut}
+    return {**body, **{name: min(most, tokens) for name, most in named_lengths(body).items()}}

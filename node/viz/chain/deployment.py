@@ -6,8 +6,6 @@ Owns the JSON form of ``Deployment`` and its atomic write. ``Rpc.check`` compare
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
@@ -18,6 +16,7 @@ from viz.domain.strict_json import load_json
 from viz.domain.units import Address, hex_of, parse_address, parse_hash
 from viz.errors import ConfigError, InvalidRequest
 from viz.given_file import read_given
+from viz.private import write_private
 from viz.protocol.wire import JSON_INTEGER_MAX
 
 MAX_DECIMALS: Final = 36
@@ -115,15 +114,7 @@ def differences(ours: Deployment, theirs: Deployment) -> list[tuple[str, object,
 
 
 def save_deployment(path: Path, deployment: Deployment) -> None:
-    """Write the deployment atomically: all of it or nothing."""
-    content = deployment_json(deployment)
+    """Write the deployment atomically: all of it or nothing. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        json.dump(content, file, indent=2)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary = Path(name)
-    temporary.chmod(0o644)  # what buyers and creators are given: it is public
-    temporary.replace(path)
+    write_private(path, json.dumps(deployment_json(deployment), indent=2).encode() + b"\n")
+    path.chmod(0o644)  # what buyers and creators are given: it is public

@@ -8,7 +8,6 @@ others may read.
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -17,6 +16,7 @@ from viz.domain.eip712 import public_address
 from viz.domain.strict_json import load_json
 from viz.errors import InvalidKeyFile, InvalidRequest
 from viz.given_file import read_given
+from viz.private import create_private
 
 if TYPE_CHECKING:
     from eth_account.signers.local import LocalAccount
@@ -46,15 +46,11 @@ def create_key_file(
     content = Account.encrypt(account.key, password, kdf="scrypt", iterations=scrypt_n)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        create_private(path, json.dumps(content).encode())
     except FileExistsError as error:
         raise InvalidKeyFile(f"{path} exists already: it is not overwritten") from error
     except OSError as error:
         raise InvalidKeyFile(f"{path} cannot be written: {error.strerror}") from error
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        json.dump(content, file)
-        file.flush()
-        os.fsync(file.fileno())
     return account
 
 

@@ -128,15 +128,15 @@ class Sender:
         return abi.decode_result(call.contract, call.function, call.args, answer)
 
     async def deploy(self, contract: str, args: Sequence[Any] = ()) -> tuple[Address, Transaction]:
-        """Create a contract and return its address; raise TransactionFailed if it did not settle.
+        """Create a contract and return its address; raise TransactionFailed if it was not mined.
 
         A creation without a known end raises too: look up its hash before you try again.
         """
         sent = await self._send(None, abi.deployment_code(contract, args), f"create {contract}")
         receipt = await self._rpc.receipt(sent.hash)
-        if sent.outcome is not Outcome.SETTLED or receipt is None or receipt.contract is None:
+        if sent.outcome is not Outcome.MINED or receipt is None or receipt.contract is None:
             raise TransactionFailed(
-                f"the creation of {contract} did not settle ({sent.outcome.value}): look up "
+                f"the creation of {contract} was not mined ({sent.outcome.value}): look up "
                 f"{hex_of(sent.hash)}"
             )
         return receipt.contract, sent

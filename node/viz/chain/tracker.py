@@ -104,7 +104,7 @@ class TransactionTracker:
                 each for each in pending if each.nonce == entry.nonce and each is not entry
             ]
             state = await self._advance(entry, same_nonce, replaced=replaced, urgent=urgent)
-            if state.outcome in (Outcome.SETTLED, Outcome.FAILED):
+            if state.outcome in (Outcome.MINED, Outcome.FAILED):
                 # A nonce is used once: if another with this nonce was mined, this one failed.
                 own = state.outcome if state.hash == entry.hash else Outcome.FAILED
                 await self._journal.resolve(entry.hash, own)
@@ -149,7 +149,7 @@ class TransactionTracker:
     ) -> Transaction:
         """Return a transaction's state; broadcast it again or raise its fee first if needed."""
         state = await self._state_of(entry)
-        if state.outcome in (Outcome.SETTLED, Outcome.FAILED):
+        if state.outcome in (Outcome.MINED, Outcome.FAILED):
             return state
         if replaced or entry.nonce in self._awaited:
             return state
@@ -258,7 +258,7 @@ class TransactionTracker:
 
     async def _end(self, receipt: TransactionReceipt) -> Transaction:
         return Transaction(
-            Outcome.SETTLED if receipt.succeeded else Outcome.FAILED,
+            Outcome.MINED if receipt.succeeded else Outcome.FAILED,
             receipt.transaction_hash,
             receipt.block_number,
             receipt.gas_used,

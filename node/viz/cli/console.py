@@ -29,6 +29,7 @@ from viz import errors
 from viz.domain.display import symbol_of
 from viz.domain.units import format_units
 from viz.errors import VizError
+from viz.given_file import read_secret
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -304,12 +305,7 @@ def password(file: Path | None, *, confirm: bool = False) -> str:
     Raises InvalidKeyFile if there is none of the three.
     """
     if file is not None:
-        try:
-            return file.read_text(encoding="utf-8").strip()
-        except OSError as error:
-            raise errors.InvalidKeyFile(
-                f"the password file {file} cannot be read: {error.strerror}"
-            ) from error
+        return read_secret(file, "the password file", errors.InvalidKeyFile)
     from viz.settings.secret import secret
 
     if given := secret("VIZ_KEY_PASSWORD").get_secret_value():

@@ -138,7 +138,7 @@ async def send(
         call = owner_call(action, await _sign(desk, proposed, key))
     else:
         call = owner_call(action)
-    sent = (await writer.submit(call)).require_settled(f"the {action_name(action)}")
+    sent = (await writer.submit(call)).require_mined(f"the {action_name(action)}")
     return ActionDone(action.content_id, sent.hash, on_chain=True)
 
 
@@ -218,7 +218,7 @@ async def transfer(
     TransactionFailed, OutcomeUnknown, NodeNotTrusted if the chain shows another owner afterwards.
     """
     call = Call("ContentRegistry", "safeTransferFrom", (writer.address, to, content_id))
-    sent = (await writer.submit(call)).require_settled("the transfer")
+    sent = (await writer.submit(call)).require_mined("the transfer")
     content = await chain.content(content_id)
     if content is None or content.owner != to:
         raise NodeNotTrusted(

@@ -35,6 +35,7 @@ from viz.domain.trust import require_as_trusted
 from viz.domain.typed_data import Custody, EndCustody
 from viz.domain.units import Address, Cid, ContentId
 from viz.errors import InvalidRequest, NodeNotTrusted, StorageUnavailable, VizError
+from viz.given_file import read_given
 from viz.private import write_private
 from viz.protocol.custody import (
     CUSTODY_HEADER,
@@ -102,12 +103,9 @@ def seal_work(work: Path, record: Registration) -> SealedWork:
 
     Raises InvalidRequest, StorageUnavailable.
     """
-    try:
-        asked = work.with_name(QUESTIONS_FILE)
-        questions = asked.read_bytes() if asked.is_file() else b""
-        plain = plain_bytes(record, work.read_bytes(), questions)
-    except OSError as error:
-        raise InvalidRequest(f"{work} cannot be read: {error.strerror}") from error
+    asked = work.with_name(QUESTIONS_FILE)
+    questions = read_given(asked, MAX_PLAIN_BYTES) if asked.is_file() else b""
+    plain = plain_bytes(record, read_given(work, MAX_PLAIN_BYTES), questions)
     path = sealed_path(work)
     key = _kept_key(path, plain)
     if key is None:

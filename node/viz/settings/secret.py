@@ -15,6 +15,7 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from viz.errors import ConfigError
+from viz.given_file import read_secret
 from viz.private import write_private
 
 
@@ -26,10 +27,7 @@ def secret(name: str) -> SecretStr:
     if (path := os.environ.get(f"{name}_FILE")) is not None:
         if not path:
             raise ConfigError(f"{name}_FILE is set and names no file: name one, or unset it")
-        try:
-            return SecretStr(Path(path).read_text(encoding="utf-8").strip())
-        except OSError as error:
-            raise ConfigError(f"{name}_FILE={path} cannot be read: {error.strerror}") from error
+        return SecretStr(read_secret(Path(path), f"the file of {name}_FILE,", ConfigError))
     return SecretStr(os.environ.get(name, ""))
 
 
@@ -41,9 +39,10 @@ def kept_secret(path: Path, *, random_bytes: int) -> str:
 def kept(path: Path, make: Callable[[], str]) -> str:
     """Return the secret in ``path``; where there is none, or an empty one, make it first.
 
-    Written whole or not at all, and readable by its owner only.
+    Written whole or not at all, and readable by its owner only. Raises ConfigError if the file
+    cannot be read, OSError if it cannot be written.
     """
-    if path.exists() and (known := path.read_text(encoding="utf-8").strip()):
+    if path.exists() and (known := read_secret(path, "the secret in", ConfigError)):
         return known
     secret = make()
     write_private(path, secret.encode() + b"\n")

@@ -9,7 +9,7 @@ import pytest
 from tests.integration.api.harness import ADAPTER, DEPOSIT, PRICE, Buyer, Node, running_node
 
 from viz.domain.ports.engine import Generation, GenerationRequest
-from viz.domain.units import BASE_MODEL
+from viz.domain.units import BASE_MODEL, ZERO_HASH
 
 
 @pytest.fixture
@@ -35,6 +35,17 @@ async def test_a_stream_is_paid_step_by_step_and_receipted(node: Node) -> None:
     assert [(line.adapter_id, line.spent_units) for line in view.lines] == [
         (ADAPTER, receipt.amount_units)
     ]
+
+
+async def test_no_hash_in_a_receipt_is_that_of_a_text_alone(node: Node) -> None:
+    """Who sees receipts cannot find a short prompt by trying texts, or tell that two were equal."""
+    buyer = await Buyer(node).ready()
+    first, second = [(await buyer.ask()).receipt for _ in range(2)]
+    assert first is not None and second is not None
+    salts = {each for one in (first, second) for each in (one.request_salt, one.response_salt)}
+    assert len(salts) == 4 and ZERO_HASH not in salts
+    assert first.receipt.request_hash != second.receipt.request_hash
+    assert first.receipt.response_hash != second.receipt.response_hash
 
 
 async def test_settling_pays_the_node_and_closing_returns_the_rest(node: Node) -> None:

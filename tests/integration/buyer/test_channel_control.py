@@ -90,7 +90,7 @@ async def test_ask_and_channel_work_while_the_proxy_runs(
     assert spent > 0 and last == f"{MODEL}, paid 0.{spent:06} vUSD"
 
     shown = await viz(home, f"channel show --json {at}")
-    assert json.loads(shown.stdout)["received"] == str(spent), shown.output
+    assert json.loads(shown.stdout)["billed"] == str(spent), shown.output
     key = f"--key {home}/wallet.json"
     opened = await viz(home, f"channel open 0.5 {key} {at}", secret=PASSWORD)
     assert opened.exit_code == 0, opened.output

@@ -116,7 +116,7 @@ async def test_a_day_with_the_proxy(buyer: Buyer) -> None:
         assert code == 0 and said.splitlines()[-1].startswith(f"{MODEL}, paid 0.0"), complained
         code, said, complained = await buyer.run("channel", "show", "--json")
         assert code == 0, complained
-        spent = int(json.loads(said)["received"])
+        spent = int(json.loads(said)["billed"])
         process.send_signal(signal.SIGINT)
         async with asyncio.timeout(LIMIT_S):
             _, last = await process.communicate()

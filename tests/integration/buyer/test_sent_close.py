@@ -50,7 +50,7 @@ class Desk:
             "signer": close.signer,
             "node": close.node,
             "settled": str(close.settled_units),
-            "received": "0",
+            "billed": "0",
             "signed": "0",
             "transaction": "0x",
             "close": self.answer.to_json(),

@@ -53,7 +53,7 @@ async def test_concurrent_submissions_never_share_a_nonce(net: Testnet) -> None:
     """Twenty calls at once from one key all settle, each once."""
     sender = net.sender(1)
     sent = await asyncio.gather(*(sender.submit(mint(sender)) for _ in range(20)))
-    assert {each.outcome for each in sent} == {Outcome.SETTLED}
+    assert {each.outcome for each in sent} == {Outcome.MINED}
     assert await net.chain.token_balance(sender.address) == 20
 
 
@@ -82,7 +82,7 @@ async def test_an_unknown_outcome_is_looked_up_and_happens_once(net: Testnet, lo
     assert sent.outcome is Outcome.UNKNOWN
     setattr(rpc, lost, False)
     restarted = Sender(rpc, development_account(1), net.deployment, journal=journal)
-    assert await recovered(restarted) == {sent.hash: Outcome.SETTLED}
+    assert await recovered(restarted) == {sent.hash: Outcome.MINED}
     assert await net.chain.token_balance(sender.address) == 7
     await rpc.close()
 
@@ -92,7 +92,7 @@ async def test_a_repeated_broadcast_that_is_refused_is_not_a_failure(net: Testne
     rpc = LossyRpc(net.anvil.url)
     sender = Sender(rpc, development_account(1), net.deployment)
     rpc.repeats = True
-    assert (await sender.submit(mint(sender, 3))).outcome is Outcome.SETTLED
+    assert (await sender.submit(mint(sender, 3))).outcome is Outcome.MINED
     assert await net.chain.token_balance(sender.address) == 3
     await rpc.close()
 
@@ -107,7 +107,7 @@ async def test_a_new_transaction_waits_its_turn_behind_an_unknown_one(net: Testn
     rpc.before = False
     later = await sender.submit(mint(sender, 10))
     assert later.outcome is Outcome.PENDING
-    assert await recovered(sender) == dict.fromkeys((lost.hash, later.hash), Outcome.SETTLED)
+    assert await recovered(sender) == dict.fromkeys((lost.hash, later.hash), Outcome.MINED)
     assert await net.chain.token_balance(sender.address) == 11
     await rpc.close()
 
@@ -161,7 +161,7 @@ async def test_an_account_without_gas_is_told_so(net: Testnet) -> None:
     assert f"from {sender.address}" in caught.value.detail
     assert caught.value.detail.endswith("send coin for gas to this account")
     await net.anvil.fund(sender.address)
-    assert (await sender.submit(mint(sender))).outcome is Outcome.SETTLED
+    assert (await sender.submit(mint(sender))).outcome is Outcome.MINED
 
 
 async def base_fee(net: Testnet, gwei: int) -> None:
@@ -173,13 +173,13 @@ async def base_fee(net: Testnet, gwei: int) -> None:
 async def test_no_fee_above_the_operators_bound_is_signed(net: Testnet) -> None:
     """Whatever the RPC names, a transaction pays the bound at most, an urgent one four times it."""
     sender = Sender(net.rpc, development_account(1), net.deployment, max_fee_wei=20 * GWEI)
-    assert (await sender.submit(mint(sender))).outcome is Outcome.SETTLED
+    assert (await sender.submit(mint(sender))).outcome is Outcome.MINED
     await base_fee(net, 60)
     with pytest.raises(FeeTooHigh, match=f"this node pays at most {20 * GWEI}"):
         await sender.submit(mint(sender))
     assert await net.rpc.transaction_count(sender.address) == 1
     sent = await sender.submit(mint(sender), urgent=True)
-    assert sent.outcome is Outcome.SETTLED
+    assert sent.outcome is Outcome.MINED
     found = await net.rpc.request("eth_getTransactionByHash", [hex_of(sent.hash)])
     assert int(found["maxFeePerGas"], 16) == 80 * GWEI
     await base_fee(net, 200)
@@ -209,8 +209,8 @@ async def test_a_transaction_that_no_block_takes_is_replaced_within_the_bound(ne
     later = await sender.submit(mint(sender, 10), urgent=True)
     await net.anvil.mine()
     ends = {each.hash: each.outcome for each in await sender.recover()}
-    assert ends[dearer.hash] is Outcome.SETTLED and ends[stuck.hash] is Outcome.FAILED
-    assert ends[later.hash] is Outcome.SETTLED
+    assert ends[dearer.hash] is Outcome.MINED and ends[stuck.hash] is Outcome.FAILED
+    assert ends[later.hash] is Outcome.MINED
     assert await sender.recover() == ()
     assert await net.chain.token_balance(sender.address) == 17
 
@@ -224,7 +224,7 @@ async def test_a_replacement_ends_what_it_replaces(net: Testnet) -> None:
     await net.anvil.automine(True)
     ends = await recovered(sender)
     assert ends.pop(stuck.hash, Outcome.FAILED) is Outcome.FAILED
-    assert [*ends.values()] == [Outcome.SETTLED]
+    assert [*ends.values()] == [Outcome.MINED]
     assert await net.chain.token_balance(sender.address) == 7
 
 
@@ -247,7 +247,7 @@ async def test_a_used_nonce_is_no_failure_while_the_chain_is_not_sure(net: Testn
     sent = await sender.submit(mint(sender, 3))
     assert sent.outcome is Outcome.UNKNOWN
     rpc.repeats = rpc.lags = False
-    assert await recovered(sender) == {sent.hash: Outcome.SETTLED}
+    assert await recovered(sender) == {sent.hash: Outcome.MINED}
     assert await net.chain.token_balance(sender.address) == 3
     await rpc.close()
 
@@ -268,6 +268,6 @@ async def test_two_processes_with_one_key_lose_nothing(net: Testnet) -> None:
     rpc.stale = False
     (found,) = await sender.recover()
     assert found.outcome is Outcome.FAILED
-    assert (await sender.submit(mint(sender, 5))).outcome is Outcome.SETTLED
+    assert (await sender.submit(mint(sender, 5))).outcome is Outcome.MINED
     assert await net.chain.token_balance(sender.address) == 7
     await rpc.close()

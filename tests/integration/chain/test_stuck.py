@@ -140,10 +140,10 @@ async def test_a_transaction_that_dearer_ones_overtake_is_raised_while_it_is_awa
         await asyncio.sleep(0.2)
     done = await sent
     _, second = journal.all
-    assert done.outcome is Outcome.SETTLED and done.hash == second.hash
+    assert done.outcome is Outcome.MINED and done.hash == second.hash
     assert blocks > PATIENCE and sender.fees_raised == 1 and first.nonce == second.nonce
     assert all(8 * now >= 9 * was for was, now in zip(paid(first), paid(second), strict=True))
-    assert journal.ends == {first.hash: Outcome.FAILED, second.hash: Outcome.SETTLED}
+    assert journal.ends == {first.hash: Outcome.FAILED, second.hash: Outcome.MINED}
     assert await sender.recover() == ()
     assert await still.chain.token_balance(sender.address) == 7
 
@@ -163,9 +163,9 @@ async def test_the_one_that_was_replaced_may_be_mined_all_the_same(still: Testne
     await gas_limit(still, WIDE_GAS)
     await still.anvil.mine()
     done = await sent
-    assert (done.outcome, done.hash) == (Outcome.SETTLED, first.hash)
+    assert (done.outcome, done.hash) == (Outcome.MINED, first.hash)
     assert set(journal.ends) == {each.hash for each in journal.all}
-    assert [key for key, end in journal.ends.items() if end is Outcome.SETTLED] == [first.hash]
+    assert [key for key, end in journal.ends.items() if end is Outcome.MINED] == [first.hash]
     assert await sender.recover() == ()
     assert await still.chain.token_balance(sender.address) == 7
     await rpc.close()
@@ -194,11 +194,11 @@ async def test_what_a_restart_finds_stuck_is_raised_in_its_turn_and_no_higher_th
     dearer = journal.all[2]
     await gas_limit(still, WIDE_GAS)
     await still.anvil.mine(2)
-    assert {each.outcome for each in await restarted.recover()} == {Outcome.SETTLED, Outcome.FAILED}
+    assert {each.outcome for each in await restarted.recover()} == {Outcome.MINED, Outcome.FAILED}
     assert journal.ends == {
         first.hash: Outcome.FAILED,
-        dearer.hash: Outcome.SETTLED,
-        behind.hash: Outcome.SETTLED,
+        dearer.hash: Outcome.MINED,
+        behind.hash: Outcome.MINED,
     }
     assert await restarted.recover() == ()
     assert await still.chain.token_balance(restarted.address) == 17

@@ -101,7 +101,7 @@ class Testnet:
     ) -> Transaction:
         """Submit a call that must settle."""
         sent = await sender.submit(Call(contract, function, args))
-        assert sent.outcome is Outcome.SETTLED
+        assert sent.outcome is Outcome.MINED
         return sent
 
     async def mint(self, to: Address, units: Units) -> None:

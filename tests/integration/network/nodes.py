@@ -88,7 +88,7 @@ class RealNode:
     async def announce(self) -> None:
         """Write this node into the directory."""
         sent = await self.sender.submit(Call("NodeDirectory", "announce", (self.url, self.age_key)))
-        sent.require_settled("the announcement")
+        sent.require_mined("the announcement")
 
     async def cut(self) -> None:
         """End every connection and take none: what others see of a node that is killed."""
@@ -209,4 +209,4 @@ async def liar(answers: dict[str, Any]) -> AsyncIterator[str]:
 async def listed(net: Testnet, account: int, url: str) -> None:
     """Write a URL into the directory for a development account."""
     sent = await net.sender(account).submit(Call("NodeDirectory", "announce", (url, "")))
-    sent.require_settled("the announcement")
+    sent.require_mined("the announcement")

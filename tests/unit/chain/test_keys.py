@@ -27,6 +27,7 @@ def test_an_existing_key_is_never_overwritten(tmp_path: Path) -> None:
     """A second key under the same name is refused, and the first stays."""
     path = tmp_path / "key.json"
     first = create_key_file(path, "secret", scrypt_n=2)
+    assert [each.name for each in tmp_path.iterdir()] == [path.name]
     with pytest.raises(InvalidKeyFile, match="exists already"):
         create_key_file(path, "secret", scrypt_n=2)
     assert load_key_file(path, "secret").address == first.address

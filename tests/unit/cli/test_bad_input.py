@@ -41,6 +41,8 @@ CASES = [
          "--password-file", {"VIZ_KEY_PASSWORD": None}),
     Case("no password file", "key address {0}/key.json --password-file {0}/none", INPUT,
          "invalid-key-file", "none cannot be read"),
+    Case("a password file that is no text", "key address {0}/key.json --password-file {0}/latin",
+         INPUT, "invalid-key-file", "not UTF-8"),
     Case("no password file of the environment", "key address {0}/key.json", CONFIG, "config",
          "VIZ_KEY_PASSWORD_FILE", {"VIZ_KEY_PASSWORD_FILE": "/nowhere/password"}),
     Case("a password file that is named by nothing", "key address {0}/key.json", CONFIG, "config",
@@ -87,6 +89,7 @@ def folder(tmp_path: Path) -> Path:
     create_key_file(tmp_path / "key.json", PASSWORD, scrypt_n=2)
     save_deployment(tmp_path / "deployment.json", DEPLOYMENT)
     (tmp_path / "operator.token").write_text("token\n", encoding="utf-8")
+    (tmp_path / "latin").write_bytes("pässword".encode("latin-1"))
     files = {
         "text.json": "this is = no JSON, [no TOML",
         "list.json": "[1, 2]",

@@ -318,7 +318,7 @@ async def test_transactions_wait_for_their_end(store: Store) -> None:
     sent = [SignedTransaction(digest(n), ALICE, 9 - n, b"raw", "claim") for n in (1, 2, 3)]
     for transaction in sent:
         await store.record(transaction)
-    await store.resolve(digest(2), Outcome.SETTLED)
+    await store.resolve(digest(2), Outcome.MINED)
     assert list(await store.pending(ALICE)) == [sent[2], sent[0]]
 
 

@@ -117,4 +117,4 @@ async def submit(chain: Chain, sender: ChainWriter, call: Call) -> Transaction:
             f"{sender.address} has no gas on this chain: give it some, or name another key that "
             "has with --gas-key (it only relays; the money goes to the wallet)"
         )
-    return (await sender.submit(call)).require_settled(f"Settlement.{call.function}")
+    return (await sender.submit(call)).require_mined(f"Settlement.{call.function}")

@@ -74,7 +74,7 @@ class ChannelControl:
             "signer": client.signer,
             "node": client.info.node,
             "settled": str(answer.close.settled_units),
-            "received": str(sum(client.channel.billed.values())),
+            "billed": str(sum(client.channel.billed.values())),
             "signed": str(client.channel.total_units),
             "transaction": hex_of(answer.transaction_hash),
             # With this anybody can submit the close, if the node did not.
@@ -121,6 +121,6 @@ def described(client: BuyerClient) -> Json:
         "deposit": str(channel.deposit_units),
         "settled": str(channel.settled_units),
         "signed": str(channel.total_units),
-        "received": str(sum(channel.billed.values())),
+        "billed": str(sum(channel.billed.values())),
         "receipts": channel.seq,
     }

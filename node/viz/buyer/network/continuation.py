@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from viz.buyer.terms.request import LENGTHS
+from viz.buyer.terms.request import LENGTHS, named_lengths
 from viz.protocol.payment import CHAT_PATH
 
 # A node's default length for a request that names none (docs/protocol.md, section 12).
@@ -18,7 +18,7 @@ DEFAULT_TOKENS: Final = 256
 
 def with_length(body: dict[str, Any], path: str) -> dict[str, Any]:
     """Return the request with an explicit length, which the parts of the answer share."""
-    if any(isinstance(body.get(name), int) for name in LENGTHS):
+    if named_lengths(body):
         return body
     others = {name: value for name, value in body.items() if name not in LENGTHS}
     return {**others, LENGTHS[0] if path == CHAT_PATH else LENGTHS[1]: DEFAULT_TOKENS}
@@ -26,18 +26,14 @@ def with_length(body: dict[str, Any], path: str) -> dict[str, Any]:
 
 def length_of(body: dict[str, Any]) -> int:
     """Return the most tokens that each choice may have."""
-    found = next((body[name] for name in LENGTHS if isinstance(body.get(name), int)), None)
-    return DEFAULT_TOKENS if found is None else int(found)
+    return next(iter(named_lengths(body).values()), DEFAULT_TOKENS)
 
 
 def goes_on(body: dict[str, Any], path: str, text: str, left_tokens: int) -> dict[str, Any]:
     """Return the request for the rest of an answer of which ``text`` has arrived."""
     if not text:
         return body
-    shorter = {
-        **body,
-        **{name: left_tokens for name in LENGTHS if isinstance(body.get(name), int)},
-    }
+    shorter = {**body, **dict.fromkeys(named_lengths(body), left_tokens)}
     if path != CHAT_PATH:
         prompt = body.get("prompt", "")
         if isinstance(prompt, list) and len(prompt) == 1:

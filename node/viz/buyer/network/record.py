@@ -6,9 +6,7 @@ two processes never lose each other's changes; the day's sum never falls while t
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -181,12 +179,11 @@ class NetworkFile:
     @contextmanager
     def _held(self) -> Iterator[None]:
         make_private_folder(self._path.parent)
-        lock = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock = ProcessLock.wait(self._lock)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
             yield
         finally:
-            os.close(lock)
+            lock.release()
 
 
 def day_of(now_s: int) -> str:

@@ -18,6 +18,15 @@ LENGTHS: Final = ("max_completion_tokens", "max_tokens")
 _SAME_ROLE: Final = {"developer": "system"}
 
 
+def named_lengths(body: dict[str, Any]) -> dict[str, int]:
+    """Return the lengths that a request names, in tokens, the newer parameter first."""
+    return {
+        name: body[name]
+        for name in LENGTHS
+        if isinstance(body.get(name), int) and not isinstance(body[name], bool)
+    }
+
+
 class AskedRequest:
     """One request, and its body as it is sent."""
 
@@ -53,10 +62,11 @@ class AskedRequest:
     @property
     def max_tokens(self) -> int | None:
         """How many tokens each answer may have; None if the request does not say."""
-        asked = self._body.get("max_tokens")
+        lengths = named_lengths(self._body)
+        asked = lengths.get("max_tokens", 0)
         if self.is_chat:
-            asked = self._body.get("max_completion_tokens") or asked
-        return asked if isinstance(asked, int) and asked > 0 else None
+            asked = lengths.get("max_completion_tokens") or asked
+        return asked if asked > 0 else None
 
     def texts(self) -> list[str]:
         """Return every text that becomes part of the prompt."""

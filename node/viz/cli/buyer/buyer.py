@@ -66,6 +66,7 @@ from viz.client.node_address import checked
 from viz.domain.display import amount, counted, prices
 from viz.domain.units import BASE_MODEL
 from viz.errors import ConfigError, InvalidRequest
+from viz.given_file import read_secret
 
 if TYPE_CHECKING:
     from viz.domain.ports.chain import Deployment
@@ -347,10 +348,7 @@ def _print_spending(channel: dict[str, Any], here: Deployment) -> None:
 def _api_key(file: Path | None) -> str:
     if file is None:
         return ""
-    try:
-        key = file.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"the API key file {file} cannot be read: {error}") from error
+    key = read_secret(file, "the API key file", ConfigError)
     if not key:
         raise ConfigError(f"the API key file {file} is empty: write a long random text into it")
     return key

@@ -226,7 +226,7 @@ def _closed(found: dict[str, Any], here: Deployment, payer: str, again: str) -> 
         said = f"closed at {settled} in all; the rest went back to {payer}"
         if found.get("seenClosed") is None:
             said += ". Only the node says so: look at the wallet, or name your chain with --rpc"
-    billed, signed = (amount(int(found[name]), here) for name in ("received", "signed"))
+    billed, signed = (amount(int(found[name]), here) for name in ("billed", "signed"))
     return f"{said}. Billed were {billed}; signed, {signed}"
 
 
@@ -373,7 +373,7 @@ def _print_channel(found: dict[str, Any], here: Deployment, *, as_json: bool) ->
         ("deposit", "deposit"),
         ("settled", "settled"),
         ("signed", "signed"),
-        ("billed", "received"),
+        ("billed", "billed"),
     )
     rows: list[tuple[str, object]] = [
         ("state", _state(found)),

@@ -114,7 +114,7 @@ async def _distribute(
             assert state is not None
             words = list(share_words(Share(*row) for row in state.shares))
             sent = await sender.submit(Call("Settlement", "distribute", (each, words)))
-            sent.require_settled(f"distributing the royalties of adapter {each}")
+            sent.require_mined(f"distributing the royalties of adapter {each}")
         return ids
 
 

@@ -36,6 +36,7 @@ from viz.domain.display import moment, percent
 from viz.domain.strict_json import load_json
 from viz.domain.units import parse_units
 from viz.errors import ConfigError, InvalidRequest
+from viz.given_file import read_secret
 from viz.local_socket import OPERATOR_SOCKET, is_listening
 from viz.protocol.answers import AnswerObject, no_answer
 
@@ -86,11 +87,9 @@ class OperatorClient:
         self._node: str | Path = home if here else node or LOCAL_NODE
         file = home / OPERATOR_FILE
         try:
-            self._token = file.read_text(encoding="utf-8").strip()
-        except OSError as error:
-            raise ConfigError(
-                f"{file} cannot be read ({error.strerror}): name the node's folder with --data-dir"
-            ) from error
+            self._token = read_secret(file, "the operator's token", ConfigError)
+        except ConfigError as error:
+            raise ConfigError(f"{error.detail}: name the node's folder with --data-dir") from error
         if isinstance(self._node, str):
             require_not_foreign(self._node, file)
 

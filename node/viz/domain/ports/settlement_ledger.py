@@ -37,7 +37,7 @@ class TransactionJournal(Protocol):
         ...
 
     async def resolve(self, transaction_hash: Hash32, outcome: Outcome) -> None:
-        """Save a transaction's outcome: SETTLED or FAILED."""
+        """Save a transaction's outcome: MINED or FAILED."""
         ...
 
     async def pending(self, sender: Address) -> Sequence[SignedTransaction]:

@@ -14,14 +14,14 @@ from viz.errors import OutcomeUnknown, TransactionFailed
 class Outcome(Enum):
     """The outcome of a transaction; look up an UNKNOWN one by its hash before sending again."""
 
-    SETTLED = "settled"
+    MINED = "mined"
     FAILED = "failed"
     PENDING = "pending"
     UNKNOWN = "unknown"
 
     @property
     def undecided(self) -> bool:
-        """Whether the transaction may still settle."""
+        """Whether the transaction may still be mined."""
         return self in (Outcome.PENDING, Outcome.UNKNOWN)
 
 
@@ -40,7 +40,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Transaction:
-    """The outcome of one submitted transaction and, if it settled, its decoded events."""
+    """The outcome of one submitted transaction and, if it was mined, its decoded events."""
 
     outcome: Outcome
     hash: Hash32
@@ -64,13 +64,13 @@ class Transaction:
             transaction=hex_of(self.hash),
         )
 
-    def require_settled(self, what: str) -> Self:
-        """Return this transaction if it settled.
+    def require_mined(self, what: str) -> Self:
+        """Return this transaction if it was mined and did not revert.
 
         ``what`` names it in the error. Raises TransactionFailed, and OutcomeUnknown for one whose
         end is not known yet.
         """
-        if self.outcome is Outcome.SETTLED:
+        if self.outcome is Outcome.MINED:
             return self
         name = hex_of(self.hash)
         if self.outcome is Outcome.FAILED:
@@ -110,7 +110,7 @@ class ChainWriter(Protocol):
         Raises TransactionFailed with the decoded custom error if the simulation reverts,
         GasAboveLimit if the call needs more than ``max_gas``, and FeeTooHigh if gas costs more than
         the operator's bound, or four times the bound if the call is ``urgent``. After any
-        ChainError, nothing was sent. The returned outcome is SETTLED, FAILED, PENDING or UNKNOWN.
+        ChainError, nothing was sent. The returned outcome is MINED, FAILED, PENDING or UNKNOWN.
         If a replacement was mined, the result has the replacement's hash.
         """
         ...

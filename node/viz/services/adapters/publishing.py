@@ -98,7 +98,7 @@ class Publishing:
             await self.check(publication, digest)
             cid = await self._sealed.store(publication.weights)
             sent = await self._writer.submit(_registration(publication, digest, cid))
-            made = _published(sent.require_settled("registering the adapter"), digest)
+            made = _published(sent.require_mined("registering the adapter"), digest)
             _log.info("adapter registered", adapter=made.adapter_id, cid=cid, gas=sent.gas_used)
             return made
 
@@ -110,7 +110,7 @@ class Publishing:
             await self._writer.recover()
             found = await self._writer.earlier(call, publication.manifest_hash)
         for each in found:
-            if each.outcome is not Outcome.SETTLED:
+            if each.outcome is not Outcome.MINED:
                 continue
             made = _published(each, digest)
             servable = await self._reader.servable(made.adapter_id, self._writer.address)
@@ -162,7 +162,7 @@ class Publishing:
         sent = await self._writer.submit(
             Call("AdapterRegistry", "setServing", (adapter_id, node, allowed))
         )
-        return sent.require_settled("the permission" if allowed else "ending the permission")
+        return sent.require_mined("the permission" if allowed else "ending the permission")
 
     async def activate(self, adapter_id: AdapterId) -> AdapterState:
         """Fetch a registered adapter's weights, check them, and give them to its base's engine.

@@ -103,7 +103,7 @@ class CreatorRelay:
         sent = await self._relay(
             action, content.owner, signature, lambda plain: owner_call(action, plain)
         )
-        return sent.require_settled(f"the {action_name(action)}")
+        return sent.require_mined(f"the {action_name(action)}")
 
     async def _relay(
         self,
@@ -189,6 +189,6 @@ def action_name(signed: Register | OwnerAction) -> str:
 
 
 def registered(transaction: Transaction) -> Registered:
-    """Return the work that a transaction registered; raise as ``Transaction.require_settled``."""
-    event = transaction.require_settled("the registration").event("ContentRegistered")
+    """Return the work that a transaction registered; raise as ``Transaction.require_mined``."""
+    event = transaction.require_mined("the registration").event("ContentRegistered")
     return Registered(ContentId(event.args["contentId"]), transaction)

@@ -92,12 +92,12 @@ class Grants:
         registry = self._reader.deployment.content_registry
         acquire = Call("ContentRegistry", "acquireGrant", (content_id, terms_hash))
         if not fee:
-            (await self._writer.submit(acquire)).require_settled("acquiring the grant")
+            (await self._writer.submit(acquire)).require_mined("acquiring the grant")
             return
         approve = Call("Token", "approve", (registry, fee))
-        (await self._writer.submit(approve)).require_settled("approving the training fee")
+        (await self._writer.submit(approve)).require_mined("approving the training fee")
         try:
-            (await self._writer.submit(acquire)).require_settled("acquiring the grant")
+            (await self._writer.submit(acquire)).require_mined("acquiring the grant")
         except BaseException:
             # The grant was not acquired, so the allowance is still there. Revoke it, even if this
             # task is cancelled.

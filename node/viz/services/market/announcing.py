@@ -82,7 +82,7 @@ class Announcing:
         if before is not None and (before.url, before.age_key) == (wanted, self._age_key):
             return Announced(before)
         sent = await self._writer.submit(Call("NodeDirectory", "announce", (wanted, self._age_key)))
-        sent.require_settled("the announcement")
+        sent.require_mined("the announcement")
         return Announced(await self._chain.node_entry(node), sent.hash)
 
     async def withdraw(self) -> Announced:
@@ -90,7 +90,7 @@ class Announcing:
         if await self._chain.node_entry(self._writer.address) is None:
             raise InvalidRequest("this node is not in the directory: there is nothing to withdraw")
         sent = await self._writer.submit(Call("NodeDirectory", "remove", ()))
-        sent.require_settled("the withdrawal")
+        sent.require_mined("the withdrawal")
         return Announced(None, sent.hash)
 
     def _announceable(self, url: str) -> str:

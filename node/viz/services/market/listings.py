@@ -34,6 +34,7 @@ from viz.errors import (
 )
 from viz.protocol.listing import LISTINGS_PAGE, SignedListing, WorkListing
 from viz.services.account_signatures import is_signed
+from viz.services.upkeep.supervision import periodically
 from viz.storage.cid import to_binary
 
 MAX_LISTINGS: Final = 20_000
@@ -110,9 +111,7 @@ class Listings:
 
     async def run(self) -> None:
         """Check all listings periodically, and drop those that the chain contradicts."""
-        while True:
-            await asyncio.sleep(LOOK_INTERVAL_S)
-            await self.drop_untrue()
+        await periodically(self.drop_untrue, LOOK_INTERVAL_S, _log.warning, "listings unchecked")
 
     async def drop_untrue(self) -> None:
         """Drop every listing that no longer agrees with the chain. Raises ChainUnreachable."""

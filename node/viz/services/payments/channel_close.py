@@ -113,7 +113,7 @@ class ChannelClose:
         payer = opened.channel.payer
         sent = await self._budget.close(self._writer, payer, request.signer, end_units, call)
         await self._channels.get(request.signer, fresh=True)
-        done = sent.hash if sent is not None and sent.outcome is Outcome.SETTLED else b""
+        done = sent.hash if sent is not None and sent.outcome is Outcome.MINED else b""
         return CloseAnswer(close, signature, done)
 
     async def _end_sales(self, opened: ActiveChannel, wanted: CloseRequest, until_s: int) -> None:

@@ -95,7 +95,7 @@ class DepositRelay:
             wallet = await is_wallet(self._chain, payer, deposit.authorization)
             earner = self._earner(opened.channel) if payer == opened.channel.payer else None
             sent = await self._budget.send(self._writer, payer, call, earner=earner, wallet=wallet)
-            sent.require_settled("the deposit")
+            sent.require_mined("the deposit")
         finally:
             self._relaying.discard(relaying)
         return view_of(await self._confirmed(deposit.signer, before), private=False)

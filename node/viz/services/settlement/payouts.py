@@ -33,7 +33,7 @@ class Payouts:
         words = list(share_words(Share(*row) for row in adapter.shares))
         call = Call("Settlement", "distribute", (adapter_id, words))
         sent = await self._writer.submit(call)
-        return sent.require_settled(f"distributing adapter {adapter_id}'s royalties")
+        return sent.require_mined(f"distributing adapter {adapter_id}'s royalties")
 
     async def undistributed(self, adapter_ids: Sequence[AdapterId]) -> dict[AdapterId, Units]:
         """Return the undistributed royalties of those of these adapters that have any."""
@@ -43,4 +43,4 @@ class Payouts:
     async def collect(self, account: Address | None = None) -> Transaction:
         """Send an account's balance (by default this node's) to it, or to its payout address."""
         call = Call("Settlement", "collect", (account or self._writer.address,))
-        return (await self._writer.submit(call)).require_settled("collecting")
+        return (await self._writer.submit(call)).require_mined("collecting")

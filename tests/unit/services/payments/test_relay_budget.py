@@ -62,7 +62,7 @@ class Chain(FakeChain):
         self.allowed: list[int | None] = []
         self.fails: ChainError | None = None
         self.spares = ""
-        self.outcome = Outcome.SETTLED
+        self.outcome = Outcome.MINED
         self.found = Outcome.PENDING
         self.gate = asyncio.Event()
         self.gate.set()
@@ -199,7 +199,7 @@ async def test_a_transaction_without_an_end_holds_its_payer(outcome: Outcome) ->
     await budget.send(chain, PAYER, CLOSE)
     with pytest.raises(RelayBusy, match="under way"):
         await budget.send(chain, PAYER, CLOSE)
-    chain.found = chain.outcome = Outcome.SETTLED
+    chain.found = chain.outcome = Outcome.MINED
     await budget.send(chain, PAYER, CLOSE)
 
 
@@ -209,7 +209,7 @@ async def test_who_made_one_revert_is_not_relayed_for_an_hour() -> None:
     budget = RelayBudget(chain.clock, RelayPolicy())
     chain.outcome = Outcome.FAILED
     await budget.send(chain, PAYER, CLOSE)
-    chain.outcome = Outcome.SETTLED
+    chain.outcome = Outcome.MINED
     with pytest.raises(RelayBusy, match="failed in its block"):
         await budget.send(chain, PAYER, CLOSE)
     await budget.send(chain, SIGNER, CLOSE)
@@ -236,7 +236,7 @@ async def test_what_strangers_let_fail_is_bounded_over_all_of_them(at_once: bool
     assert len(chain.allowed) <= most + AT_ONCE
     with pytest.raises(RelayBusy, match="that failed"):
         await budget.send(chain, SIGNER, CLOSE)
-    chain.outcome = Outcome.SETTLED
+    chain.outcome = Outcome.MINED
     await budget.send(chain, SIGNER, CLOSE, earner=Earner(SIGNER, 1))
     chain.clock.now += HOUR_S
     await budget.send(chain, PAYER, CLOSE)
