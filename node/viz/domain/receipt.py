@@ -6,12 +6,15 @@ Invariant: head_0 = 0; head_n = keccak256(head_{n-1}, receiptDigest_n).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from viz.domain.eip712 import Domain, is_signed_by, keccak
 from viz.domain.typed_data import Receipt
 from viz.domain.units import Address, Hash32
 from viz.domain.usage import Lines, sum_of, usage_hash
 from viz.errors import InvalidSignature
+
+_NAMED_SALT: Final = b"viz request: "
 
 
 def next_head(head: Hash32, receipt_digest: Hash32) -> Hash32:
@@ -25,6 +28,16 @@ def salted_hash(salt: Hash32, content: bytes) -> Hash32:
     For a request, ``content`` is the HTTP body as sent; for a response, the text in UTF-8.
     """
     return keccak(salt + content)
+
+
+def salt_of_name(name: str) -> Hash32:
+    """Return the salt of the request hash in the receipt of a request with a name.
+
+    Only the buyer and the node know the name. So the buyer finds the request that a receipt bills
+    among equal ones, and the hash still reveals nothing to others.
+    """
+    # A header's bytes that are not UTF-8 are surrogates in its text.
+    return keccak(_NAMED_SALT + name.encode("utf-8", "surrogateescape"))
 
 
 @dataclass(frozen=True, slots=True)

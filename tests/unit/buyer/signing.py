@@ -18,7 +18,7 @@ from viz.buyer.vouchers.voucher_signer import VoucherSigner
 from viz.client.node_client import NodeClient
 from viz.domain.eip712 import sign
 from viz.domain.node_channel import VoucherOffer
-from viz.domain.receipt import SignedReceipt, salted_hash
+from viz.domain.receipt import SignedReceipt, salt_of_name, salted_hash
 from viz.domain.typed_data import Receipt, channel_id
 from viz.domain.units import ZERO_HASH, AdapterId, Units
 from viz.domain.usage import UsageLine, usage_hash
@@ -48,22 +48,31 @@ class Node:
 
 
 def receipt(
-    voucher_signer: VoucherSigner, adapter_id: AdapterId, units: Units, request: bytes = QUESTION
+    voucher_signer: VoucherSigner,
+    adapter_id: AdapterId,
+    units: Units,
+    request: bytes = QUESTION,
+    *,
+    name: str = "",
 ) -> SignedReceipt:
-    """The node's receipt that comes next, for so much of one adapter."""
+    """The node's receipt that comes next, for so much of one adapter.
+
+    Without the request's name it fits all equal requests.
+    """
+    salt = salt_of_name(name) if name else ZERO_HASH
     lines = (UsageLine(adapter_id, units),)
     total = voucher_signer.channel.linked_units + units
     values: dict[str, Any] = {
         "channel_id": channel_id(voucher_signer.channel.signer, NODE),
         "seq": voucher_signer.channel.seq + 1,
         "usage_hash": usage_hash(lines),
-        "request_hash": salted_hash(ZERO_HASH, request),
+        "request_hash": salted_hash(salt, request),
         **dict.fromkeys(("quote_hash", "response_hash"), ZERO_HASH),
         **dict.fromkeys(("prompt_tokens", "completion_tokens", "time_s"), 1),
     }
     said = Receipt(amount_units=units, total_units=total, **values)
     return SignedReceipt(
-        said, lines, ZERO_HASH, ZERO_HASH, sign(NODE_KEY, voucher_signer.domain.digest(said))
+        said, lines, salt, ZERO_HASH, sign(NODE_KEY, voucher_signer.domain.digest(said))
     )
 
 
@@ -79,13 +88,14 @@ def asking(
 
 def left(
     voucher_signer: VoucherSigner, units: Units, *, broken: bool = False, **known: Any
-) -> None:
+) -> OpenRequest:
     """Ask, and leave before the receipt came; ``known`` is what is known of the request then."""
     with asking(voucher_signer, ASKED, units) as open_request:
         voucher_signer.keep(open_request)
         for name, value in known.items():
             setattr(open_request, name, value)
         voucher_signer.leave_unreceipted(open_request, broken=broken)
+    return open_request
 
 
 def signer_of(ledger: BuyerLedger, node: Node) -> VoucherSigner:

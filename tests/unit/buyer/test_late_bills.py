@@ -192,6 +192,28 @@ def test_a_bill_that_fits_an_ended_and_a_running_answer_goes_to_the_nearer_one(
     assert not standing.lost_units and not standing.broken and not voucher_signer.fault
 
 
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_bill_that_names_its_request_goes_to_no_equal_one(
+    voucher_signer: VoucherSigner, ledger: BuyerLedger, restart: bool
+) -> None:
+    """The bill of an answer that was left in its prompt ended an equal one, three times the trust.
+
+    Only what the bill names counts: the running answer fits it better in all else.
+    """
+    first = left(voucher_signer, 12, most_units=CAP, excused_units=12)
+    if restart:
+        ledger.unbilled = ledger._asked.load(set())
+        voucher_signer = signer_of(ledger, Node())
+    with asking(voucher_signer, ASKED, CAP) as running:
+        voucher_signer.keep(running)
+        running.arrived_units, running.excused_units = 10, CAP
+        assert voucher_signer.take_late(receipt(voucher_signer, ASKED, 10, name=first.name))
+        assert not running.seq and not voucher_signer._open_requests.ended()
+        assert voucher_signer.take_late(receipt(voucher_signer, ASKED, 50, name=running.name))
+        assert running.seq
+    assert not voucher_signer.standing.lost_units and not voucher_signer.fault
+
+
 def test_what_is_signed_after_an_answer_ended_may_be_billed_for_it(
     voucher_signer: VoucherSigner, ledger: BuyerLedger
 ) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Final
 
 from aiohttp import web
@@ -40,7 +41,7 @@ class NamedRequests:
 
         Raises StoreConflict if the name came before, InvalidRequest if it is too long or empty.
         """
-        held = NamedRequest()
+        held = NamedRequest(name)
         if name is None:
             yield held
             return
@@ -68,10 +69,15 @@ class NamedRequests:
             self._came_s.popitem(last=False)
 
 
+@dataclass(slots=True)
 class NamedRequest:
-    """One request with its name; ``served``: the node began to answer it, so it may be billed."""
+    """One request, with its name if it has one.
 
-    served = False
+    ``served``: the node began to answer it, so it may be billed.
+    """
+
+    name: str | None
+    served: bool = False
 
 
 NAMED: Final = web.AppKey("named", NamedRequests)

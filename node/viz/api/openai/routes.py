@@ -142,7 +142,8 @@ def _sampling(wanted: TextRequest, offer: AdapterOffer) -> Sampling:
 async def _serve_once(
     request: web.Request, access: AccessRecord, raw: bytes, wanted: TextRequest
 ) -> web.StreamResponse:
-    with request.app[NAMED].once(access.signer, request.headers.get(NAME_HEADER)) as named:
+    name = request.headers.get(NAME_HEADER)
+    with request.app[NAMED].once(access.signer, name) as named:
         return await _serve(request, access, raw, wanted, named)
 
 
@@ -185,6 +186,7 @@ async def _serve(
             access,
             request_id=request[REQUEST_ID],
             body=raw,
+            name=named.name,
             quote_hash=quote_hash,
             list_price=list_price,
         ) as stream:

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 from viz.domain.display import amount
 from viz.domain.ports.chain import Deployment
-from viz.domain.receipt import SignedReceipt, salted_hash
+from viz.domain.receipt import SignedReceipt, salt_of_name, salted_hash
 from viz.domain.units import AdapterId, Units
 from viz.errors import NodeNotTrusted
 
@@ -107,6 +107,10 @@ class OpenRequest:
     def equals(self, other: OpenRequest) -> bool:
         """Say whether both requests are the same, so that the receipt of one fits the other."""
         return (self.adapter_id, self.request) == (other.adapter_id, other.request)
+
+    def is_named_by(self, signed: SignedReceipt) -> bool:
+        """Say whether a receipt was made for this request, and for no other that is equal."""
+        return bool(self.name) and signed.request_salt == salt_of_name(self.name)
 
     def bound_units(self, unused_units: Units, credit_units: Units | None = None) -> Units:
         """Return the most that a receipt may bill if the request's answer did not bring it.

@@ -281,6 +281,10 @@ class OpenRequests:
                 f"{UNACCOUNTED}"
             )
 
+        # An honest node makes the salt of the request's name. If a server on the way has taken the
+        # name out, the receipt fits all equal requests.
+        asked = [each for each in asked if each.is_named_by(signed)] or asked
+
         def order(each: OpenRequest) -> tuple[Units, tuple[bool, Units, bool], float, Units]:
             # First the requests that allow the bill, then the one whose text it fits best, then the
             # one that ended first, then the one with the smallest bound. So the larger bounds are

@@ -33,7 +33,7 @@ class RequestJournal:
     def keep(self, open_request: OpenRequest) -> None:
         """Make a request durable, with what is known of it now; raise OSError."""
         self._directory.mkdir(mode=0o700, exist_ok=True)
-        open_request.name = open_request.name or secrets.token_hex(8)
+        open_request.name = open_request.name or secrets.token_hex(16)
         path = self._path(open_request.name)
         head = {
             "adapter": int(open_request.adapter_id),

@@ -21,7 +21,7 @@ from viz.domain.eip712 import Domain
 from viz.domain.node_channel import NodeChannel, require_selling
 from viz.domain.ports.clock import Clock
 from viz.domain.ports.ledger import AnswerRecord, ChannelRecord, UnbilledRecord
-from viz.domain.receipt import SignedReceipt, salted_hash
+from viz.domain.receipt import SignedReceipt, salt_of_name, salted_hash
 from viz.domain.reservations import append_receipt, reserve
 from viz.domain.reservations import settle_reservation as settle
 from viz.domain.units import Address, Hash32, Units
@@ -76,7 +76,8 @@ class Meter:
         # One read of random bytes: each read releases the GIL and waits to get it back.
         drawn = secrets.token_bytes(80)
         self._request_id = drawn[:16]
-        self._salts = Hash32(drawn[16:48]), Hash32(drawn[48:])
+        salt = Hash32(drawn[16:48]) if request.name is None else salt_of_name(request.name)
+        self._salts = salt, Hash32(drawn[48:])
         # The tokens and the text that the last ``unbooked_units`` counted; ``unbilled`` describes
         # the same. The text has the lasting part of each choice, one after the other.
         self._lasting: tuple[int, str] = 0, ""

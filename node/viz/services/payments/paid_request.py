@@ -22,6 +22,7 @@ class PaidRequest:
     the control tokens around a raw prompt are free. ``sampling.max_tokens`` limits each of the
     ``choices``. ``body``: the HTTP body as sent; the receipt states its salted hash.
     ``quote_hash``: zero if the list price was agreed. ``reuse_key``: the signer's, for the engine.
+    ``name``: what the buyer calls the request, if it does; its receipt shows that to the buyer.
     """
 
     request_id: str
@@ -36,6 +37,7 @@ class PaidRequest:
     choices: int
     stream: bool
     reuse_key: str = ""
+    name: str | None = None
 
     @property
     def max_tokens(self) -> int:

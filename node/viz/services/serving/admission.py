@@ -82,14 +82,15 @@ class Admission:
         *,
         request_id: str,
         body: bytes,
+        name: str | None = None,
         quote_hash: Hash32 | None = None,
         list_price: Price | None = None,
     ) -> AsyncIterator[PaidStream]:
         """Check a request, pay its first step, and yield its stream; bill it however it ends.
 
-        ``offer``: the offer of the requested model. ``body``: the HTTP body as sent.
-        ``quote_hash``: the quote to charge by. Without one the list price is charged, which must
-        not exceed ``list_price`` if the client states one.
+        ``offer``: the offer of the requested model. ``body``: the HTTP body as sent. ``name``: what
+        the buyer calls the request, if it does. ``quote_hash``: the quote to charge by. Without one
+        the list price is charged, which must not exceed ``list_price`` if the client states one.
         Raises AdapterNotServable, PromptEmpty, PromptTooLong, InvalidRequest, QuoteExpired,
         ChannelClosing, PaymentRequired (with the ``quote`` and ``need`` objects), EngineOverloaded,
         StoreFull.
@@ -121,6 +122,7 @@ class Admission:
             choices=asked.choices,
             stream=asked.stream,
             reuse_key=self._reuse_key(access.signer),
+            name=name,
         )
         meter = Meter(self._tools, active_channel, request)
         stream = PaidStream(active_channel, meter, request, policy=self.policy)
