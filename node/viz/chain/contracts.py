@@ -23,6 +23,7 @@ from viz.chain.withdrawn import Withdrawals
 from viz.domain.claim_rows import RowStatus
 from viz.domain.license import Terms
 from viz.domain.ports.chain import (
+    DEVELOPMENT_CHAINS,
     AcquiredGrant,
     AdapterState,
     ChannelState,
@@ -213,7 +214,15 @@ class Chain:
         return self._deployment
 
     async def chain_time(self) -> int:
-        """Return the head block's timestamp, in seconds."""
+        """Return the head block's timestamp, in seconds.
+
+        A development chain makes a block only for a transaction, so that its newest one can be
+        hours old. There it is the timestamp of the block to come, by which deadlines are judged.
+        """
+        if self._deployment.chain_id in DEVELOPMENT_CHAINS:
+            next_s = await self.rpc.next_block_time_s()
+            if next_s is not None:
+                return next_s
         return (await self.rpc.block()).time_s
 
     async def next_block_time_s(self) -> int | None:

@@ -67,6 +67,14 @@ async def test_a_key_with_code_is_seen(net: Testnet) -> None:
     assert await net.chain.has_code(key)
 
 
+async def test_the_time_of_an_idle_development_chain_goes_on(net: Testnet) -> None:
+    """It makes a block only for a transaction. The next one's time decides what has expired."""
+    newest = await net.rpc.block()
+    await net.rpc.request("evm_increaseTime", [7_200])
+    assert await net.rpc.block() == newest
+    assert await net.chain.chain_time() >= newest.time_s + 7_200
+
+
 class Silent(Rpc):
     """An endpoint that finds no logs, whatever it is asked."""
 

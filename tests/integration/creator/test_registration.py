@@ -96,7 +96,12 @@ def new_key(folder: Path) -> tuple[Path, Any]:
 async def test_a_work_is_registered_with_its_record(
     net: Testnet, tmp_path: Path, work: Path, direct: bool
 ) -> None:
-    """Both ways give the same: the creator owns it, and file, salt and chain fit together."""
+    """Both ways give the same: the creator owns it, and file, salt and chain fit together.
+
+    The chain made no block for two hours, which is longer than a signature holds: one that was
+    dated by the newest block was refused as expired, again and again.
+    """
+    await net.rpc.request("evm_increaseTime", [7_200])
     key_file, account = new_key(tmp_path)
     creator = address(account)
     async with relay(net) as url:

@@ -166,7 +166,7 @@ class ChainReader(Protocol):
     def deployment(self) -> Deployment: ...
 
     async def chain_time(self) -> int:
-        """Return the head block's timestamp, in seconds."""
+        """Return the head block's timestamp, in seconds; on a development chain, the next one's."""
         ...
 
     async def next_block_time_s(self) -> int | None:
