@@ -150,22 +150,6 @@ async def test_a_lie_about_the_chain_gets_no_signature(
     assert not node.taken and done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize(("chain_id", "code"), [(DEPLOYMENT.chain_id, 0), (1, UNTRUE)])
-async def test_only_a_development_chain_may_stand_still(
-    tmp_path: Path, chain_id: int, code: int
-) -> None:
-    """An idle local chain tells its last block's time. It decides nothing: the deadline is the own
-    clock's. Elsewhere blocks come all the time, and such a chain is not followed by its node."""
-    desk = new_desk(tmp_path / "home", replace(DEPLOYMENT, chain_id=chain_id, token_symbol="vUSD"))
-    hours_ago = int(time.time()) - 5 * 3_600
-    async with lying(Liar({"chainTime": hours_ago, "chainId": chain_id})) as node:
-        done = await desk.register(node.url)
-    assert done.exit_code == code, done.output
-    assert [each.register.deadline_s > time.time() + VALID_S - 600 for each in node.taken] == (
-        [] if code else [True]
-    )
-
-
 @pytest.mark.parametrize(
     "lies",
     [
