@@ -57,10 +57,18 @@ class FakeEngine:
     """``viz.domain.ports.engine.Engine``, invented but deterministic."""
 
     def __init__(
-        self, *, max_open: int = 64, context_tokens: int = 512, script: bytes = b""
+        self,
+        *,
+        max_open: int = 64,
+        context_tokens: int = 512,
+        script: bytes = b"",
+        token_s: float = 0,
     ) -> None:
-        """With a ``script`` every answer says that, again and again, to its last token."""
-        self._script = script
+        """With a ``script`` every answer says that, again and again, to its last token.
+
+        ``token_s``: how long each token takes.
+        """
+        self._script, self._token_s = script, token_s
         self._model = BaseModel(
             name="fake",
             digest=Hash32(hashlib.sha256(b"fake base").digest()),
@@ -157,7 +165,7 @@ class FakeEngine:
         try:
             for made in range(1, limit + 1):
                 # Gives way between tokens, as a step of the real engine does.
-                await asyncio.sleep(0)
+                await asyncio.sleep(self._token_s)
                 while not line.cancelled and made > self._bound(line):
                     news.clear()
                     await news.wait()

@@ -143,3 +143,21 @@ async def test_choices_that_have_not_begun_cost_no_more(tmp_path: Path) -> None:
                     pass
             assert len(answer.text) == 3_000
             assert not client.voucher_signer.standing.broken
+
+
+async def test_a_reader_that_pauses_stops_no_other_answer(tmp_path: Path) -> None:
+    """The node went on with its answer, and the others' vouchers paid for that: most broke off."""
+    script = b"The tide is high at noon. "
+    engine = FakeEngine(context_tokens=8_192, script=script, token_s=0.001)
+    async with running_node(tmp_path, engine=engine) as node:
+        node.chain.balances[public_address(PAYER_KEY)] = 10**9
+        async with buying(node, tmp_path / "buyer") as client:
+            await client.open_channel(PAYER_KEY, 10_000_000)
+            async with client.ask(chat(max_tokens=4_000)) as paused:
+                reading = aiter(paused)
+                await anext(reading)
+                for number in range(4):
+                    assert await ask(client, max_tokens=400, seed=number)
+            await client.sync()
+            assert not client.voucher_signer.standing.lost_units
+            assert not client.voucher_signer.fault

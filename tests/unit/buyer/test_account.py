@@ -28,7 +28,14 @@ from viz.buyer.vouchers.voucher_signer import VoucherSigner
 from viz.client.node_client import NodeClient
 from viz.domain.node_channel import VoucherOffer
 from viz.domain.units import AdapterId, Units
-from viz.errors import NodeNotTrusted, NodeRefused, StaleVoucher, StoreError, TooMuchLeftOver
+from viz.errors import (
+    NodeNotTrusted,
+    NodeRefused,
+    PriceAboveCap,
+    StaleVoucher,
+    StoreError,
+    TooMuchLeftOver,
+)
 from viz.protocol.messages import ChannelView
 from viz.protocol.problems import error_of
 
@@ -112,6 +119,28 @@ async def test_an_answer_that_began_in_time_is_paid_to_its_end(
         await voucher_signer.cover(OTHER, required_units=30, wanted_units=0)
     with asking(voucher_signer, AdapterId(50), 20), pytest.raises(TooMuchLeftOver):
         await voucher_signer.cover(AdapterId(50), required_units=20, wanted_units=0)
+
+
+async def test_answers_that_share_vouchers_may_be_ahead_of_what_was_read(
+    voucher_signer: VoucherSigner,
+) -> None:
+    """One reader that paused ended all other answers of its adapter: its own spent their vouchers.
+
+    An answer alone is ahead of its reader by a step, and never by more than was asked for.
+    """
+    with asking(voucher_signer, ASKED, 10) as first:
+        first.most_units = 40
+        assert not voucher_signer.allows(ASKED, 11)
+        with asking(voucher_signer, ASKED, 10) as second:
+            second.most_units = 15
+            await voucher_signer.cover(ASKED, required_units=55, wanted_units=100)
+            assert voucher_signer.channel.signed_units(ASKED) == 55
+            with pytest.raises(PriceAboveCap):
+                await voucher_signer.cover(ASKED, required_units=56, wanted_units=0)
+            first.most_units = 1_000
+            assert voucher_signer.allows(ASKED, 20 + CAP)
+            assert not voucher_signer.allows(ASKED, 21 + CAP)
+    assert not voucher_signer.fault
 
 
 async def test_a_command_with_a_small_cap_judges_by_the_channels_allowance(

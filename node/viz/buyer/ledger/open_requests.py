@@ -159,6 +159,17 @@ class OpenRequests:
             for each in (*self._under_way, *self._awaiting)
         )
 
+    def unread_units(self, adapter_id: AdapterId) -> Units:
+        """Return how much more than now the requests that share vouchers may cost in the end."""
+        shared = [
+            each
+            for each in {*self._under_way, *self._awaiting}
+            if each.adapter_id == adapter_id and not each.seq
+        ]
+        if len(shared) < 2:
+            return 0
+        return sum(max(0, each.most_units - each.units) for each in shared)
+
     def under_way(self) -> list[OpenRequest]:
         """Return the requests whose answers arrive and are not billed yet."""
         return [each for each in self._under_way if not each.seq]

@@ -159,6 +159,21 @@ class Undelivered:
             adapter_id, required_units
         )
 
+    def unread_units(self, adapter_id: AdapterId, required_units: Units) -> Units:
+        """Return how far a demand may be above the ceiling; 0 if too much would be left over.
+
+        The vouchers of an adapter's answers pay for each of them, and so also for one whose reader
+        pauses or whose line is dead: it may have gone to its end. What is signed for text that was
+        not read is left over. So much can be demanded at once that only the allowance bounds it.
+        """
+        standing, signed = self._ledger.standing, self._raised(adapter_id, required_units)
+        room_units = standing.allowed_units + standing.waived_units
+        if sum(self._left_over(signed).values()) > room_units:
+            return 0
+        if self.overdrawn(adapter_id, required_units):
+            return 0
+        return self._open_requests.unread_units(adapter_id)
+
     def may_run_ahead(self, adapter_id: AdapterId, units: Units) -> bool:
         """Say whether so much may be signed for the adapter without a demand."""
         if units <= self._ledger.channel.signed_units(adapter_id):

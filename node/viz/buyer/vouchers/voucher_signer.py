@@ -200,14 +200,16 @@ class VoucherSigner:
 
     def allows(self, adapter_id: AdapterId, required_units: Units) -> bool:
         """Say whether so much may be signed for the adapter, or was already."""
-        ceiling = self.ceiling_units(adapter_id)
-        return required_units <= max(ceiling, self.channel.signed_units(adapter_id))
+        if required_units <= self.channel.signed_units(adapter_id):
+            return True
+        beyond_units = required_units - self.ceiling_units(adapter_id)
+        return beyond_units <= self._undelivered.unread_units(adapter_id, required_units)
 
     def rests_on_unbilled(self, adapter_id: AdapterId, required_units: Units) -> bool:
-        """Say whether only requests that ended without a bill justify a requirement."""
+        """Say whether only text without a bill, which is not arriving, justifies a requirement."""
         under_way = self._open_requests.under_way_units(adapter_id)
         known_units = self.channel.billed_units(adapter_id) + under_way
-        return known_units < required_units <= self.ceiling_units(adapter_id)
+        return known_units < required_units and self.allows(adapter_id, required_units)
 
     def overdrawn(self, adapter_id: AdapterId, required_units: Units) -> bool:
         """Say whether a demand of so much would be refused, or be held against the node."""
