@@ -16,6 +16,7 @@ from viz.domain.ports.chain import AdapterState, NodeEntry
 from viz.domain.ports.ledger import OfferedWork
 from viz.domain.units import UINT64_MAX, ZERO_HASH, AdapterId, Address, Cid, ContentId, Hash32
 from viz.protocol.listing import LISTINGS_PATH, SignedListing, listings_to_json
+from viz.protocol.market import MARKET_PATH, MarketModel, MarketPage
 from viz.protocol.messages import AdapterOffer, NodeInfo, adapter_model
 from viz.protocol.payment import NODE_PATH
 
@@ -97,6 +98,7 @@ class Remote:
     node: Address
     answers: NodeInfo | Answer | None = None
     listings: tuple[SignedListing, ...] = ()
+    market: tuple[MarketModel, ...] = ()
     asked: list[str] = field(default_factory=list)
     url: str = ""
 
@@ -114,6 +116,10 @@ class Remote:
         page = tuple(each for each in self.listings if each.listing.content_id > after)
         return web.json_response(listings_to_json(page, None))
 
+    async def sell(self, request: web.Request) -> web.StreamResponse:
+        self.asked.append(request.path)
+        return web.json_response(MarketPage(self.market, len(self.market), 1, 0).to_json())
+
 
 @asynccontextmanager
 async def serving(*remotes: Remote) -> AsyncIterator[None]:
@@ -124,6 +130,7 @@ async def serving(*remotes: Remote) -> AsyncIterator[None]:
             app = web.Application()
             app.router.add_get(NODE_PATH, remote.describe)
             app.router.add_get(LISTINGS_PATH, remote.list)
+            app.router.add_get(MARKET_PATH, remote.sell)
             runner = web.AppRunner(app, shutdown_timeout=0.1)
             await runner.setup()
             runners.append(runner)

@@ -37,6 +37,7 @@ from viz.services.market.remote_nodes import MAX_DESCRIPTION_BYTES, origin_in
 FRESH_S: Final = 300.0
 AGAIN_S: Final = 10.0
 MARKET_PAGES: Final = 20
+MARKETS_READ: Final = 8
 ASKED_NODES: Final = 128
 # A buyer waits for the search, so strangers that do not answer must not make it long: if all that a
 # round asks are silent, that takes 10 s, and no round waits for strangers longer than 15 s.
@@ -130,9 +131,9 @@ class NodeFinder:
             for each in await self._described([(url, None) for url in self._urls], known=True)
         }
         if self._discovery is not None:
-            await self._discovery.step()
+            await self._discovery.step_on(self._named_by_found)
             return self._discovery.index.models
-        named = await self._named()
+        named = await self._named(self._known)
         mine = {each.node for each in self._known.values()}
         asked = [(url, node) for node, url in named.items() if node not in mine][:ASKED_NODES]
         strangers = await self._described(asked, known=False)
@@ -170,10 +171,20 @@ class NodeFinder:
             _log.warning("nodes are left out", count=len(faults), one=faults[0])
         return [each for each in found if each is not None]
 
-    async def _named(self) -> dict[Address, str]:
-        """Return the nodes named in the known nodes' markets, each with a URL."""
+    async def _named_by_found(self) -> list[Address]:
+        """Return the nodes named in the markets of those that were found.
+
+        Where cheap entries fill the directory, one node that is no stranger's knows the others.
+        """
+        models = self._discovery.index.models if self._discovery else ()
+        found = {offer.url for model in models for offer in model.offers}
+        urls = [*self._known, *sorted(found - {*self._known})]
+        return list(await self._named(urls[:MARKETS_READ]))[:ASKED_NODES]
+
+    async def _named(self, urls: Iterable[str]) -> dict[Address, str]:
+        """Return the nodes named in the markets at these URLs, each with a URL."""
         named = {node: url for node, url in self._met.items() if url}
-        pages = await asyncio.gather(*(self._market(url) for url in self._known))
+        pages = await asyncio.gather(*map(self._market, urls))
         for page in pages:
             for model in page:
                 for offer in model.offers:
@@ -185,18 +196,23 @@ class NodeFinder:
 
     async def _market(self, url: str) -> list[MarketModel]:
         found: list[MarketModel] = []
-        after = ""
+        known, after = url in self._known, ""
+        http = self._known_http if known else self._strangers_http
+        timeout_s = TIMEOUT_S if known else STRANGER_TIMEOUT_S
         try:
-            for _ in range(MARKET_PAGES):
-                question = f"{url}{MARKET_PATH}" + (f"?after={after}" if after else "")
-                answer = await self._known_http.ask("GET", question, timeout_s=TIMEOUT_S)
-                page = MarketPage.from_json(answer)
-                found += page.models
-                if not page.next:
-                    break
-                after = page.next
-        except VizError as error:
-            _log.info("a node's market cannot be read", url=url, reason=error.detail)
+            async with asyncio.timeout(ROUND_S):
+                for _ in range(MARKET_PAGES):
+                    question = f"{url}{MARKET_PATH}" + (f"?after={after}" if after else "")
+                    page = MarketPage.from_json(
+                        await http.ask("GET", question, timeout_s=timeout_s)
+                    )
+                    found += page.models
+                    if not page.next:
+                        break
+                    after = page.next
+        except (VizError, TimeoutError) as error:
+            reason = error.detail if isinstance(error, VizError) else f"slower than {ROUND_S:g} s"
+            _log.info("a node's market cannot be read", url=url, reason=reason)
         return found
 
 

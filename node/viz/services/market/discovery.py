@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -133,8 +133,21 @@ class Discovery:
 
     async def step(self) -> None:
         """Ask the nodes that are due, check what they say, build the index; raise ChainError."""
-        self._facts.begin_round()
         await self._remote.look()
+        await self._build()
+
+    async def step_on(self, named: Callable[[], Awaitable[Collection[Address]]]) -> None:
+        """Step; if a part of the directory was not reached, ask what ``named`` returns of it.
+
+        ``named`` is called when ``index`` has what was found. Raises ChainError.
+        """
+        await self.step()
+        if unasked := self._remote.unasked():
+            await self._remote.ask(unasked.intersection(await named()))
+            await self._build()
+
+    async def _build(self) -> None:
+        self._facts.begin_round()
         faces = await self._listed_works()
         sold: list[_Sold] = []
         nodes = 0

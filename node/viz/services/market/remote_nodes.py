@@ -125,8 +125,20 @@ class RemoteNodes:
             _log.warning("nodes are left out", count=len(self._left_out), one=self._left_out[0])
         self._left_out = []
 
+    def unasked(self) -> set[Address]:
+        """Return the nodes of the directory that no round has reached yet."""
+        return {
+            node
+            for node, known in self._known.items()
+            if known.info is None and not known.fault and not known.ask_again_s
+        }
+
     async def look(self) -> None:
         """Read the directory, and ask each node that is due; raise ChainError."""
+        await self._read_directory()
+        await self.ask(self._known)
+
+    async def _read_directory(self) -> None:
         entries = {entry.node: entry for entry in await self._entries()}
         if self._own is not None:
             entries.pop(self._own, None)
@@ -137,15 +149,18 @@ class RemoteNodes:
             if known is None or known.entry != entry:
                 # A node with a new URL starts without a history: the old one is of the old URL.
                 self._known[node] = KnownRemote(entry)
+
+    async def ask(self, nodes: Collection[Address]) -> None:
+        """Ask those of these nodes that are due, one round of them."""
         room = asyncio.Semaphore(self._at_once)
 
-        async def ask(origin: str, nodes: list[KnownRemote]) -> None:
+        async def ask(origin: str, named: list[KnownRemote]) -> None:
             async with room:
-                await self._ask(origin, nodes)
+                await self._ask(origin, named)
 
         try:
             async with asyncio.timeout(self._round_s):
-                await asyncio.gather(*(ask(*each) for each in self._due().items()))
+                await asyncio.gather(*(ask(*each) for each in self._due(nodes).items()))
         except TimeoutError:
             _log.info("the round ends before all nodes answered", seconds=self._round_s)
 
@@ -159,10 +174,11 @@ class RemoteNodes:
         _log.warning("only a part of the directory is read", entries=ENTRIES_READ)
         return found
 
-    def _due(self) -> dict[str, list[KnownRemote]]:
+    def _due(self, nodes: Collection[Address]) -> dict[str, list[KnownRemote]]:
         """Return the origins to ask now, each with the entries that name it."""
         now_s = self._clock.now_s()
-        due = [each for each in self._known.values() if each.ask_again_s <= now_s]
+        asked = [self._known[node] for node in nodes if node in self._known]
+        due = [each for each in asked if each.ask_again_s <= now_s]
         random.shuffle(due)
         due.sort(key=lambda each: (each.entry.node not in self._first, each.info is None))
         origins: dict[str, list[KnownRemote]] = {}

@@ -18,6 +18,7 @@ from viz.domain.units import Address
 from viz.errors import NodeUnreachable
 from viz.outbound import Outbound
 from viz.services.market import remote_nodes
+from viz.services.market.discovery import NodeOffers, unchecked_models
 
 B, TRAINER = address_of(0xB1), address_of(0x71)
 
@@ -99,6 +100,32 @@ async def test_a_flooded_directory_hides_no_node_that_the_buyer_paid(
     assert {each.node for model in models for each in model.offers} == {B}
     warned = [each for each in logs if each["log_level"] == "warning"]
     assert [each["count"] for each in warned] == [8, 8]
+
+
+async def test_one_node_that_was_found_names_the_others(
+    chain: FakeChain, outbound: Outbound, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new buyer asks a small part of a flooded directory at random, and found one node at most.
+
+    What its market names is asked at its own entry's URL only, and checked as all others are.
+    """
+    monkeypatch.setattr(remote_nodes, "ASKED_A_ROUND", 3)
+    first = Remote(B, info(B, [base_offer(2)]))
+    second = Remote(address_of(0xB2), info(address_of(0xB2), [base_offer(3)]))
+    liar = Remote(address_of(0xB3), info(address_of(0xB2), [base_offer(1)]))
+    flood = [Remote(address_of(0x400 + number)) for number in range(40)]
+    async with serving(first, second, liar, *flood):
+        announce(chain, first, second, liar, *flood)
+        named = [(second, "http://127.0.0.1:1"), (liar, liar.url)]
+        first.market = tuple(
+            unchecked_models(
+                NodeOffers.described(info(each.node, [base_offer()]), url, 0, 0)
+                for each, url in named
+            )
+        )
+        models = await finder_of(chain, outbound, paid=[B]).models()
+    assert {each.node for model in models for each in model.offers} == {B, second.node}
+    assert sum(bool(each.asked) for each in flood) <= 2
 
 
 async def test_a_buyer_s_search_ends_in_its_time(
