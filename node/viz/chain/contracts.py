@@ -92,9 +92,11 @@ class ContentRegistry(Contract):
             found["withdrawnAt"],
         )
 
-    async def grant(self, content_id: ContentId, trainer: Address, now_s: int) -> GrantState | None:
+    async def grant(
+        self, content_id: ContentId, trainer: Address, now_s: int, *, block: BlockTag = "latest"
+    ) -> GrantState | None:
         """Return a trainer's latest grant; it is live if it permits registering at ``now_s``."""
-        found = await self._view("grantOf", content_id, trainer)
+        found = await self._view("grantOf", content_id, trainer, block=block)
         terms_hash = Hash32(found["termsHash"])
         if terms_hash == ZERO_HASH:
             return None
@@ -118,9 +120,11 @@ class ContentRegistry(Contract):
         """Return whether ``owner`` approved ``trainer``."""
         return bool(await self._view("isTrainerApproved", content_id, owner, trainer))
 
-    async def owners(self, content_ids: Sequence[ContentId]) -> tuple[Address, ...]:
+    async def owners(
+        self, content_ids: Sequence[ContentId], *, block: BlockTag = "latest"
+    ) -> tuple[Address, ...]:
         """Return the owner of each work; raise TransactionFailed if one is not registered."""
-        found = await self._view("ownersOf", list(content_ids))
+        found = await self._view("ownersOf", list(content_ids), block=block)
         if len(found) != len(content_ids):
             raise ChainUnreachable(
                 f"ContentRegistry.ownersOf answered {len(found)} owners of {len(content_ids)} "

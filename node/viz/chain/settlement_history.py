@@ -19,18 +19,23 @@ from viz.chain.log_completeness import (
     registered_adapters,
     registered_works,
     require_counted,
+    require_owners,
+    require_same_logs,
 )
 from viz.chain.rpc import BlockHeader, BlockNotKnown
 from viz.chain.scan import scan
-from viz.domain.eip712 import keccak
+from viz.chain.token_transfers import TRANSFER, transfers_from, word_of
 from viz.domain.ports.chain import ChannelState
 from viz.domain.ports.transactions import Event
 from viz.domain.settlement_audit import RebuiltBooks, Transfers, rebuild
-from viz.domain.units import Address, Hash32, Units, parse_address
+from viz.domain.statement import contradiction
+from viz.domain.units import Address, ContentId, Hash32, Units, hex_of
 from viz.domain.verdict import verdict_of
 from viz.errors import ChainError, ChainMismatch
 
-_TRANSFER: Final = keccak(b"Transfer(address,address,uint256)")
+_OWNERS_AT_ONCE: Final = 200
+# So many transactions' receipts are read before anything is said against the contract.
+_MOST_RECEIPTS: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +82,8 @@ class SettlementHistory:
     async def events(self, last: int) -> list[Event]:
         """Return all events of Settlement, works' transfers and adapters' registrations.
 
-        Raises ChainError if the endpoint lacks the registration of a work or an adapter.
+        Raises ChainError if the endpoint lacks the registration of a work or an adapter, or shows
+        another owner of a work than the contract.
         """
         where = self._where
         found = await self._logs(where.settlement, (), last)
@@ -89,6 +95,11 @@ class SettlementHistory:
         events = list(decode_logs(where, found))
         works = await self._chain.contents.count(block=last)
         require_counted("work", registered_works(events), works, self._rpc.url)
+        ids, owners = [ContentId(each) for each in range(1, works + 1)], list[Address]()
+        for start in range(0, works, _OWNERS_AT_ONCE):
+            some = ids[start : start + _OWNERS_AT_ONCE]
+            owners += await self._chain.contents.owners(some, block=last)
+        require_owners(events, dict(zip(ids, owners, strict=True)), self._rpc.url)
         adapters = await self._chain.adapters.count(block=last)
         require_counted("adapter", registered_adapters(events), adapters, self._rpc.url)
         return events
@@ -122,8 +133,10 @@ class SettlementHistory:
     async def read(self, last: BlockHeader) -> SettlementRead:
         """Rebuild every balance at a block and compare each with the contract's view.
 
-        Raises ChainMismatch if the block was replaced meanwhile, ChainUnreachable, and ChainError,
-        naming the endpoint, if it lacks a registration or a claim.
+        Raises ChainMismatch if the block was replaced meanwhile. Raises ChainUnreachable or
+        ChainError, naming the endpoint, if it lacks logs: where its logs and the views disagree,
+        the contract is accused only if the token's transfers are all there, and so is each log of
+        the transactions that they are in.
         """
         events = await self.events(last.number)
         held = await self._chain.token.balance(self._where.settlement, block=last.number)
@@ -136,7 +149,36 @@ class SettlementHistory:
                 f"{books.must_hold_units() - held} are missing"
             )
         await self._require(last)
+        if wrong := [*books.findings, *differences]:
+            if unread:
+                raise contradiction(
+                    f"{wrong[0]}, and the token's transfers that {self._rpc.url} serves do not "
+                    "give what Settlement holds either"
+                )
+            names = {*(event.transaction_hash for event in events), *(transfers or {})}
+            await self._require_whole(events, names, " ".join(wrong))
         return SettlementRead(last, books, held, tuple(differences), unread)
+
+    async def _require_whole(
+        self, events: Sequence[Event], transactions: Collection[Hash32], wrong: str
+    ) -> None:
+        """Raise ChainError if a receipt has a log of Settlement that the endpoint left out.
+
+        Those that are named in ``wrong`` are read first.
+        """
+        served: dict[Hash32, list[Event]] = {}
+        for event in events:
+            served.setdefault(event.transaction_hash, []).append(event)
+        ordered = sorted(transactions, key=lambda each: (hex_of(each) not in wrong, each))
+        for name in ordered[:_MOST_RECEIPTS]:
+            receipt = await self._rpc.receipt(name)
+            logs = [
+                log
+                for log in (receipt.logs if receipt else ())
+                if log.address == self._where.settlement
+            ]
+            told = decode_logs(self._where, logs)
+            require_same_logs(served.get(name, ()), told, self._rpc.url)
 
     async def _all_transfers(
         self, last: int, held_units: Units
@@ -146,9 +188,8 @@ class SettlementHistory:
         If not, the endpoint lacks some of them, and payouts cannot be followed: that is missing.
         """
         out = await self.transfers(last)
-        to = bytes.fromhex(self._where.settlement[2:]).rjust(32, b"\0")
-        came = 0
-        for log in await self._logs(self._where.token, (_TRANSFER, None, to), last):
+        to, came = word_of(self._where.settlement), 0
+        for log in await self._logs(self._where.token, (TRANSFER, None, to), last):
             came += int.from_bytes(log.data, "big")
         left = came - sum(units for moved in (out or {}).values() for units in moved.values())
         if out is not None and left == held_units:
@@ -194,17 +235,9 @@ class SettlementHistory:
 
     async def transfers(self, last: int) -> Mapping[Hash32, Mapping[Address, Units]] | None:
         """Return the token's transfers out of Settlement; None if the token has no events."""
-        sender = bytes.fromhex(self._where.settlement[2:]).rjust(32, b"\0")
-        logs = await self._logs(self._where.token, (_TRANSFER, sender), last)
-        if not logs and not await self._logs(self._where.token, (_TRANSFER,), last):
+        found = await transfers_from(self._rpc, self._where, self._where.settlement, last)
+        if not found and not await self._logs(self._where.token, (TRANSFER,), last):
             return None
-        found: dict[Hash32, dict[Address, Units]] = {}
-        for log in logs:
-            if len(log.topics) != 3 or len(log.data) != 32:
-                return None
-            to = parse_address("0x" + bytes(log.topics[2])[12:].hex())
-            moved = found.setdefault(log.transaction_hash, {})
-            moved[to] = moved.get(to, 0) + int.from_bytes(log.data, "big")
         return found
 
     async def _logs(self, address: Address, topics: Sequence[bytes | None], last: int) -> list[Any]:

@@ -7,7 +7,8 @@ the reading.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,9 +20,15 @@ from viz.chain.log_completeness import (
     registered_adapters,
     registered_works,
     require_counted,
+    require_fees,
+    require_grants,
+    require_owners,
+    require_same_logs,
 )
 from viz.chain.rpc import BlockHeader, BlockNotKnown
 from viz.chain.scan import scan
+from viz.chain.token_transfers import transfers_from, word_of
+from viz.domain.ports.chain import GrantState
 from viz.domain.ports.transactions import Event
 from viz.domain.shares import shares_from_words
 from viz.domain.statement import (
@@ -35,7 +42,8 @@ from viz.errors import ChainMismatch, InvalidRequest, LicenseError
 
 # Up to this many adapters are searched one by one; for more, the events of all are read.
 _ONE_BY_ONE: Final = 16
-_STATES_KEPT: Final = 64
+_VIEWS_AT_ONCE: Final = 16
+_MOST_RECEIPTS: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,56 +62,103 @@ class WorkEvents:
         self._chain, self._rpc = chain, chain.rpc
         self.first_block = chain.deployment.first_block
 
-    async def read(self, content_id: ContentId, last: BlockHeader) -> WorkRead:
+    async def read(
+        self, content_id: ContentId, last: BlockHeader, trainers: Collection[Address] = ()
+    ) -> WorkRead:
         """Return a work's history up to the block ``last``.
 
-        Raises ChainMismatch if the block was replaced meanwhile, ChainUnreachable if the events
-        contradict each other or what the contract has to distribute at that block, ChainError if
-        the endpoint lacks logs, LicenseError if there is no such work.
+        All is read up to the head and compared with the contracts' views there, because few
+        endpoints tell the views of old blocks. ``trainers`` are looked up too: whoever is said to
+        have acquired a grant. Raises ChainMismatch if the block was replaced meanwhile,
+        ChainUnreachable if the events contradict each other or a view, ChainError if the endpoint
+        lacks logs, LicenseError if there is no such work.
         """
+        head = max(last.number, await self._rpc.block_number())
         await self._require_registered(content_id)
-        adapters = await self.adapters(content_id, last.number)
-        events = await self._events(content_id, [each.adapter_id for each in adapters], last.number)
-        history = work_history(content_id, adapters, events)
-        # Few endpoints keep older states than these; logs are kept longer.
-        if last.number > await self._rpc.block_number() - _STATES_KEPT:
-            undistributed = {
-                each.adapter_id: await self._chain.settlement.undistributed(
-                    each.adapter_id, block=last.number
-                )
-                for each in adapters
-            }
-            await self.require_block(last)
-            require_undistributed(history, undistributed)
+        registered = await self._registered(content_id, head)
+        rates = tuple(each for each, _ in registered)
+        events = await self._events(content_id, [each.adapter_id for each in rates], head)
+        owner = (await self._chain.contents.owners([content_id], block=head))[0]
+        require_owners(events, {content_id: owner}, self._rpc.url)
+        await self._require_grants(content_id, events, registered, trainers, head)
+        undistributed = {
+            each.adapter_id: await self._chain.settlement.undistributed(each.adapter_id, block=head)
+            for each in rates
+        }
         await self.require_block(last)
-        return WorkRead(history, adapters, last)
+        require_undistributed(work_history(content_id, rates, events), undistributed)
+        adapters = tuple(each for each, event in registered if event.block_number <= last.number)
+        before = [event for event in events if event.block_number <= last.number]
+        return WorkRead(work_history(content_id, adapters, before), adapters, last)
 
-    async def adapters(self, content_id: ContentId, last: int) -> tuple[AdapterRates, ...]:
-        """Return the adapters trained on a work, by id, with the rates of their registration.
+    async def require_served(self, content_id: ContentId, transactions: Iterable[Hash32]) -> None:
+        """Raise ChainError if one of these transactions has a grant that the logs lack."""
+        head = await self._rpc.block_number()
+        served = await self._grants(content_id, head)
+        for name in list(dict.fromkeys(transactions))[:_MOST_RECEIPTS]:
+            receipt = await self._rpc.receipt(name)
+            logs = receipt.logs if receipt and receipt.block_number <= head else ()
+            grants = [
+                event
+                for event in decode_logs(self._chain.deployment, logs)
+                if event.name == "GrantAcquired" and event.args["contentId"] == content_id
+            ]
+            require_same_logs(served, grants, self._rpc.url)
+
+    async def _require_grants(
+        self,
+        content_id: ContentId,
+        events: Sequence[Event],
+        registered: Sequence[tuple[AdapterRates, Event]],
+        trainers: Collection[Address],
+        head: int,
+    ) -> None:
+        """Raise ChainError if the endpoint lacks a grant that the contract or the token shows."""
+        grants = [event for event in events if event.name == "GrantAcquired"]
+        asked = sorted(
+            {*trainers, *(each.trainer for each, _ in registered)}
+            | {Address(event.args["trainer"]) for event in grants}
+        )
+        contents, views = self._chain.contents, dict[Address, GrantState | None]()
+        for first in range(0, len(asked), _VIEWS_AT_ONCE):
+            some = asked[first : first + _VIEWS_AT_ONCE]
+            found = await asyncio.gather(
+                *(contents.grant(content_id, each, 0, block=head) for each in some)
+            )
+            views |= dict(zip(some, found, strict=True))
+        places = {
+            each.adapter_id: (each.trainer, (event.block_number, event.log_index))
+            for each, event in registered
+        }
+        require_grants(grants, views, places, self._rpc.url)
+        where = self._chain.deployment
+        paid = await transfers_from(self._rpc, where, where.content_registry, head)
+        if paid:
+            require_fees(await self._grants(None, head), paid, self._rpc.url)
+
+    async def _registered(
+        self, content_id: ContentId, head: int
+    ) -> tuple[tuple[AdapterRates, Event], ...]:
+        """Return the adapters trained on a work, by id, with the events of their registration.
 
         Raises ChainError if the endpoint does not serve the event of every registered adapter.
         """
         found = []
-        # Read to the head, because there the count can be asked for, and of old blocks it cannot.
-        head = max(last, await self._rpc.block_number())
         events = await self._scan("AdapterRegistry", "AdapterRegistered", (), head)
         count = await self._chain.adapters.count(block=head)
         require_counted("adapter", registered_adapters(events), count, self._rpc.url)
         for event in events:
-            if event.block_number > last:
-                continue
             shares = dict(shares_from_words(event.args["shares"]))
             if content_id in shares:
-                found.append(
-                    AdapterRates(
-                        AdapterId(event.args["adapterId"]),
-                        Address(event.args["trainer"]),
-                        event.args["royaltyBps"],
-                        event.args["trainerBps"],
-                        shares[content_id],
-                    )
+                rates = AdapterRates(
+                    AdapterId(event.args["adapterId"]),
+                    Address(event.args["trainer"]),
+                    event.args["royaltyBps"],
+                    event.args["trainerBps"],
+                    shares[content_id],
                 )
-        return tuple(sorted(found, key=lambda each: each.adapter_id))
+                found.append((rates, event))
+        return tuple(sorted(found, key=lambda each: each[0].adapter_id))
 
     async def times(self, blocks: Sequence[int]) -> Mapping[int, int]:
         """Return the timestamps of blocks."""
@@ -169,7 +224,7 @@ class WorkEvents:
     ) -> list[Event]:
         work = content_id.to_bytes(32, "big")
         found = await self._scan("ContentRegistry", "Transfer", (None, None, work), last)
-        found += await self._scan("ContentRegistry", "GrantAcquired", (work,), last)
+        found += await self._grants(content_id, last)
         for name in ("Earned", "Distributed"):
             if len(adapters) <= _ONE_BY_ONE:
                 for each in adapters:
@@ -180,9 +235,13 @@ class WorkEvents:
                 found += [event for event in every if event.args["adapterId"] in set(adapters)]
         owners = {Address(event.args["to"]) for event in found if event.name == "Transfer"}
         for owner in sorted(owners):
-            topics = (bytes.fromhex(owner[2:]).rjust(32, b"\0"),)
-            found += await self._scan("Settlement", "TransferFailed", topics, last)
+            found += await self._scan("Settlement", "TransferFailed", (word_of(owner),), last)
         return found
+
+    async def _grants(self, content_id: ContentId | None, last: int) -> list[Event]:
+        """Return the grants of a work, or of all works."""
+        topics = () if content_id is None else (content_id.to_bytes(32, "big"),)
+        return await self._scan("ContentRegistry", "GrantAcquired", topics, last)
 
     async def _scan(
         self, contract: str, event: str, topics: Sequence[bytes | None], last: int

@@ -10,7 +10,8 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -24,10 +25,11 @@ from viz.domain.statement import (
     StatementLine,
     sum_of_kind,
 )
-from viz.domain.units import ContentId, Hash32, Units, hex_of
-from viz.errors import ChainMismatch, InvalidRequest
+from viz.domain.units import Address, ContentId, Hash32, Units, hex_of
+from viz.errors import ChainMismatch, InvalidRequest, VizError
 from viz.protocol.wire import JSON_INTEGER_MAX, Reader
 
+_MOST_TRAINERS: Final = 1_000
 COLUMNS: Final = (
     "work", "time", "block", "logIndex", "transaction", "kind", "account", "adapter", "node",
     "gross", "works", "royaltyBps", "shareBps", "vouchers", "units", "credited",
@@ -134,10 +136,19 @@ def csv_text(statements: Sequence[Statement]) -> str:
 
 
 async def make_statement(
-    events: WorkEvents, deployment: Deployment, content_id: ContentId, first: int, last: int
+    events: WorkEvents,
+    deployment: Deployment,
+    content_id: ContentId,
+    first: int,
+    last: int,
+    *,
+    trainers: Collection[Address] = (),
 ) -> Statement:
-    """Return the statement of a work for the blocks ``first`` to ``last``."""
-    read = await events.read(content_id, await events.header(last))
+    """Return the statement of a work for the blocks ``first`` to ``last``.
+
+    ``trainers`` are looked up on the chain, whatever its logs have. Raises as ``WorkEvents.read``.
+    """
+    read = await events.read(content_id, await events.header(last), trainers)
     lines = read.history.within(first, last)
     times = await events.times([line.block for line in lines])
     claims = [line.transaction for line in lines if line.kind == EARNED]
@@ -152,7 +163,7 @@ async def check_statement(
     """Compute the statement of the same blocks; return it, and where the one given differs.
 
     Raises InvalidRequest for another kind of file, ChainMismatch if it is of another deployment, or
-    if its last block was reorganised away.
+    if its last block was reorganised away, ChainError if the endpoint hides a grant that it names.
     """
     reader = Reader(said, "the statement")
     content_id = ContentId(reader.integer("contentId", JSON_INTEGER_MAX))
@@ -182,11 +193,28 @@ async def check_statement(
             f"{theirs[2]}, and you trust {here[0]} and {here[2]}: name its deployment with "
             "--deployment"
         )
-    made = await make_statement(events, deployment, content_id, first, last)
+    trainers, transactions = _named(said)
+    made = await make_statement(events, deployment, content_id, first, last, trainers=trainers)
+    ours = {line.transaction for line in made.lines}
+    # A line that we do not have is false, or the endpoint hides it.
+    await events.require_served(content_id, [each for each in transactions if each not in ours])
     found = [
         f"the statement of work {content_id}, {each}" for each in differences(said, made.to_json())
     ]
     return made, found
+
+
+def _named(said: object) -> tuple[list[Address], list[Hash32]]:
+    """Return the trainers and transactions of the license fees in a statement, where readable."""
+    lines = said.get("lines") if isinstance(said, Mapping) else None
+    trainers, transactions = dict[Address, None](), dict[Hash32, None]()
+    for line in lines if isinstance(lines, list) else ():
+        with suppress(VizError):
+            reader = Reader(line, "a line")
+            if reader.text("kind") == FEE:
+                transactions[reader.hash32("transaction")] = None
+                trainers[reader.address("account")] = None
+    return list(trainers)[:_MOST_TRAINERS], list(transactions)
 
 
 def differences(said: object, found: object, where: str = "") -> Iterator[str]:

@@ -135,7 +135,7 @@ def require_undistributed(history: WorkHistory, on_chain: Mapping[AdapterId, Uni
     """Raise ChainUnreachable if the events do not add up to the chain's undistributed amounts."""
     for adapter_id, units in history.undistributed_units.items():
         if on_chain[adapter_id] != units:
-            raise _contradiction(
+            raise contradiction(
                 f"adapter {adapter_id} has {on_chain[adapter_id]} units to distribute, and its "
                 f"events add up to {units}"
             )
@@ -159,7 +159,7 @@ def _earned(event: Event, rates: AdapterRates, held: _AdapterSums, owner: Addres
     )
     # After its retirement the works get everything.
     if works not in (split.to_contents_units, amount):
-        raise _contradiction(
+        raise contradiction(
             f"adapter {rates.adapter_id} earned {amount} units in block {event.block_number}, of "
             f"which its rates give the works {split.to_contents_units}, and its event {works}"
         )
@@ -185,7 +185,7 @@ def _earned(event: Event, rates: AdapterRates, held: _AdapterSums, owner: Addres
 def _paid(event: Event, rates: AdapterRates, held: _AdapterSums, owner: Address) -> StatementLine:
     accrued = int(event.args["accrued"])
     if accrued != held.works_units - held.distributed_units:
-        raise _contradiction(
+        raise contradiction(
             f"adapter {rates.adapter_id} distributed {accrued} units in block "
             f"{event.block_number}, and its works had {held.works_units - held.distributed_units}"
         )
@@ -205,7 +205,8 @@ def _paid(event: Event, rates: AdapterRates, held: _AdapterSums, owner: Address)
     )
 
 
-def _contradiction(what: str) -> ChainUnreachable:
+def contradiction(what: str) -> ChainUnreachable:
+    """Return the error for an endpoint whose answers cannot all be true."""
     return ChainUnreachable(
         f"the chain's endpoint contradicts itself: {what}. It left out events, or the chain was "
         "reorganised while it was read: try again, or give another --rpc"

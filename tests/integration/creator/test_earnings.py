@@ -200,6 +200,8 @@ async def test_bad_questions_are_one_line(net: Testnet, tmp_path: Path) -> None:
         ((work, "--from", "soon"), INPUT, "neither a day"),
         ((work, "--from", 9, "--to", 3), INPUT, "--from 9 --to 3 holds no block"),
         ((work, "--from", "2030-01-01"), INPUT, "a --from that is before --to and not in the fut"),
+        ((work, "--to", 99_999), INPUT, "--to 99999 is after the chain's newest block"),
+        ((work, "--to", "2090-01-01"), INPUT, "--to 2090-01-01 is after the chain's newest time"),
         ((work, "--check", none), INPUT, "is not a statement"),
         ((work, "--check", tmp_path / "nope"), INPUT, "no such file"),
         ((work, "--check", none, "--from", 3), INPUT, "leave out --from"),

@@ -46,6 +46,10 @@ SETTLED_BLOCKS: Final = 64
 _MAX_STATEMENT_BYTES: Final = 64 * 1024 * 1024
 _MAX_STATEMENT_VALUES: Final = 4_000_000
 _SHOWN: Final = 20
+FEES_ARE_NOT_COUNTED: Final = (
+    "no contract counts grants: an endpoint can hide the fee of one without an adapter "
+    "(ask another --rpc)"
+)
 SomeWorks = Annotated[list[int], typer.Argument(min=1, help="The works' ids on the chain.")]
 
 
@@ -141,7 +145,8 @@ def _print_royalties(found: Statement, trusted: Deployment) -> None:
     )  # fmt: skip
     table(f"Royalties of work {found.content_id}, from the chain's logs", columns, rows)
     fees = found.sums()["fees"]
-    say(f"training fees  {amount(fees, trusted)}, paid to the owner with each grant")
+    say(f"training fees  at least {amount(fees, trusted)}, paid to the owner with each grant")
+    say(FEES_ARE_NOT_COUNTED)
 
 
 @guarded
@@ -252,10 +257,10 @@ async def _blocks(
 
     head = await chain.rpc.block_number()
     settled = head if trusted.chain_id in DEVELOPMENT_CHAINS else head - SETTLED_BLOCKS
-    first = await _block(events, start, "--from") if start else events.first_block
-    last = await _block(events, end, "--to") - 1 if end else settled
-    if end and last > head:
-        last = settled
+    first = await _block(chain, events, start, "--from") if start else events.first_block
+    last = await _block(chain, events, end, "--to") - 1 if end else settled
+    if last > head:
+        raise _in_future(end, f"block, {head}")
     first = max(first, events.first_block)
     if first > last:
         asked = f"--from {start or first} --to {end or last}"
@@ -267,7 +272,7 @@ async def _blocks(
     return first, last
 
 
-async def _block(events: WorkEvents, text: str, option: str) -> int:
+async def _block(chain: Chain, events: WorkEvents, text: str, option: str) -> int:
     """Return the first block of a day, or the block with the given number."""
     if text.isascii() and text.isdecimal() and len(text) <= 15:
         return int(text)
@@ -278,7 +283,17 @@ async def _block(events: WorkEvents, text: str, option: str) -> int:
             f"{option} {text[:40]!r} is neither a day (2026-11-01) nor a block's number"
         ) from error
     day = day if day.tzinfo else day.replace(tzinfo=UTC)
-    return await events.block_at(int(day.timestamp()))
+    time_s = int(day.timestamp())
+    if option == "--to" and time_s > (now_s := await chain.chain_time()):
+        raise _in_future(text, f"time, {moment(now_s)}")
+    return await events.block_at(time_s)
+
+
+def _in_future(end: str, newest: str) -> InvalidRequest:
+    return InvalidRequest(
+        f"--to {end} is after the chain's newest {newest}: leave it out to read until now",
+        param="to",
+    )
 
 
 def _events(chain: Chain) -> WorkEvents:
@@ -323,4 +338,7 @@ def _print_statement(found: Statement, trusted: Deployment) -> None:
         "paid": "royalties paid",
         "waitingAfter": "royalties that wait now",
     }
-    lines("Sums", [(names[name], amount(units, trusted)) for name, units in found.sums().items()])
+    sums = {name: amount(units, trusted) for name, units in found.sums().items()}
+    sums["fees"] = f"at least {sums['fees']}"
+    lines("Sums", [(names[name], told) for name, told in sums.items()])
+    say(FEES_ARE_NOT_COUNTED)
