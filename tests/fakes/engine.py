@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from viz.basemodel.detokenise import Detokeniser
 from viz.basemodel.safetensor_file import NotSafetensors, parse_header
@@ -210,3 +211,15 @@ class FakeEngine:
         text, raw = chr(token - 3), _TABLE[token]
         top = tuple(TokenLogprob(text, token, -0.5 - place, raw) for place in range(wanted))
         return (TokenLogprob(text, token, -0.5, raw),), (top,)
+
+
+class OneAtATime(FakeEngine):
+    """Has room for one sequence: the others begin when it has ended."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._room = asyncio.Lock()
+
+    async def _run(self, *of: Any) -> None:
+        async with self._room:
+            await super()._run(*of)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from tests.fakes.chain import FakeChain
-from tests.fakes.engine import FakeEngine
+from tests.fakes.engine import FakeEngine, OneAtATime
 from tests.integration.api.harness import (
     ADAPTER,
     NODE_KEY,
@@ -97,6 +97,21 @@ async def test_a_stream_that_gets_no_voucher_stops(node: Node) -> None:
     record = await node.store.channel(buyer.signer)
     assert record is not None
     assert record.lines[ADAPTER].spent_units <= record.lines[ADAPTER].accepted_units
+
+
+async def test_a_choice_that_cannot_begin_holds_up_no_end(tmp_path: Path) -> None:
+    """A choice without money kept its place in a full engine from the next for two minutes."""
+    async with running_node(tmp_path, engine=OneAtATime()) as node, asyncio.timeout(20):
+        buyer = await Buyer(node).ready()
+        body = buyer.chat(n=2)
+        need = (await buyer.need_of(body)).need
+        assert need is not None
+        await buyer.satisfy(need)
+        answer = await buyer.ask(body, pays=False)
+        assert answer.receipt is not None
+        assert (
+            answer.receipt.receipt.completion_tokens == node.engine.count_tokens(answer.text) == 8
+        )
 
 
 async def test_a_buyer_that_hangs_up_pays_for_what_was_sent(node: Node) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import pytest
-from tests.fakes.engine import FakeEngine
+from tests.fakes.engine import FakeEngine, OneAtATime
 from tests.integration.api.harness import PAYER_KEY, running_node
 from tests.integration.buyer.conftest import buying
 from tests.integration.buyer.test_untrue_node import ask, chat
@@ -30,18 +30,6 @@ class Uneven(FakeEngine):
         self.sequences += 1
         found = await super().generate(request)
         return found if self.sequences == 1 else Short(found)
-
-
-class OneAtATime(FakeEngine):
-    """Has room for one sequence: the others begin when it has ended."""
-
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
-        self._room = asyncio.Lock()
-
-    async def _run(self, *of: Any) -> None:
-        async with self._room:
-            await super()._run(*of)
 
 
 class Short:

@@ -143,6 +143,18 @@ async def test_answers_that_share_vouchers_may_be_ahead_of_what_was_read(
     assert not voucher_signer.fault
 
 
+async def test_text_that_nobody_read_accuses_no_lost_request(voucher_signer: VoucherSigner) -> None:
+    """Requests that were lost on the way cost nothing. A reader that paused later made the demand,
+    which counted for each of them: three ended the trust."""
+    for _ in range(3):
+        left(voucher_signer, 2, broken=True)
+        voucher_signer.answered(empty=False)
+    with asking(voucher_signer, ASKED, 10) as paused, asking(voucher_signer, ASKED, 10):
+        paused.most_units = 40
+        await voucher_signer.cover(ASKED, required_units=40, wanted_units=0)
+    assert not voucher_signer.standing.broken and not voucher_signer.fault
+
+
 async def test_a_command_with_a_small_cap_judges_by_the_channels_allowance(
     voucher_signer: VoucherSigner, node: Node, ledger: BuyerLedger, tmp_path: Path
 ) -> None:

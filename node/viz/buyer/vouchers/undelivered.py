@@ -201,8 +201,9 @@ class Undelivered:
                 raise self._refusal(adapter_id, required_units)
             for each in self._under_way(adapter_id):
                 each.goes_on = True
-        billed_units = channel.billed_units(adapter_id)
-        if required_units > billed_units + self._open_requests.under_way_units(adapter_id):
+        known_units = channel.billed_units(adapter_id)
+        known_units += self._open_requests.under_way_units(adapter_id)
+        if required_units > known_units + self._open_requests.unread_units(adapter_id):
             for each in self._open_requests.ended():
                 if each.adapter_id == adapter_id and each.broke and not each.pardoned:
                     standing = standing.signed_unbilled(each.incident, channel.seq)

@@ -309,8 +309,9 @@ class PaidStream:
     def _pause_if_used_up(self) -> None:
         """Move from RUNNING to PAUSED if no choice can continue without money.
 
-        Text that waits is sent first. The time limit is set once, when the pause begins, so that a
-        buyer cannot extend it without paying.
+        A choice that has not begun may wait for the place in the engine of one that has no money,
+        so it does not count as one that can. Text that waits is sent first. The time limit is set
+        once, when the pause begins, so that a buyer cannot extend it without paying.
         """
         if self.phase is not Phase.RUNNING or self._pieces is None or not self._pieces.is_empty():
             return
@@ -319,7 +320,8 @@ class PaidStream:
             for choice in self._open_choices
             if self._made[choice] >= self._allowed[choice] < self._request.max_tokens
         ]
-        if waiting and len(waiting) == len(self._open_choices):
+        begun = [choice for choice in self._open_choices if self._made[choice]]
+        if waiting and len(waiting) == len(begun):
             self.phase = Phase.PAUSED
             now_s = asyncio.get_running_loop().time()
             self._pause_ends_s = now_s + self._policy.voucher_grace_s
