@@ -8,6 +8,7 @@ version may have left it open.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import uuid
@@ -59,9 +60,23 @@ def write_private(path: Path, data: bytes, partial: Path | None = None) -> None:
 
     ``partial`` is written first and renamed. Its default is a new name in the same folder, so that
     several may write at once; a caller that alone writes ``path`` can name one, so that what a kill
-    leaves is written over the next time.
+    leaves is written over the next time. A pipe or a device is not replaced by a file.
     """
-    partial = partial or path.with_name(f".{uuid.uuid4().hex}.part")
+    partial = partial or path.parent / f".{uuid.uuid4().hex}.part"
+    try:
+        with suppress(FileNotFoundError):
+            mode = path.lstat().st_mode
+            if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode) or stat.S_ISDIR(mode)):
+                raise OSError(errno.EINVAL, "it is a pipe or a device")
+        _write_whole(path, data, partial)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        # The person named this path, and knows nothing of the other.
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def _write_whole(path: Path, data: bytes, partial: Path) -> None:
     partial.unlink(missing_ok=True)
     try:
         handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)

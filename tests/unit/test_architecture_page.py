@@ -21,6 +21,7 @@ HELPERS: Final = {
     "private",
     "process_lock",
     "processor",
+    "written_file",
 }
 
 

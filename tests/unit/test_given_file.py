@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import threading
 import tracemalloc
 from pathlib import Path
 
 import pytest
 
+from viz import given_file
 from viz.errors import ConfigError, InvalidRequest, InvalidWork
-from viz.given_file import MAX_SECRET_BYTES, about, read_given, read_secret
+from viz.given_file import MAX_SECRET_BYTES, about, digest_given, read_given, read_secret
 
 
 def test_no_more_than_the_bound_is_read(tmp_path: Path) -> None:
@@ -43,6 +46,8 @@ def test_what_has_no_end_is_not_waited_for(tmp_path: Path) -> None:
         with pytest.raises(InvalidRequest, match=said) as told:
             read_given(path, 1024)
         assert str(path)[:40] in told.value.detail
+        with pytest.raises(InvalidRequest, match=said):
+            digest_given(path, 1024)
 
 
 def test_what_is_wrong_inside_names_the_file_and_what_to_do(tmp_path: Path) -> None:
@@ -69,3 +74,35 @@ def test_a_secret_comes_from_a_file_or_another_program(tmp_path: Path) -> None:
     ):
         with pytest.raises(ConfigError, match=f"the password file .*{said}"):
             read_secret(path, "the password file", ConfigError)
+
+
+def test_a_secret_is_not_waited_for_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pipe that nobody writes to, or whose writer falls silent, ends in a sentence; a device
+    without an end fills no memory. A program that writes late is waited for."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    late = threading.Timer(0.2, lambda: pipe.write_text("spät\n", encoding="utf-8"))
+    late.start()
+    assert read_secret(pipe, "the password file", ConfigError) == "spät"
+    late.join()
+    monkeypatch.setattr(given_file, "PIPE_WAIT_S", 0.1)
+    with pytest.raises(ConfigError, match=r"pipe cannot be read: .*nobody has written to it"):
+        read_secret(pipe, "the password file", ConfigError)
+    reader, writer = os.pipe()
+    with pytest.raises(ConfigError, match="nobody has written to it"):
+        read_secret(Path(f"/dev/fd/{reader}"), "the password file", ConfigError)
+    os.close(reader)
+    os.close(writer)
+    with pytest.raises(ConfigError, match="zero has more than"):
+        read_secret(Path("/dev/zero"), "the password file", ConfigError)
+
+
+def test_a_digest_is_of_the_whole_file_and_bounded(tmp_path: Path) -> None:
+    """Evidence may be large: it is read in parts."""
+    large = tmp_path / "film"
+    large.write_bytes(b"a" * (3 << 20))
+    assert digest_given(large, 3 << 20) == hashlib.sha256(b"a" * (3 << 20)).digest()
+    with pytest.raises(InvalidRequest, match="film has more than"):
+        digest_given(large, (3 << 20) - 1)

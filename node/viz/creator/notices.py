@@ -7,9 +7,9 @@ in what is signed, so that the notice is good at that node alone.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from viz.client.exchange import exchange
 from viz.client.node_address import origin_of
@@ -20,6 +20,7 @@ from viz.domain.trust import require_as_trusted
 from viz.domain.typed_data import Notice
 from viz.domain.units import ZERO_HASH, AdapterId, Address, ContentId, Hash32
 from viz.errors import InvalidRequest, NodeNotTrusted
+from viz.given_file import digest_given
 from viz.protocol.messages import NodeInfo
 from viz.protocol.notices import (
     MAX_CONTACT_CHARS,
@@ -30,6 +31,8 @@ from viz.protocol.notices import (
     SignedNotice,
 )
 from viz.protocol.payment import NODE_PATH
+
+_MOST_EVIDENCE_BYTES: Final = 64 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +77,7 @@ def evidence_hash(file: Path | None) -> Hash32:
     """
     if file is None:
         return ZERO_HASH
-    try:
-        with file.open("rb") as opened:
-            return Hash32(hashlib.file_digest(opened, "sha256").digest())
-    except OSError as error:
-        raise InvalidRequest(
-            f"the evidence {file} cannot be read: {error.strerror}", param="evidence"
-        ) from error
+    return Hash32(digest_given(file, _MOST_EVIDENCE_BYTES))
 
 
 async def desk_at(url: str, deployment: Deployment) -> NoticeDesk:

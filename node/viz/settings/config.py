@@ -30,6 +30,7 @@ from pydantic_settings import (
 )
 
 from viz.errors import ConfigError
+from viz.given_file import read_short_text
 from viz.settings.engine_config import ONE, SEVERAL, EngineConfig, EngineEntries
 from viz.settings.secret import secret
 from viz.settings.types import NonNegative, Percent, Port, Positive, Section
@@ -257,10 +258,8 @@ def load(file: Path | None = None, **overrides: Any) -> Config:
     settings: dict[str, Any] = {}
     if file is not None:
         try:
-            settings = tomllib.loads(file.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ConfigError(f"{file} cannot be read: {error.strerror}") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            settings = tomllib.loads(read_short_text(file, "the settings file", ConfigError))
+        except tomllib.TOMLDecodeError as error:
             raise ConfigError(f"{file} is not TOML: {error}") from error
         if "key_password" in settings:
             raise ConfigError(

@@ -207,6 +207,9 @@ async def test_the_command_writes_the_bytes_that_the_node_answers(
     file = tmp_path / "manifest.json"
     await viz(node, "--format", "manifest", "--out", str(file))
     assert file.read_bytes() == ENVELOPE
+    with pytest.raises(AssertionError, match="exists already: name a new file"):
+        await viz(node, "--format", "summary-json", "--out", str(file))
+    assert file.read_bytes() == ENVELOPE
     summary = json.loads(await viz(node, "--format", "summary-json"))
     assert summary["format"] == "viz-training-summary/1"
     assert len(json.loads(await viz(node, "--json"))["forms"]) == 4

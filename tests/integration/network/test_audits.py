@@ -222,6 +222,9 @@ async def test_a_buyer_gets_the_file_that_the_audit_of_receipts_needs(
     async def fewer(*given: Any, **how: Any) -> list[Any]:
         return [each for each in await kept(*given, **how) if each.seq < 3]
 
+    again = await market.desk.viz(*get, key=False, yes=False)
+    assert again.exit_code == 4 and "exists already: name a new file" in again.stderr
+    file.unlink()
     monkeypatch.setattr(ledger, "receipts", fewer)
     found = await market.desk.viz(*get, key=False, yes=False)
     assert found.exit_code == 12 and "your ledger has verified 3" in found.stderr, found.output
@@ -258,6 +261,7 @@ async def test_an_answer_is_bought_recorded_and_replayed(net: Testnet, tmp_path:
 
 
 async def asked(market: Market, record: Path) -> int:
+    record.unlink(missing_ok=True)  # the command writes over nothing
     """Buy a greedy answer with the command line; return its exit code."""
     words = ("buyer", "ask", "When is the lamp lit?", "--model", f"viz-adapter-{market.adapter}",
              "--max-tokens", 24, "--temperature", 0, "--record", record,

@@ -108,7 +108,10 @@ def test_a_file_without_terms_is_licensed_too(folder: Path) -> None:
     ("command", "says"),
     [
         ("license new {0} --preset royal " + SAID, "is not a preset"),
-        ("license new {0} --preset research --name A", "--contact is missing"),
+        (
+            "license new {0} --preset research --name A",
+            "--contact, --wallet, --language, --law are missing",
+        ),
         ("license new {0} " + SAID, "--preset is missing"),
         ("license new {0} --preset guided " + SAID, "asks on a terminal"),
         ("license new {0} --preset research --fee 1e3 " + SAID, "money.training_fee"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
 import tempfile
 from dataclasses import dataclass
@@ -34,6 +33,7 @@ from viz.domain.units import AdapterId
 from viz.errors import InvalidRequest, TrainingError, TrainingWorkerDied, UnknownAdapter
 from viz.given_file import read_given
 from viz.training.run import Bounds
+from viz.written_file import require_new, write_new
 
 app = typer.Typer(no_args_is_help=True, help="Check the claims of others by computing them again.")
 _BOUNDS = Bounds()
@@ -100,9 +100,8 @@ def adapter(
     place = data_dir(folder)
     given = (rpc, deployment or place / "deployment.json")
     envelope = read_given(manifest, MAX_MANIFEST_BYTES)
-    if keep is not None and (keep.exists() or not keep.parent.is_dir()):
-        wrong = "exists already" if keep.exists() else "is in no folder that there is"
-        raise InvalidRequest(f"--keep {keep} {wrong}: name a new file")
+    if keep is not None:
+        require_new(keep, "--keep")
     bounds = Bounds(max_memory_mib << 20, max_time_s)
     asked = _TrainingToRepeat(AdapterId(adapter_id), works, envelope, base_model, bounds, keep)
     report = run(_audit(asked, given, place))
@@ -183,9 +182,10 @@ async def _audit(
 def _keep(weights: Path, file: Path) -> None:
     """Copy the weights; a full disk costs the copy and not the audit's result."""
     try:
-        shutil.copyfile(weights, file)
+        write_new(file, weights.read_bytes())
+    except InvalidRequest as error:
+        err.print(f"{error.detail}: the weights are not kept")
     except OSError as error:
-        file.unlink(missing_ok=True)
         err.print(f"{file} could not be written ({error.strerror}): the weights are not kept")
 
 

@@ -67,6 +67,7 @@ from viz.domain.display import amount, counted, prices
 from viz.domain.units import BASE_MODEL
 from viz.errors import ConfigError, InvalidRequest
 from viz.given_file import read_secret
+from viz.written_file import require_new
 
 if TYPE_CHECKING:
     from viz.domain.ports.chain import Deployment
@@ -190,6 +191,8 @@ def ask(
     require_no_node(node, spends)
     if record is not None and not node:
         raise InvalidRequest("a record is of one node's answer: name it with --node")
+    if record is not None:
+        require_new(record, "--record")  # before anything is paid
     body: dict[str, Any] = {
         "messages": [{"role": "user", "content": prompt}],
         "max_tokens": max_tokens,

@@ -20,6 +20,7 @@ from viz.cli.own_chain import trusted_deployment
 from viz.client.node_address import checked
 from viz.domain.units import parse_units
 from viz.errors import InvalidRequest, VizError
+from viz.written_file import write_new
 
 if TYPE_CHECKING:
     from viz.buyer.client import BuyerClient
@@ -164,11 +165,9 @@ def recorder_of(control: object) -> ChannelControl:
 
 def write_record(control: ChannelControl, file: Path) -> None:
     """Write the record of the last answer, which has the words of both sides: for its owner."""
-    from viz.private import write_private
-
     if control.record is None:
         raise InvalidRequest("this answer has no receipt, so there is no record of it")
-    write_private(file, json.dumps(control.record.to_json(), indent=2).encode() + b"\n")
+    write_new(file, json.dumps(control.record.to_json(), indent=2).encode() + b"\n", "--record")
 
 
 async def _proxy_control(

@@ -24,11 +24,12 @@ from viz.cli.console import (
 from viz.cli.http import LOCAL_NODE, NodeUrl
 from viz.domain.display import counted
 from viz.errors import InvalidRequest, NodeNotTrusted
+from viz.written_file import require_new, write_new
 
 
 @guarded
 def receipts(
-    file: Annotated[Path, typer.Argument(help="File to write; it is for you alone.")],
+    file: Annotated[Path, typer.Argument(help="New file to write; it is for you alone.")],
     node: NodeUrl = LOCAL_NODE,
     folder: DataDir = None,
     deployment: DeploymentFile = None,
@@ -40,6 +41,8 @@ def receipts(
     They come from the node, which signed them, and are counted against your own ledger. The file
     has salts, by which whoever knows a question can prove that you asked it.
     """
+
+    require_new(file)
 
     async def work() -> dict[str, Any]:
         from viz.buyer.control.commands import ChannelControl
@@ -54,7 +57,7 @@ def receipts(
             return await control.receipts()
 
     found = run(work())
-    _write(file, found["receipts"])
+    write_new(file, json.dumps({"receipts": found["receipts"]}, indent=1).encode() + b"\n")
     told = {name: found[name] for name in ("node", "signer", "known")}
     told |= {"file": str(file), "count": len(found["receipts"])}
     if not show(told, as_json=as_json):
@@ -68,9 +71,3 @@ def receipts(
             f"{found['known']}: keep your data folder, which has the head that was signed, and do "
             "not use this node any more"
         )
-
-
-def _write(file: Path, receipts: list[Any]) -> None:
-    from viz.private import write_private
-
-    write_private(file, json.dumps({"receipts": receipts}, indent=1).encode() + b"\n")

@@ -22,6 +22,7 @@ from viz.cli.console import (
 from viz.cli.http import LOCAL_NODE, NodeUrl, get_as
 from viz.cli.own_chain import CreatorRpcOption, own_chain, trusted_deployment
 from viz.errors import InvalidRequest
+from viz.written_file import is_written, require_new, write_new
 
 if TYPE_CHECKING:
     from viz.domain.ports.chain import Deployment
@@ -89,9 +90,16 @@ def new_license(
     from viz.protocol.license_document.presets import document_from_preset
     from viz.protocol.license_document.reading import license_from_values
 
+    place = to or (work if work.is_dir() else work.parent) / "license.toml"
+    require_new(place)
+    answers = LicenseAnswers(terminal=sys.stdin.isatty() and not as_json)
+    needed = {"--preset": preset, "--name": name, "--contact": contact, "--wallet": wallet}
+    needed |= {"--language": language, "--law": law}
+    if not work.is_dir() and work.suffix != ".toml":
+        needed = {"--title": title, **needed}
+    answers.require(needed)
     found = work_of(work, title)
     trusted = trusted_deployment(deployment, folder)
-    answers = LicenseAnswers(terminal=sys.stdin.isatty() and not as_json)
     start = answers.preset(preset)
     document = document_from_preset(
         "commercial" if start == GUIDED else start,
@@ -120,21 +128,18 @@ def new_license(
     )
     if start == GUIDED:
         document = license_from_values(answers.guide(document.to_json()))
-    place = _write_new(document, to or (work if work.is_dir() else work.parent) / "license.toml")
+    _write_new(document, place)
     if show({"file": str(place), "license": document.to_json()}, as_json=as_json):
         return
     _say_summary(document)
     say(f"written  {place}: read it, change it, and look at it with `viz license check {place}`")
 
 
-def _write_new(document: LicenseDocument, place: Path) -> Path:
-    """Write a license to a file that does not exist yet, and return its path."""
+def _write_new(document: LicenseDocument, place: Path) -> None:
+    """Write a license to a file that does not exist yet."""
     from viz.protocol.license_document.writing import license_to_toml
 
-    if place.exists():
-        raise InvalidRequest(f"{place} exists already: name another with --out, or move it away")
-    place.write_text(license_to_toml(document), encoding="utf-8")
-    return place
+    write_new(place, license_to_toml(document).encode())
 
 
 @app.command("check")
@@ -235,10 +240,11 @@ def export_license(
     for name, body in files.items():
         place = to / name
         # A site's own tdmrep.json may have rules for other works too.
-        if place.exists() and place.read_bytes() != body:
-            raise InvalidRequest(f"{place} exists already: choose another folder with --to")
+        if not is_written(place, body):
+            require_new(place, "in the folder of --to:")
     for name, body in files.items():
-        (to / name).write_bytes(body)
+        if not is_written(to / name, body):
+            write_new(to / name, body)
     written = list(files)
     if show({"folder": str(to), "files": written}, as_json=as_json):
         return

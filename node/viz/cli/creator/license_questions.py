@@ -27,6 +27,13 @@ class LicenseAnswers:
     def __init__(self, *, terminal: bool) -> None:
         self._terminal = terminal
 
+    def require(self, given: Mapping[str, str]) -> None:
+        """Raise InvalidRequest, naming all options that lack a value, if nobody can be asked."""
+        missing = [option for option, value in given.items() if not value]
+        if missing and not self._terminal:
+            are = "is missing: a license needs it" if len(missing) == 1 else "are missing"
+            raise InvalidRequest(f"{', '.join(missing)} {are}")
+
     def ask(self, option: str, question: str, given: str) -> str:
         """Return the option's value, or the person's answer."""
         if given:

@@ -16,6 +16,7 @@ from viz.domain.display import counted
 from viz.domain.units import AdapterId
 from viz.errors import InvalidRequest
 from viz.protocol.answers import read_as, value_of
+from viz.written_file import require_new, write_new
 
 # The catalogue of forms is not imported: its modules are the node's, and load slowly.
 _PATH = "/viz/v1/adapters/{}/provenance"
@@ -44,7 +45,7 @@ def provenance(
         ),
     ] = None,
     file: Annotated[
-        Path | None, typer.Option("--out", help="Write the form to this file, byte for byte.")
+        Path | None, typer.Option("--out", help="New file for the form, byte for byte.")
     ] = None,
     node: NodeUrl = LOCAL_NODE,
     as_json: AsJson = False,
@@ -65,11 +66,13 @@ def provenance(
         raise InvalidRequest(
             "Markdown cannot be shown as JSON: use --format summary-json, or leave out --json"
         )
+    if file is not None:
+        require_new(file, "--out")
     raw = run(get_bytes(node, f"{path}/{form.value}"), logs=False)
     if form is not ProvenanceForm.SUMMARY_MARKDOWN:
         value_of(raw, HTTPStatus.OK, max_values=None)  # it is printed and kept as it came
     if file is not None:
-        file.write_bytes(raw)
+        write_new(file, raw, "--out")
         say(f"{file} has {counted(len(raw), 'byte')}")
         return
     text = plain(raw.decode("utf-8", "replace"), keep="\n")

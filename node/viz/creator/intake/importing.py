@@ -31,6 +31,7 @@ from viz.creator.intake.signals import LINK_ELEMENT
 from viz.domain.units import hex_of
 from viz.domain.work import MAX_WORK_BYTES, Work, parse_work
 from viz.errors import InvalidRequest, InvalidWork
+from viz.private import write_private
 
 RECORD: Final = "import.json"
 TERMS: Final = "terms.toml"
@@ -352,6 +353,4 @@ def _first_terms(made: Imported) -> str:
 
 def _replace(path: Path, content: bytes) -> None:
     """Write a file atomically."""
-    new = path.with_name(f".{path.name}.new")
-    new.write_bytes(content)
-    new.replace(path)
+    write_private(path, content)
