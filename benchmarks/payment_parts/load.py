@@ -20,7 +20,7 @@ from tests.integration.api.harness import ADAPTER, NODE_KEY
 
 from viz.domain.claim_rows import SignedVoucher
 from viz.domain.eip712 import public_address, settlement_domain, sign_compact
-from viz.domain.node_channel import VoucherOffer
+from viz.domain.node_channel import PresentedVoucher
 from viz.domain.units import ZERO_HASH
 from viz.domain.usage import UsageLine
 from viz.protocol import payment
@@ -113,10 +113,10 @@ class Buyer:
         row = SignedVoucher(0, ZERO_HASH, lines, b"")
         signature = sign_compact(key, DOMAIN.digest(row.voucher(NODE)))
         row = SignedVoucher(0, ZERO_HASH, lines, signature)
-        offer = VoucherOffer(
+        presented = PresentedVoucher(
             DEPLOYMENT.chain_id, DEPLOYMENT.settlement, public_address(key), NODE, row
         )
-        return credential_to_header(offer)
+        return credential_to_header(presented)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from tests.integration.api.harness import ADAPTER, NODE_KEY, running_node
 
 from viz.domain.claim_rows import SignedVoucher
 from viz.domain.eip712 import keccak, public_address, sign_compact
-from viz.domain.node_channel import VoucherOffer
+from viz.domain.node_channel import PresentedVoucher
 from viz.domain.ports.chain import ChannelState
 from viz.domain.units import ZERO_HASH, Address
 from viz.domain.usage import UsageLine
@@ -37,7 +37,7 @@ async def _start(folder: Path, receipts: int) -> None:
     chain = _chain(OWNERS)
     async with running_node(folder, chain=chain) as node:
         for index in range(OWNERS):
-            await node.parts.vouchers.accept(_offer(index))
+            await node.parts.vouchers.accept(_presented(index))
     book = sqlite3.connect(folder / "ledger.db")
     each = receipts // OWNERS
     with book:
@@ -66,7 +66,7 @@ def _rows(signers: list[Address], each: int) -> Iterator[tuple[Any, ...]]:
 async def _claim(folder: Path, channels: int) -> None:
     async with running_node(folder, chain=_chain(channels)) as node:
         for index in range(channels):
-            await node.parts.vouchers.accept(_offer(index))
+            await node.parts.vouchers.accept(_presented(index))
         started, used = time.perf_counter(), time.process_time()
         await node.parts.settlement.step(force=True)
         took, busy = time.perf_counter() - started, time.process_time() - used
@@ -83,9 +83,9 @@ def _chain(channels: int) -> FakeChain:
     return chain
 
 
-def _offer(index: int) -> VoucherOffer:
+def _presented(index: int) -> PresentedVoucher:
     lines, key = (UsageLine(ADAPTER, 1_000),), key_of(index)
     draft = SignedVoucher(0, ZERO_HASH, lines, b"")
     row = SignedVoucher(0, ZERO_HASH, lines, sign_compact(key, DOMAIN.digest(draft.voucher(NODE))))
     where = DEPLOYMENT
-    return VoucherOffer(where.chain_id, where.settlement, public_address(key), NODE, row)
+    return PresentedVoucher(where.chain_id, where.settlement, public_address(key), NODE, row)

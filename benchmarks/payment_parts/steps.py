@@ -51,7 +51,7 @@ async def over_http(folder: Path, rounds: int, tokens: int) -> dict[str, list[fl
         assert need is not None
         step = need.required_units
         vouchers = [
-            credential_to_header(buyer.offer(BASE_MODEL, step * count, 0))
+            credential_to_header(buyer.voucher(BASE_MODEL, step * count, 0))
             for count in range(1, rounds + 11)
         ]
         for header in vouchers:
@@ -70,7 +70,7 @@ async def over_http(folder: Path, rounds: int, tokens: int) -> dict[str, list[fl
 
 async def checks(node: Node, buyer: Buyer, units: int, times: dict[str, list[float]]) -> None:
     """Measure the parts of a voucher's way: reading it, judging it, writing it."""
-    header = credential_to_header(buyer.offer(BASE_MODEL, units, 0))
+    header = credential_to_header(buyer.voucher(BASE_MODEL, units, 0))
     offer = credential_from_header(header)
     channel: NodeChannel = (await node.parts.vouchers._channels.get(buyer.signer)).channel
 

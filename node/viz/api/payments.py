@@ -9,7 +9,7 @@ from aiohttp import web
 
 from viz.api.bodies import body_of
 from viz.api.context import LOGINS, LOOKS, PAYMENTS, access_of, ask_chain, name_channel, parts_of
-from viz.domain.node_channel import VoucherOffer
+from viz.domain.node_channel import PresentedVoucher
 from viz.domain.ports.ledger import AccessRecord
 from viz.domain.units import Address, parse_address
 from viz.errors import AccessTokenInvalid, InvalidRequest
@@ -112,7 +112,7 @@ async def receipts(request: web.Request) -> web.Response:
 async def voucher(request: web.Request) -> web.Response:
     """Take a voucher, and answer after it is on disk."""
     credential = _credential(request)
-    if not isinstance(credential, VoucherOffer):
+    if not isinstance(credential, PresentedVoucher):
         raise InvalidRequest("this resource takes the action voucher")
     name_channel(request, credential.signer)
     vouchers = parts_of(request).vouchers
@@ -128,10 +128,10 @@ async def take_voucher_of(request: web.Request, access: AccessRecord) -> None:
     text = request.headers.get(payment.VOUCHER_HEADER)
     if text is None:
         return
-    offer = voucher_from_text(text)
+    presented = voucher_from_text(text)
     vouchers = parts_of(request).vouchers
-    ask_chain(request, vouchers.payer_behind(offer), budget=PAYMENTS)
-    await vouchers.accept_on_request(offer, access.signer)
+    ask_chain(request, vouchers.payer_behind(presented), budget=PAYMENTS)
+    await vouchers.accept_on_request(presented, access.signer)
 
 
 async def close(request: web.Request) -> web.Response:

@@ -99,7 +99,8 @@ def write_file(
 
     The same tensors and metadata always give the same bytes. The file is written atomically. With
     ``bf16_sizes`` (the names and sizes of tensors that are all bf16), each tensor is looked up only
-    once, when it is written, so that a mapping can compute them one at a time.
+    once, when it is written, so that a mapping can compute them one at a time. Raises
+    NotSafetensors if a tensor is not of the stated type and size.
     """
     import torch
 

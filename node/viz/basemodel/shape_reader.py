@@ -138,7 +138,10 @@ def read_shape(directory: Path, cache_dir: Path | None = None) -> DecoderShape:
 
 
 def kept_shape(directory: Path, cache_dir: Path) -> Path:
-    """Return the cache file for this configuration and these library versions."""
+    """Return the cache file for this configuration and these library versions.
+
+    Raises ModelUnavailable.
+    """
     digest = hashlib.sha256()
     try:
         digest.update(f"{_READER} {version('transformers')}".encode())

@@ -327,8 +327,9 @@ class BuyerClient:
         """Return a paid answer to an OpenAI request; use it with ``async with`` and ``async for``.
 
         The node always streams, whatever ``body`` says. ``limits`` replace the client's for this
-        answer. Entering raises UnknownModel, PriceAboveCap, ChannelUnknown, DepositExceeded,
-        NodeNotTrusted, and the node's refusals.
+        answer. Raises NodeNotTrusted, and InvalidRequest if ``body`` names no model. Entering
+        raises UnknownModel, PriceAboveCap, ChannelUnknown, DepositExceeded, NodeNotTrusted, and the
+        node's refusals.
         """
         self.require_trust()
         if not isinstance(body.get("model"), str):

@@ -145,7 +145,10 @@ def event_topic(contract: str, event: str) -> bytes:
 def decode_event(
     contract: str, topics: Sequence[bytes], data: bytes
 ) -> tuple[str, dict[str, Any]] | None:
-    """Return a log's event name and arguments; None if the contract declares no such event."""
+    """Return a log's event name and arguments; None if the contract declares no such event.
+
+    Raises ChainUnreachable if the log is not what the event declares.
+    """
     entry = _events(contract).get(bytes(topics[0])) if topics else None
     if entry is None:
         return None

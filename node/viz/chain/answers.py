@@ -76,7 +76,7 @@ def wei(found: Any) -> int:
 
 
 def raw_bytes(found: Any) -> bytes:
-    """Read bytes of any length."""
+    """Read bytes of any length; raise InvalidAnswer if they are none."""
     if not isinstance(found, str) or found[:2] not in ("0x", "0X"):
         raise InvalidAnswer(f"{shown(found)} is not hexadecimal")
     try:
@@ -89,7 +89,7 @@ def raw_bytes(found: Any) -> bytes:
 
 
 def hash32(found: Any) -> Hash32:
-    """Read a hash of 32 bytes."""
+    """Read a hash of 32 bytes; raise InvalidAnswer if it is none."""
     value = raw_bytes(found)
     if len(value) != 32:
         raise InvalidAnswer(f"{shown(found)} is not a hash")
@@ -97,7 +97,7 @@ def hash32(found: Any) -> Hash32:
 
 
 def address(found: Any) -> Address:
-    """Read an address and return it with its checksum."""
+    """Return an address with its checksum; raise InvalidAnswer if it is none."""
     value = raw_bytes(found)
     if len(value) != 20:
         raise InvalidAnswer(f"{shown(found)} is not an address")

@@ -123,7 +123,10 @@ class ContentRegistry(Contract):
     async def owners(
         self, content_ids: Sequence[ContentId], *, block: BlockTag = "latest"
     ) -> tuple[Address, ...]:
-        """Return the owner of each work; raise TransactionFailed if one is not registered."""
+        """Return the owner of each work.
+
+        Raises TransactionFailed if one is not registered, ChainUnreachable if an owner is missing.
+        """
         found = await self._view("ownersOf", list(content_ids), block=block)
         if len(found) != len(content_ids):
             raise ChainUnreachable(
@@ -173,7 +176,10 @@ class AdapterRegistry(Contract):
         return await self._registrations.with_weights(digest)
 
     async def servable(self, adapter_id: AdapterId, node: Address) -> ServingState:
-        """Return whether ``node`` may serve the adapter now, and until when."""
+        """Return whether ``node`` may serve the adapter now, and until when.
+
+        Raises ChainUnreachable, also if the contract answers with an unknown state.
+        """
         found = await self._view("servable", adapter_id, node)
         try:
             why = ServiceStatus(found["why"])

@@ -60,7 +60,11 @@ async def deploy(
     token: Address | None = None,
     close_delay_s: int = CLOSE_DELAY_S,
 ) -> Deployment:
-    """Create the contracts and return their addresses; write no file."""
+    """Create the contracts and return their addresses; write no file.
+
+    Raises ConfigError if ``token`` is no contract, or is missing on a chain that is not a local
+    one, and ChainError.
+    """
     chain_id = await rpc.chain_id()
     first_block = await rpc.block_number()
     sender = Sender(rpc, account, chain_id=chain_id)

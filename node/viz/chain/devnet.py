@@ -220,7 +220,10 @@ class Devnet:
         return str(await self._rpc.request("evm_snapshot"))
 
     async def revert(self, snapshot: str) -> None:
-        """Go back to a snapshot and delete it; the blocks since then are gone."""
+        """Go back to a snapshot and delete it; the blocks since then are gone.
+
+        Raises ChainError if there is no such snapshot.
+        """
         if not await self._rpc.request("evm_revert", [snapshot]):
             raise ChainError(f"anvil has no snapshot {snapshot}")
 

@@ -107,7 +107,8 @@ class Sender:
         If blocks leave it out, it is replaced at a higher fee meanwhile, within the bound. If an
         error is raised, nothing was sent: TransactionFailed with the decoded custom error if the
         simulation reverts, GasAboveLimit if the call needs more than ``max_gas``, FeeTooHigh as
-        ``viz.chain.fees.bounded``, ChainUnreachable if the chain does not answer.
+        ``viz.chain.fees.bounded``, ChainUnreachable if the chain does not answer, ChainError if
+        this sender has no deployment.
         """
         if self._deployment is None:
             raise ChainError("this sender has no deployment: it can only deploy contracts")
@@ -118,7 +119,8 @@ class Sender:
     async def simulate(self, call: Call) -> Any:
         """Return what the call would return now from this account, without sending it.
 
-        Raises TransactionFailed with the decoded custom error.
+        Raises TransactionFailed with the decoded custom error, ChainUnreachable, and ChainError if
+        this sender has no deployment.
         """
         if self._deployment is None:
             raise ChainError("this sender has no deployment: it can only deploy contracts")

@@ -64,7 +64,8 @@ class Settlement(Contract):
 
         The claim is executed on top of that block; a confirmed block does not know the claims mined
         since. A reorganisation can make the answer wrong, which costs only gas: no row is given up
-        because of one answer (``ClaimService``).
+        because of one answer (``ClaimService``). Raises ChainUnreachable, also for a status that
+        is not known.
         """
         codes = await self._view("previewClaim", node, rows)
         try:

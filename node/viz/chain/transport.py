@@ -39,7 +39,7 @@ class BoundedProvider(AsyncHTTPProvider):
         """Send the request and return the answer as JSON of any shape.
 
         Raises aiohttp.ClientError (ClientResponseError for an HTTP error), TimeoutError, and
-        ValueError if the answer is too large or is not JSON.
+        ValueError if the answer is not JSON or, as TooLarge, is too large.
         """
         if self._http is None:
             self._http = aiohttp.ClientSession(timeout=self._timeout, raise_for_status=True)

@@ -76,7 +76,10 @@ async def propose(
 
 
 def sign_registration(work: Register, deployment: Deployment, key: bytes) -> SignedRegistration:
-    """Return the registration signed for the deployment's chain and registry."""
+    """Return the registration signed for the deployment's chain and registry.
+
+    Raises InvalidRequest if ``key`` is not the creator's.
+    """
     if public_address(key) != work.creator:
         raise InvalidRequest(f"the key is not that of the work's creator, {work.creator}")
     domain = content_registry_domain(deployment.chain_id, deployment.content_registry)
@@ -173,7 +176,8 @@ async def register_directly(
     A signature that a node was given and did not use stays valid until its deadline, and the
     contract's ``register`` does not void it. The node could register the work a second time, on the
     older terms. If there is such a signature, this call signs these terms with the same nonce, so
-    that at most one of the two can be used. Raises TransactionFailed if the node was faster.
+    that at most one of the two can be used. Raises TransactionFailed if the node was faster, and
+    InvalidRequest if ``key`` is not the creator's, or the signature's nonce is still to come.
     """
     if writer.address != made.creator:
         raise InvalidRequest(f"the key is not that of the work's creator, {made.creator}")

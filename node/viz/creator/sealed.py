@@ -143,8 +143,9 @@ async def hand_over(
 ) -> None:
     """Upload a sealed work to a custodian, with its key wrapped only for that node.
 
-    Raises NodeNotTrusted, InvalidRequest, NodeUnreachable or NodeRefused if no answer of the node
-    came, and the class that the node's problem names.
+    Raises NodeNotTrusted, InvalidRequest, StorageUnavailable if the sealed file cannot be read,
+    NodeUnreachable or NodeRefused if no answer of the node came, and the class that the node's
+    problem names.
     """
     owner = public_address(key)
     asked = await _challenge(custodian.url, owner)
@@ -216,7 +217,10 @@ def listing_of(
     now_s: int,
     iscc: str | None = None,
 ) -> dict[str, Any]:
-    """Return the listing of a registered work, as JSON values; ``iscc`` is its content code."""
+    """Return the listing of a registered work, as JSON values; ``iscc`` is its content code.
+
+    Raises InvalidRequest if the work is not registered yet.
+    """
     if record.content_id is None:
         raise InvalidRequest("the work is not registered yet: register it before it is listed")
     return WorkListing(

@@ -28,7 +28,7 @@ def work_from_json(content_id: ContentId, found: object) -> WorkView:
     """Return what a node says of a work; raise InvalidRequest if it is of another or none."""
     reader = Reader(found, "the work")
     if reader.integer("contentId", JSON_INTEGER_MAX) != content_id:
-        raise InvalidRequest(f"it is of another work than {content_id}")
+        raise InvalidRequest(f"the answer is of another work than {content_id}")
     content = ContentState(
         content_id,
         reader.address("owner"),

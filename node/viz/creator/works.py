@@ -53,7 +53,7 @@ class NodeWorks:
         raise NodeNotTrusted("the node's list of works does not end: give --rpc URL")
 
     async def account(self, account: Address) -> AccountView:
-        """Return an account's balances."""
+        """Return an account's balances; raise NodeNotTrusted, and as ``exchange`` does."""
         path = ACCOUNT_PATH.format(account=account)
         found = await exchange(AccountView.from_json, "GET", self._url, path)
         if found.account != account:

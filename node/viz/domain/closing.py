@@ -18,8 +18,8 @@ from viz.domain.eip712 import Domain
 from viz.domain.node_channel import (
     CHECKS,
     NodeChannel,
+    PresentedVoucher,
     VoucherCheck,
-    VoucherOffer,
     check_base,
     check_not_below_best,
     check_open,
@@ -33,7 +33,7 @@ FINAL_CHECKS: Final[tuple[VoucherCheck, ...]] = tuple(
 )
 
 
-def accept_final(channel: NodeChannel, domain: Domain, offer: VoucherOffer) -> NodeChannel:
+def accept_final(channel: NodeChannel, domain: Domain, presented: PresentedVoucher) -> NodeChannel:
     """Return the channel with a final voucher as its best, even if it is below the one before.
 
     Without lines it means that there is nothing to claim beyond the base. It then needs no
@@ -43,9 +43,9 @@ def accept_final(channel: NodeChannel, domain: Domain, offer: VoucherOffer) -> N
     """
     if any(channel.reserved.values()):
         raise ChannelBusy("answers are running on this channel: try again after they have ended")
-    row = offer.row
+    row = presented.row
     for check in FINAL_CHECKS if row.lines else (check_open, check_base):
-        check(channel, domain, offer)
+        check(channel, domain, presented)
     for adapter_id, _ in row.lines:
         # A line for an adapter that was never used could only make the whole row bad on chain.
         if not channel.accepted_units(adapter_id) and adapter_id not in channel.spent:

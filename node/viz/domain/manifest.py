@@ -172,6 +172,7 @@ def shares_by_tokens(works: Sequence[SourceWork]) -> tuple[tuple[ContentId, int]
     """Return (contentId, bps) in proportion to the works' tokens, summing to 10,000.
 
     Largest remainders first, ties to the lower id; each work has at least one basis point.
+    Raises InvalidRequest if there are no works, too many, or none with tokens.
     """
     total = sum(work.tokens for work in works)
     if not works or total <= 0 or len(works) > 10_000:

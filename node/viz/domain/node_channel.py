@@ -121,7 +121,7 @@ class NodeChannel:
 
 
 @dataclass(frozen=True, slots=True)
-class VoucherOffer:
+class PresentedVoucher:
     """A received voucher, with the chain, contract, signer and node that its sender names."""
 
     chain_id: int
@@ -154,7 +154,10 @@ def observe(channel: NodeChannel, seen: ChannelState) -> NodeChannel:
 def confirmed_claim(
     channel: NodeChannel, settled_units: Units, deposit_units: Units
 ) -> NodeChannel:
-    """Return the channel without its frozen rows up to ``settled_units``, a confirmed total."""
+    """Return the channel without its frozen rows up to ``settled_units``, a confirmed total.
+
+    Raises BooksMismatch if no row ends there.
+    """
     ends = [row.end_units for row in channel.frozen]
     if settled_units not in ends:
         raise BooksMismatch(
@@ -187,50 +190,52 @@ def require_signed_for(
             raise WrongDomain(f"signed for {name} {theirs}; here it is {ours}")
 
 
-def check_domain(channel: NodeChannel, domain: Domain, offer: VoucherOffer) -> None:
+def check_domain(channel: NodeChannel, domain: Domain, presented: PresentedVoucher) -> None:
     """Raise WrongDomain if the voucher is for another chain, contract, node or signer."""
     require_signed_for(
         domain,
         channel.node,
-        chain_id=offer.chain_id,
-        contract=offer.contract,
-        named_node=offer.node,
+        chain_id=presented.chain_id,
+        contract=presented.contract,
+        named_node=presented.node,
     )
-    if offer.signer != channel.signer:
-        raise WrongDomain(f"signed by {offer.signer}; this channel's signer is {channel.signer}")
+    if presented.signer != channel.signer:
+        raise WrongDomain(
+            f"signed by {presented.signer}; this channel's signer is {channel.signer}"
+        )
 
 
-def check_voucher_lines(channel: NodeChannel, domain: Domain, offer: VoucherOffer) -> None:
+def check_voucher_lines(channel: NodeChannel, domain: Domain, presented: PresentedVoucher) -> None:
     """Raise InvalidRequest if the lines are not ascending, too many or have a zero amount."""
-    check_lines(offer.row.lines)
+    check_lines(presented.row.lines)
 
 
-def check_signer(channel: NodeChannel, domain: Domain, offer: VoucherOffer) -> None:
+def check_signer(channel: NodeChannel, domain: Domain, presented: PresentedVoucher) -> None:
     """Raise InvalidSignature if the channel's signer did not sign the voucher."""
-    digest = domain.digest(offer.row.voucher(channel.node))
-    if recover_bytes(digest, offer.row.signature) != address_bytes(channel.signer):
+    digest = domain.digest(presented.row.voucher(channel.node))
+    if recover_bytes(digest, presented.row.signature) != address_bytes(channel.signer):
         raise InvalidSignature("the voucher is not signed by the channel's signer")
 
 
-def check_open(channel: NodeChannel, domain: Domain, offer: VoucherOffer) -> None:
+def check_open(channel: NodeChannel, domain: Domain, presented: PresentedVoucher) -> None:
     """Raise ChannelUnknown if the channel is not open on the confirmed chain."""
     if channel.payer == ZERO_ADDRESS:
         raise ChannelUnknown("the channel is not open, or its opening is not confirmed yet")
 
 
-def check_base(channel: NodeChannel, domain: Domain, offer: VoucherOffer) -> None:
+def check_base(channel: NodeChannel, domain: Domain, presented: PresentedVoucher) -> None:
     """Raise StaleVoucher if the voucher is on another base, such as one before a claim."""
-    if offer.row.base_units != channel.base_units:
+    if presented.row.base_units != channel.base_units:
         raise StaleVoucher(
-            f"sign on base {channel.base_units}; the voucher is on {offer.row.base_units}",
+            f"sign on base {channel.base_units}; the voucher is on {presented.row.base_units}",
             base=str(channel.base_units),
             best=spelled_lines(channel.best_lines),
         )
 
 
-def check_not_below_best(channel: NodeChannel, domain: Domain, offer: VoucherOffer) -> None:
+def check_not_below_best(channel: NodeChannel, domain: Domain, presented: PresentedVoucher) -> None:
     """Raise LineBelowBest if the voucher promises an adapter less than the best one does."""
-    offered = dict(offer.row.lines)
+    offered = dict(presented.row.lines)
     for adapter_id, units in channel.best_lines:
         if offered.get(adapter_id, 0) < units:
             raise LineBelowBest(
@@ -240,9 +245,9 @@ def check_not_below_best(channel: NodeChannel, domain: Domain, offer: VoucherOff
             )
 
 
-def check_head(channel: NodeChannel, domain: Domain, offer: VoucherOffer) -> None:
+def check_head(channel: NodeChannel, domain: Domain, presented: PresentedVoucher) -> None:
     """Raise StaleVoucher if the receipts head is unknown or older than the last voucher's."""
-    if offer.row.receipts_head not in channel.heads:
+    if presented.row.receipts_head not in channel.heads:
         raise StaleVoucher(
             "the voucher names a receipts head that is before the last voucher's, or unknown",
             base=str(channel.base_units),
@@ -250,17 +255,17 @@ def check_head(channel: NodeChannel, domain: Domain, offer: VoucherOffer) -> Non
         )
 
 
-def check_deposit(channel: NodeChannel, domain: Domain, offer: VoucherOffer) -> None:
+def check_deposit(channel: NodeChannel, domain: Domain, presented: PresentedVoucher) -> None:
     """Raise DepositExceeded if the voucher ends above the confirmed deposit."""
-    if offer.row.end_units > channel.limit_units:
+    if presented.row.end_units > channel.limit_units:
         raise DepositExceeded(
-            f"the voucher ends at {offer.row.end_units} units; the confirmed deposit covers "
+            f"the voucher ends at {presented.row.end_units} units; the confirmed deposit covers "
             f"{channel.limit_units}: top up, or wait for the top-up to confirm",
             limit=str(channel.limit_units),
         )
 
 
-VoucherCheck = Callable[[NodeChannel, Domain, VoucherOffer], None]
+VoucherCheck = Callable[[NodeChannel, Domain, PresentedVoucher], None]
 
 CHECKS: Final[tuple[VoucherCheck, ...]] = (
     check_domain,
@@ -277,7 +282,7 @@ CHECKS: Final[tuple[VoucherCheck, ...]] = (
 def accept_voucher(
     channel: NodeChannel,
     domain: Domain,
-    offer: VoucherOffer,
+    presented: PresentedVoucher,
     *,
     known_adapters: Container[AdapterId],
     now_s: int,
@@ -292,14 +297,14 @@ def accept_voucher(
     DepositExceeded, UnknownAdapter, ChannelClosing, PaymentRequired.
     """
     for check in CHECKS:
-        check(channel, domain, offer)
-    for adapter_id, _ in offer.row.lines:
+        check(channel, domain, presented)
+    for adapter_id, _ in presented.row.lines:
         had = channel.accepted_units(adapter_id) or adapter_id in channel.spent
         if not had and adapter_id not in known_adapters:
             raise UnknownAdapter(f"the voucher pays adapter {adapter_id}, which is not sold here")
-    require_few_ahead(channel, offer)
+    require_few_ahead(channel, presented)
     require_selling(channel, now_s)
-    row, best = offer.row, channel.best
+    row, best = presented.row, channel.best
     if best and best.lines == row.lines and best.receipts_head == row.receipts_head:
         return channel
     after = replace(channel, best=row, heads=heads_from(channel.heads, row.receipts_head))
@@ -313,9 +318,9 @@ def accept_voucher(
     return after
 
 
-def require_few_ahead(channel: NodeChannel, offer: VoucherOffer) -> None:
+def require_few_ahead(channel: NodeChannel, presented: PresentedVoucher) -> None:
     """Raise InvalidRequest if a voucher pays too many adapters that have not delivered yet."""
-    ahead = [key for key, _ in offer.row.lines if not channel.spent.get(key)]
+    ahead = [key for key, _ in presented.row.lines if not channel.spent.get(key)]
     if len(ahead) > MAX_UNSPENT_LINES:
         raise InvalidRequest(
             f"the voucher pays {len(ahead)} adapters that nothing was delivered for; at most "
@@ -323,11 +328,11 @@ def require_few_ahead(channel: NodeChannel, offer: VoucherOffer) -> None:
         )
 
 
-def is_covered(channel: NodeChannel, offer: VoucherOffer) -> bool:
-    """Return whether the best voucher, on the same base, pays at least what the offer pays."""
+def is_covered(channel: NodeChannel, presented: PresentedVoucher) -> bool:
+    """Return whether the best voucher, on the same base, pays at least what this one pays."""
     best = dict(channel.best_lines)
-    return offer.row.base_units == channel.base_units and all(
-        units <= best.get(adapter_id, 0) for adapter_id, units in offer.row.lines
+    return presented.row.base_units == channel.base_units and all(
+        units <= best.get(adapter_id, 0) for adapter_id, units in presented.row.lines
     )
 
 

@@ -280,7 +280,10 @@ def verify_chunk(root: Hash32, chunk: bytes, proof: ChunkProof) -> bool:
 
 
 def commitment(creator: Address, salt: bytes, root: Hash32) -> Hash32:
-    """Return ``keccak256(abi.encode(address creator, bytes32 salt, bytes32 root))``."""
+    """Return ``keccak256(abi.encode(address creator, bytes32 salt, bytes32 root))``.
+
+    Raises InvalidWork if the salt has not 32 bytes.
+    """
     if len(salt) != 32:
         raise InvalidWork(f"the salt has {len(salt)} bytes: give 32 random bytes")
     return work_commitment(creator, Hash32(salt), root)

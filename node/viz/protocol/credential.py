@@ -14,7 +14,7 @@ from typing import Annotated, Final, Literal
 
 from viz.domain.claim_rows import SignedVoucher
 from viz.domain.eip712 import COMPACT_SIGNATURE_BYTES
-from viz.domain.node_channel import VoucherOffer
+from viz.domain.node_channel import PresentedVoucher
 from viz.domain.typed_data import RequestClose
 from viz.errors import AccessTokenInvalid, InvalidRequest
 from viz.protocol.messages import MAX_TOKEN_CHARS, SignatureHex
@@ -67,11 +67,11 @@ ROW: Final = record(
 )
 
 # In JSON a voucher is one flat object: the members of its row, and its chain, contract and parties.
-_OFFER: Final = Codec[VoucherOffer](
+_PRESENTED: Final = Codec[PresentedVoucher](
     Annotated[
-        VoucherOffer,
+        PresentedVoucher,
         record(
-            VoucherOffer,
+            PresentedVoucher,
             {
                 "chain_id": ("chainId", whole(JSON_INTEGER_MAX)),
                 "contract": ("contract", ADDRESS),
@@ -84,14 +84,14 @@ _OFFER: Final = Codec[VoucherOffer](
 )
 
 
-def offer_to_json(offer: VoucherOffer) -> Json:
+def presented_to_json(presented: PresentedVoucher) -> Json:
     """Return a voucher as its credential's payload: one flat object."""
-    members = _OFFER.json(offer)
+    members = _PRESENTED.json(presented)
     return {"action": "voucher", **members.pop("row"), **members}
 
 
-def _read_offer(payload: Mapping[str, object], where: str) -> VoucherOffer:
-    return _OFFER.read({**payload, "row": payload}, where)
+def _read_presented(payload: Mapping[str, object], where: str) -> PresentedVoucher:
+    return _PRESENTED.read({**payload, "row": payload}, where)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,11 +110,11 @@ class CloseRequest(WireModel):
     final: Annotated[SignedVoucher, ROW] | None = None
 
 
-Credential = Deposit | VoucherOffer | CloseRequest
+Credential = Deposit | PresentedVoucher | CloseRequest
 _READERS: Final[Mapping[str, Callable[[Mapping[str, object], str], Credential]]] = {
     "open": Deposit.from_json,
     "topUp": Deposit.from_json,
-    "voucher": _read_offer,
+    "voucher": _read_presented,
     "close": CloseRequest.from_json,
 }
 
@@ -124,8 +124,8 @@ def credential_to_header(credential: Credential, challenge_id: str = "") -> str:
 
     ``challenge_id`` echoes the 402 that is answered, where there was one.
     """
-    if isinstance(credential, VoucherOffer):
-        payload = offer_to_json(credential)
+    if isinstance(credential, PresentedVoucher):
+        payload = presented_to_json(credential)
     elif isinstance(credential, CloseRequest):
         payload = {"action": "close", **credential.to_json()}
     else:
@@ -142,15 +142,15 @@ def credential_from_header(header: str) -> Credential:
     return _credential_from_text(text.strip())
 
 
-def voucher_to_text(offer: VoucherOffer) -> str:
+def voucher_to_text(presented: PresentedVoucher) -> str:
     """Return the value of VOUCHER_HEADER: a voucher that pays for the request itself."""
-    return credential_to_header(offer).partition(" ")[2]
+    return credential_to_header(presented).partition(" ")[2]
 
 
-def voucher_from_text(text: str) -> VoucherOffer:
+def voucher_from_text(text: str) -> PresentedVoucher:
     """Return the voucher in VOUCHER_HEADER, without verifying it; raise InvalidRequest."""
     credential = _credential_from_text(text.strip())
-    if not isinstance(credential, VoucherOffer):
+    if not isinstance(credential, PresentedVoucher):
         raise InvalidRequest(f"the credential in {VOUCHER_HEADER} must have the action voucher")
     return credential
 

@@ -96,7 +96,10 @@ class SignedQuote(WireModel):
     signature: SignatureHex
 
     def verify(self, domain: Domain, node: Address) -> Hash32:
-        """Return the quote's digest, which QUOTE_HEADER and receipts name."""
+        """Return the quote's digest, which QUOTE_HEADER and receipts name.
+
+        Raises InvalidSignature if ``node`` did not sign the quote.
+        """
         digest = domain.digest(self.quote)
         if self.quote.node != node or not is_signed_by(digest, self.signature, node):
             raise InvalidSignature("the quote is not signed by the node")

@@ -82,7 +82,10 @@ def to_base64url(value: Any) -> str:
 
 
 def from_base64url(text: str, *, max_chars: int = MAX_JSON_BYTES) -> Json:
-    """Return the JSON object in base64url text, with or without padding."""
+    """Return the JSON object in base64url text, with or without padding.
+
+    Raises InvalidRequest.
+    """
     if len(text) > max_chars:
         raise InvalidRequest(f"the credential has {len(text)} characters; at most {max_chars} fit")
     try:

@@ -62,7 +62,7 @@ class TreeBuilder:
 
     @property
     def root(self) -> Cid:
-        """The file's CID, available after ``finish``."""
+        """The file's CID, available after ``finish``; raise RuntimeError before it."""
         if self._root is None:
             raise RuntimeError("the tree is not finished")
         return self._root

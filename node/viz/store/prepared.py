@@ -29,7 +29,10 @@ class Prepared:
         self._compiled: dict[str, _StatementText] = {}
 
     def run(self, connection: Connection, values: Mapping[str, Any]) -> int:
-        """Run the statement in the open transaction and return how many rows it changed."""
+        """Run the statement in the open transaction and return how many rows it changed.
+
+        Raises DBAPIError, which hides the values.
+        """
         dialect = connection.dialect
         text = self._compiled.get(dialect.name)
         if text is None:

@@ -39,7 +39,7 @@ def transaction(connection: Connection) -> AbstractContextManager[object]:
 
 
 def run(connection: Connection, sql: str) -> None:
-    """Run a statement without values on the driver's connection."""
+    """Run a statement without values on the driver's connection; raise DBAPIError."""
     error_class: type[Exception] = connection.dialect.loaded_dbapi.Error
     try:
         connection.connection.cursor().execute(sql)

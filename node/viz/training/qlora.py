@@ -158,7 +158,10 @@ def adapter_tensors(model: Any) -> dict[str, torch.Tensor]:
 
 
 def load_adapter_tensors(model: Any, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Set the LoRA weights; the names and shapes must be this model's."""
+    """Set the LoRA weights; the names and shapes must be this model's.
+
+    Raises TrainingError for names of another model.
+    """
     import torch
 
     own = adapter_tensors(model)

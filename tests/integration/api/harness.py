@@ -31,7 +31,7 @@ from viz.domain import buyer_channel as buyer_channels
 from viz.domain.claim_rows import SignedVoucher
 from viz.domain.eip712 import public_address, sign, sign_compact
 from viz.domain.engines import Engines
-from viz.domain.node_channel import VoucherOffer
+from viz.domain.node_channel import PresentedVoucher
 from viz.domain.notices import NoticeRule
 from viz.domain.ports.engine import Engine
 from viz.domain.ports.ledger import AdapterRecord
@@ -353,7 +353,7 @@ class Buyer:
             **more,
         }
 
-    def offer(self, adapter_id: AdapterId, up_to: Units, base: Units) -> VoucherOffer:
+    def voucher(self, adapter_id: AdapterId, up_to: Units, base: Units) -> PresentedVoucher:
         """Sign that ``up_to`` is owed for the adapter, on that base."""
         self.channel = buyer_channels.raise_signed(self.channel, adapter_id, up_to)
         self.channel, draft = buyer_channels.draft_voucher(self.channel, base)
@@ -361,13 +361,13 @@ class Buyer:
         signature = sign_compact(self.key, self.domain.digest(draft.voucher))
         voucher = draft.voucher
         row = SignedVoucher(voucher.settled_units, voucher.receipts_head, draft.lines, signature)
-        return VoucherOffer(
+        return PresentedVoucher(
             DEPLOYMENT.chain_id, DEPLOYMENT.settlement, self.signer, self.node.chain.address, row
         )
 
     async def satisfy(self, need: NeedVoucher, extra: Units = 0) -> tuple[int, Any]:
-        offer = self.offer(need.adapter_id, need.required_units + extra, need.base_units)
-        return await self.pay(payment.VOUCHERS_PATH, offer)
+        presented = self.voucher(need.adapter_id, need.required_units + extra, need.base_units)
+        return await self.pay(payment.VOUCHERS_PATH, presented)
 
     async def ready(self, amount: Units = DEPOSIT) -> Buyer:
         await self.open(amount)

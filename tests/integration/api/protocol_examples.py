@@ -273,7 +273,7 @@ async def paid_stream(record: Record, buyer: Buyer, body: Any, quote: str) -> No
             "what is required: a client may sign ahead.",
         )
         ahead = int(need["required"]) + AHEAD_UNITS
-        await record.pay("/viz/v1/vouchers", buyer.offer(ADAPTER, ahead, 0))
+        await record.pay("/viz/v1/vouchers", buyer.voucher(ADAPTER, ahead, 0))
         record.say(
             "the rest of the stream",
             "The same HTTP answer goes on. It ends with the usage, the receipt and `[DONE]`.",
@@ -340,7 +340,7 @@ async def buying(record: Record, buyer: Buyer) -> None:
     assert asked.quote is not None and asked.need is not None
     say("the first voucher", "It covers the prompt and one step, as `need.required` says.")
     required = asked.need.required_units
-    await record.pay("/viz/v1/vouchers", buyer.offer(ADAPTER, required, 0))
+    await record.pay("/viz/v1/vouchers", buyer.voucher(ADAPTER, required, 0))
     say(
         "the paid answer begins",
         "The request names the digest of the quote. `Accept-Payment` asks for payment events.",
@@ -355,7 +355,7 @@ async def buying(record: Record, buyer: Buyer) -> None:
     )
     twin = Buyer(node)
     await twin.observe()
-    await record.pay("/viz/v1/vouchers", twin.offer(ADAPTER, 60, 0))
+    await record.pay("/viz/v1/vouchers", twin.voucher(ADAPTER, 60, 0))
     say("top up", "A deposit into the open channel needs the payer's signature alone.")
     await record.pay("/viz/v1/channels", buyer.deposit(50_000, opening=False))
     await buyer.observe()
@@ -366,7 +366,7 @@ async def buying(record: Record, buyer: Buyer) -> None:
         "not pay the whole request yet.",
     )
     plain = {"model": BASE_NAME, "prompt": "The tide", "max_tokens": 6, "temperature": 0}
-    voucher = buyer.offer(BASE_MODEL, 30, 0)
+    voucher = buyer.voucher(BASE_MODEL, 30, 0)
     await record.pay("/viz/v1/vouchers", voucher)
     say(
         "its request and its receipt",
@@ -375,7 +375,7 @@ async def buying(record: Record, buyer: Buyer) -> None:
     )
     bearer = {"Authorization": f"Bearer {buyer.token}"}
     headers = {**bearer, "Payment-Price": "2000000 6000000", "Idempotency-Key": "example-1"}
-    headers["Payment-Voucher"] = voucher_to_text(buyer.offer(BASE_MODEL, 52, 0))
+    headers["Payment-Voucher"] = voucher_to_text(buyer.voucher(BASE_MODEL, 52, 0))
     await record.exchange("POST", "/v1/completions", body=plain, headers=headers)
     said = record.parts[-1].removeprefix("```json\n").removesuffix("\n```")
     _take(buyer, json.loads(said))

@@ -98,7 +98,7 @@ async def test_vouchers_are_taken_while_the_chain_hangs(node: Node) -> None:
     node.clock.now += 90
     assert (await buyer.ask()).status == 200
     base = buyer.channel.settled_units
-    status, _ = await buyer.pay(payment.VOUCHERS_PATH, buyer.offer(AdapterId(7), 900_000, base))
+    status, _ = await buyer.pay(payment.VOUCHERS_PATH, buyer.voucher(AdapterId(7), 900_000, base))
     assert status == 200
 
 

@@ -29,7 +29,7 @@ def asking(model: str, *, stream: bool) -> TextRequest:
 async def paid(node: Node) -> Buyer:
     """Return a buyer that signed enough for many requests."""
     buyer = await Buyer(node).ready()
-    await buyer.pay(payment.VOUCHERS_PATH, buyer.offer(ADAPTER, 40_000, 0))
+    await buyer.pay(payment.VOUCHERS_PATH, buyer.voucher(ADAPTER, 40_000, 0))
     return buyer
 
 

@@ -47,7 +47,7 @@ class SlowReader(FakeEngine):
 
 async def paid(node: Node, key: bytes = b"\x33" * 32) -> Buyer:
     buyer = await Buyer(node, key=key).ready()
-    await buyer.pay(payment.VOUCHERS_PATH, buyer.offer(ADAPTER, 200_000, 0))
+    await buyer.pay(payment.VOUCHERS_PATH, buyer.voucher(ADAPTER, 200_000, 0))
     return buyer
 
 

@@ -48,8 +48,8 @@ async def test_a_refusal_names_the_channel_too(node: Node) -> None:
     """What went wrong on a channel is found by the channel."""
     buyer = await Buyer(node).ready()
     with capture_logs(processors=[structlog.contextvars.merge_contextvars]) as lines:
-        offer = buyer.offer(ADAPTER, 1_000, 0)
-        forged = replace(offer, row=replace(offer.row, signature=b"\1" * 64))
+        presented = buyer.voucher(ADAPTER, 1_000, 0)
+        forged = replace(presented, row=replace(presented.row, signature=b"\1" * 64))
         status, _ = await buyer.pay(payment.VOUCHERS_PATH, forged)
     refused = next(line for line in lines if line["event"] == "refused")
     assert status == 401 and refused["channel"] == channel_of(buyer) and refused["request_id"]

@@ -28,7 +28,7 @@ async def test_only_a_lone_request_is_committed_by_the_event_loop(
 
         async def pay_and_ask(buyer: Buyer, up_to: int) -> list[tuple[str, bool]]:
             seen.clear()
-            rides = {payment.VOUCHER_HEADER: voucher_to_text(buyer.offer(ADAPTER, up_to, 0))}
+            rides = {payment.VOUCHER_HEADER: voucher_to_text(buyer.voucher(ADAPTER, up_to, 0))}
             answer = await buyer.ask(headers=rides, pays=False)
             assert answer.status == 200, answer.body
             return [each for each in seen if each[0].endswith(":after")]

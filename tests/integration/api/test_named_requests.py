@@ -20,7 +20,7 @@ async def test_a_name_is_taken_by_what_was_served_and_by_nothing_else(tmp_path: 
         buyer = await Buyer(node).ready()
         body, named = buyer.chat(max_tokens=8), {NAME_HEADER: "one"}
         assert (await buyer.ask(body, headers=named, pays=False)).status == 402
-        await buyer.pay(payment.VOUCHERS_PATH, buyer.offer(ADAPTER, 40_000, 0))
+        await buyer.pay(payment.VOUCHERS_PATH, buyer.voucher(ADAPTER, 40_000, 0))
         assert (await buyer.ask(body, headers=named, pays=False)).status == 200
         again = await buyer.ask(body, headers=named, pays=False)
         assert (again.status, again.body["code"]) == (409, "store-conflict")

@@ -26,7 +26,7 @@ async def node(tmp_path: Path) -> AsyncIterator[Node]:
 async def prepaid(node: Node) -> tuple[Buyer, openai.AsyncOpenAI]:
     buyer = await Buyer(node).ready()
     for adapter_id in (BASE_MODEL, ADAPTER):
-        await buyer.pay(payment.VOUCHERS_PATH, buyer.offer(adapter_id, 100_000, 0))
+        await buyer.pay(payment.VOUCHERS_PATH, buyer.voucher(adapter_id, 100_000, 0))
     client = openai.AsyncOpenAI(base_url=node.url + "/v1", api_key=buyer.token, max_retries=0)
     return buyer, client
 

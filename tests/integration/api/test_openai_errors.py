@@ -45,7 +45,7 @@ async def node(tmp_path: Path) -> AsyncIterator[Node]:
 @pytest.fixture
 async def buyer(node: Node) -> Buyer:
     made = await Buyer(node).ready()
-    await made.pay(payment.VOUCHERS_PATH, made.offer(ADAPTER, 50_000, 0))
+    await made.pay(payment.VOUCHERS_PATH, made.voucher(ADAPTER, 50_000, 0))
     return made
 
 

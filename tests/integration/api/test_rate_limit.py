@@ -14,7 +14,7 @@ from viz.api.context import PAYMENTS, QUESTIONS
 from viz.api.rate_limit import ALL_TIMES, MINUTE_S, RateLimit
 from viz.domain.claim_rows import SignedVoucher
 from viz.domain.eip712 import public_address, sign_compact
-from viz.domain.node_channel import MAX_UNSPENT_LINES, VoucherOffer
+from viz.domain.node_channel import MAX_UNSPENT_LINES, PresentedVoucher
 from viz.domain.units import ZERO_HASH, AdapterId, Units
 from viz.domain.usage import UsageLine
 from viz.errors import TooManyQuestions
@@ -27,14 +27,14 @@ async def node(tmp_path: Path) -> AsyncIterator[Node]:
         yield running
 
 
-def padded(buyer: Buyer, ids: range, units: Units = 1) -> VoucherOffer:
+def padded(buyer: Buyer, ids: range, units: Units = 1) -> PresentedVoucher:
     """Sign a voucher with a line for each of the ids."""
     lines = tuple(UsageLine(AdapterId(each), units) for each in ids)
     row = SignedVoucher(0, ZERO_HASH, lines, b"")
     digest = buyer.domain.digest(row.voucher(buyer.node.chain.address))
     row = SignedVoucher(0, ZERO_HASH, lines, sign_compact(buyer.key, digest))
     node = buyer.node.chain.address
-    return VoucherOffer(DEPLOYMENT.chain_id, DEPLOYMENT.settlement, buyer.signer, node, row)
+    return PresentedVoucher(DEPLOYMENT.chain_id, DEPLOYMENT.settlement, buyer.signer, node, row)
 
 
 async def test_a_voucher_without_a_channel_costs_the_chain_little(node: Node) -> None:
@@ -61,7 +61,7 @@ async def test_a_voucher_pays_for_what_is_sold_here(node: Node) -> None:
         status, problem = await buyer.pay(payment.VOUCHERS_PATH, padded(buyer, ids))
         assert problem["code"] == code and status in (400, 404)
     assert node.chain.reads == before
-    assert (await buyer.pay(payment.VOUCHERS_PATH, buyer.offer(ADAPTER, 50, 0)))[0] == 200
+    assert (await buyer.pay(payment.VOUCHERS_PATH, buyer.voucher(ADAPTER, 50, 0)))[0] == 200
 
 
 async def test_only_a_signed_voucher_has_the_deposit_read_again(node: Node) -> None:
@@ -79,7 +79,7 @@ async def test_only_a_signed_voucher_has_the_deposit_read_again(node: Node) -> N
 async def test_strangers_questions_are_bounded(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     """Asking about any number of channels ends at the bound, and who pays is not held up."""
     buyer = await Buyer(node).ready()
-    assert (await buyer.pay(payment.VOUCHERS_PATH, buyer.offer(ADAPTER, 50, 0)))[0] == 200
+    assert (await buyer.pay(payment.VOUCHERS_PATH, buyer.voucher(ADAPTER, 50, 0)))[0] == 200
     monkeypatch.setitem(node.app._state, QUESTIONS, RateLimit(node.clock, 5))
     before, codes = node.chain.reads, []
     for number in range(20):
@@ -99,7 +99,7 @@ async def test_strangers_questions_are_bounded(node: Node, monkeypatch: pytest.M
     assert (await late.pay(payment.CHANNELS_PATH, late.deposit()))[0] == 200
     refused = await late.pay(payment.CHANNELS_PATH, late.deposit(opening=False))
     assert refused[1]["code"] == "too-many-questions"
-    assert (await buyer.pay(payment.VOUCHERS_PATH, buyer.offer(ADAPTER, 5_000, 0)))[0] == 200
+    assert (await buyer.pay(payment.VOUCHERS_PATH, buyer.voucher(ADAPTER, 5_000, 0)))[0] == 200
     assert (await buyer.ask()).status == 200
     node.clock.now += MINUTE_S
     assert (await late.pay(payment.CHANNELS_PATH, late.deposit(opening=False)))[0] == 200

@@ -20,7 +20,7 @@ from tests.integration.api.harness import (
 )
 
 from viz.domain.eip712 import sign_compact
-from viz.domain.node_channel import VoucherOffer
+from viz.domain.node_channel import PresentedVoucher
 from viz.domain.units import ZERO_HASH, AdapterId
 from viz.protocol import payment
 
@@ -162,13 +162,13 @@ async def test_a_session_cannot_be_replayed_or_relayed(node: Node) -> None:
         check(status, problem, code)
 
 
-Spoil = Callable[[Buyer, VoucherOffer], VoucherOffer]
+Spoil = Callable[[Buyer, PresentedVoucher], PresentedVoucher]
 
 
-def _resigned(buyer: Buyer, offer: VoucherOffer, **changes: Any) -> VoucherOffer:
-    row = replace(offer.row, **changes)
+def _resigned(buyer: Buyer, presented: PresentedVoucher, **changes: Any) -> PresentedVoucher:
+    row = replace(presented.row, **changes)
     digest = buyer.domain.digest(row.voucher(buyer.node.chain.address))
-    return replace(offer, row=replace(row, signature=sign_compact(buyer.key, digest)))
+    return replace(presented, row=replace(row, signature=sign_compact(buyer.key, digest)))
 
 
 VOUCHERS: list[tuple[str, Spoil, int, str]] = [
@@ -202,7 +202,7 @@ async def test_a_bad_voucher_is_refused(
 ) -> None:
     """A voucher that could not be claimed, or lowers a promise, changes nothing."""
     buyer = await Buyer(node).ready()
-    good = buyer.offer(ADAPTER, 1_000, 0)
+    good = buyer.voucher(ADAPTER, 1_000, 0)
     assert (await buyer.pay(payment.VOUCHERS_PATH, good))[0] == 200
     before = await buyer.view()
     answered, problem = await buyer.pay(payment.VOUCHERS_PATH, spoil(buyer, good))
@@ -242,7 +242,7 @@ async def test_a_bad_deposit_costs_no_gas(
 async def test_credentials_that_cannot_be_read(node: Node) -> None:
     """A credential of another form, action or method is refused by name."""
     buyer = await Buyer(node).ready()
-    voucher = buyer.offer(ADAPTER, 10, 0)
+    voucher = buyer.voucher(ADAPTER, 10, 0)
     send: list[tuple[str, dict[str, str]]] = [
         (payment.VOUCHERS_PATH, {}),
         (payment.VOUCHERS_PATH, {"Authorization": "Payment %%%"}),

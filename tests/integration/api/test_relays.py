@@ -56,7 +56,7 @@ async def test_a_close_claims_its_own_channel_alone(node: Node) -> None:
     leaving, staying = Buyer(node), Buyer(node, key=b"\x55" * 32)
     for buyer in (leaving, staying):
         await buyer.ready()
-        assert (await buyer.pay(payment.VOUCHERS_PATH, buyer.offer(ADAPTER, 50, 0)))[0] == 200
+        assert (await buyer.pay(payment.VOUCHERS_PATH, buyer.voucher(ADAPTER, 50, 0)))[0] == 200
     await leaving.close()
     kept = await node.store.channel(staying.signer)
     assert kept is not None and kept.signature and kept.base_units == 0
@@ -120,7 +120,7 @@ async def test_a_repeated_close_asks_the_chain_no_more_for_others_rows(node: Nod
         other.payer = buyer.payer
         node.clock.now += HOUR_S // 2
         await other.open()
-        assert (await other.pay(payment.VOUCHERS_PATH, other.offer(ADAPTER, 500, 0)))[0] == 200
+        assert (await other.pay(payment.VOUCHERS_PATH, other.voucher(ADAPTER, 500, 0)))[0] == 200
         assert await node.store.freeze(other.signer, now_s=node.clock.now) is not None
     assert await questions() <= alone
 
@@ -214,7 +214,7 @@ async def test_what_is_kept_for_channels_that_pay_is_earned_each_time(tmp_path: 
     price = Price(2_000_000_000, 6_000_000_000)
     async with running_node(tmp_path, relays=relays, price=price) as node:
         buyer = await Buyer(node).ready()
-        assert (await buyer.pay(payment.VOUCHERS_PATH, buyer.offer(ADAPTER, 50_000, 0)))[0] == 200
+        assert (await buyer.pay(payment.VOUCHERS_PATH, buyer.voucher(ADAPTER, 50_000, 0)))[0] == 200
         assert await topped_up(buyer) == 429
         for _ in range(2):
             answer = await buyer.ask({**buyer.chat(), "model": "fake"})

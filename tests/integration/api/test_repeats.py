@@ -18,7 +18,7 @@ async def test_two_requests_of_one_key_at_once_are_billed_once(
     """A repetition that looked the key up just before the first ended does not generate again."""
     async with running_node(tmp_path) as node:
         buyer = await Buyer(node).ready()
-        await buyer.pay(payment.VOUCHERS_PATH, buyer.offer(ADAPTER, 40_000, 0))
+        await buyer.pay(payment.VOUCHERS_PATH, buyer.voucher(ADAPTER, 40_000, 0))
         look_up, looked_up = node.store.answer, 0
         both_came, one_ended = asyncio.Event(), asyncio.Event()
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tests.integration.api.harness import ADAPTER, Buyer, Node, running_node
 
-from viz.domain.node_channel import VoucherOffer
+from viz.domain.node_channel import PresentedVoucher
 from viz.protocol import payment
 from viz.protocol.credential import credential_to_header, voucher_to_text
 
@@ -19,14 +19,14 @@ async def node(tmp_path: Path) -> AsyncIterator[Node]:
         yield running
 
 
-def riding(offer: VoucherOffer) -> dict[str, str]:
-    return {payment.VOUCHER_HEADER: voucher_to_text(offer)}
+def riding(presented: PresentedVoucher) -> dict[str, str]:
+    return {payment.VOUCHER_HEADER: voucher_to_text(presented)}
 
 
 async def test_a_request_that_carries_its_voucher_is_served_at_once(node: Node) -> None:
     """One request pays and is answered, and the voucher is on disk before the first token."""
     buyer = await Buyer(node).ready()
-    answer = await buyer.ask(headers=riding(buyer.offer(ADAPTER, 1_000, 0)), pays=False)
+    answer = await buyer.ask(headers=riding(buyer.voucher(ADAPTER, 1_000, 0)), pays=False)
     assert (answer.status, answer.finish) == (200, "length"), answer.body
     assert answer.receipt is not None
     kept = await node.store.channel(buyer.signer)
@@ -39,7 +39,7 @@ async def test_the_voucher_is_committed_before_the_request_is_judged(tmp_path: P
     async with running_node(tmp_path, hook=points.append) as node:
         buyer = await Buyer(node).ready()
         points.clear()
-        answer = await buyer.ask(headers=riding(buyer.offer(ADAPTER, 1_000, 0)), pays=False)
+        answer = await buyer.ask(headers=riding(buyer.voucher(ADAPTER, 1_000, 0)), pays=False)
         assert answer.status == 200
         money = [point for point in points if point.partition(":")[0] in ("voucher", "receipt")]
         assert money == ["voucher:before", "voucher:after", "receipt:before", "receipt:after"]
@@ -48,9 +48,9 @@ async def test_the_voucher_is_committed_before_the_request_is_judged(tmp_path: P
 async def test_a_voucher_that_was_overtaken_is_no_error(node: Node) -> None:
     """A later voucher of the channel came first: the request is judged by that one."""
     buyer = await Buyer(node).ready()
-    first, second = buyer.offer(ADAPTER, 500, 0), buyer.offer(ADAPTER, 1_000, 0)
-    for offer in (second, first):
-        answer = await buyer.ask(headers=riding(offer), pays=False)
+    first, second = buyer.voucher(ADAPTER, 500, 0), buyer.voucher(ADAPTER, 1_000, 0)
+    for presented in (second, first):
+        answer = await buyer.ask(headers=riding(presented), pays=False)
         assert answer.status == 200, answer.body
     kept = await node.store.channel(buyer.signer)
     assert kept is not None and kept.lines[ADAPTER].accepted_units == 1_000
@@ -61,7 +61,7 @@ async def test_a_stale_base_serves_nothing(node: Node) -> None:
     buyer = await Buyer(node).ready()
     await buyer.ask()
     await node.parts.settlement.step(force=True)
-    answer = await buyer.ask(headers=riding(buyer.offer(ADAPTER, 5_000, 0)), pays=False)
+    answer = await buyer.ask(headers=riding(buyer.voucher(ADAPTER, 5_000, 0)), pays=False)
     assert (answer.status, answer.body["code"]) == (409, "stale-voucher")
     kept = await node.store.channel(buyer.signer)
     assert kept is not None and answer.body["base"] == str(kept.base_units)
@@ -71,7 +71,7 @@ async def test_nobody_elses_voucher_is_taken(node: Node) -> None:
     """The voucher must be of the token's signer; nothing is taken and nothing served."""
     buyer = await Buyer(node).ready()
     other = await Buyer(node, key=b"\x44" * 32).ready()
-    answer = await buyer.ask(headers=riding(other.offer(ADAPTER, 1_000, 0)), pays=False)
+    answer = await buyer.ask(headers=riding(other.voucher(ADAPTER, 1_000, 0)), pays=False)
     assert (answer.status, answer.body["code"]) == (400, "wrong-domain")
     for signer in (buyer.signer, other.signer):
         kept = await node.store.channel(signer)
@@ -81,8 +81,10 @@ async def test_nobody_elses_voucher_is_taken(node: Node) -> None:
 async def test_a_forged_or_unreadable_voucher_serves_nothing(node: Node) -> None:
     """A voucher on a request is checked like any other."""
     buyer = await Buyer(node).ready()
-    forged = (await Buyer(node, key=b"\x44" * 32).ready()).offer(ADAPTER, 1_000, 0)
-    forged = VoucherOffer(forged.chain_id, forged.contract, buyer.signer, forged.node, forged.row)
+    forged = (await Buyer(node, key=b"\x44" * 32).ready()).voucher(ADAPTER, 1_000, 0)
+    forged = PresentedVoucher(
+        forged.chain_id, forged.contract, buyer.signer, forged.node, forged.row
+    )
     answer = await buyer.ask(headers=riding(forged), pays=False)
     assert answer.body["code"] == "invalid-signature"
     deposit = credential_to_header(buyer.deposit()).partition(" ")[2]
@@ -97,9 +99,9 @@ async def test_too_little_is_answered_with_the_need(node: Node) -> None:
     body = buyer.chat()
     required = (await buyer.need_of(body)).need
     assert required is not None
-    offer = buyer.offer(ADAPTER, required.required_units - 1, 0)
+    presented = buyer.voucher(ADAPTER, required.required_units - 1, 0)
     status, _, headers = await buyer.call(
-        "POST", payment.CHAT_PATH, body=body, headers=buyer.bearer(**riding(offer))
+        "POST", payment.CHAT_PATH, body=body, headers=buyer.bearer(**riding(presented))
     )
     need = payment.Challenge.from_header(headers["WWW-Authenticate"]).need
     assert status == 402 and need is not None
@@ -111,8 +113,8 @@ async def test_a_repeated_request_takes_its_voucher_and_is_not_billed_again(node
     """An answer of 200 says that the voucher was taken, also where the answer was kept."""
     buyer = await Buyer(node).ready()
     key = {"Idempotency-Key": "once"}
-    first = await buyer.ask(headers=riding(buyer.offer(ADAPTER, 1_000, 0)) | key, pays=False)
-    again = await buyer.ask(headers=riding(buyer.offer(ADAPTER, 1_500, 0)) | key, pays=False)
+    first = await buyer.ask(headers=riding(buyer.voucher(ADAPTER, 1_000, 0)) | key, pays=False)
+    again = await buyer.ask(headers=riding(buyer.voucher(ADAPTER, 1_500, 0)) | key, pays=False)
     assert (first.status, again.status) == (200, 200)
     kept = await node.store.channel(buyer.signer)
     assert kept is not None and (kept.seq, kept.lines[ADAPTER].accepted_units) == (1, 1_500)

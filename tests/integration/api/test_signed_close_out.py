@@ -25,8 +25,10 @@ async def closed(node: Node) -> Buyer:
 
 
 async def forge(buyer: Buyer) -> set[int]:
-    offer = buyer.offer(ADAPTER, buyer.channel.total_units + 50, 0)
-    forged = replace(offer, row=replace(offer.row, signature=b"\x01" * len(offer.row.signature)))
+    presented = buyer.voucher(ADAPTER, buyer.channel.total_units + 50, 0)
+    forged = replace(
+        presented, row=replace(presented.row, signature=b"\x01" * len(presented.row.signature))
+    )
     answers = [await buyer.pay(payment.VOUCHERS_PATH, forged) for _ in range(FORGED)]
     return {status for status, _ in answers}
 

@@ -27,7 +27,7 @@ async def test_a_voucher_pays_only_for_what_is_sold_or_was_used_here(node: Node)
     buyer = await Buyer(node).ready()
     never = AdapterId(8)
     node.chain.put_adapter(never, Hash32(b"\7" * 32))
-    good = buyer.offer(ADAPTER, 1_000, 0)
+    good = buyer.voucher(ADAPTER, 1_000, 0)
     row = replace(good.row, lines=(*good.row.lines, UsageLine(never, 9)))
     digest = buyer.domain.digest(row.voucher(node.chain.address))
     wide = replace(good, row=replace(row, signature=sign_compact(buyer.key, digest)))
@@ -36,7 +36,7 @@ async def test_a_voucher_pays_only_for_what_is_sold_or_was_used_here(node: Node)
     assert "not sold here" in problem["detail"]
     assert (await buyer.pay(payment.VOUCHERS_PATH, good))[0] == 200
     await node.parts.catalogue.drop(ADAPTER)
-    more = buyer.offer(ADAPTER, 2_000, 0)
+    more = buyer.voucher(ADAPTER, 2_000, 0)
     assert (await buyer.pay(payment.VOUCHERS_PATH, more))[0] == 200, (
         "promised before it was dropped"
     )
@@ -58,12 +58,12 @@ async def test_nothing_is_sold_on_a_deposit_whose_block_vanished(node: Node) -> 
     """What was signed on it cannot be claimed: neither a request nor a voucher is taken."""
     buyer = await Buyer(node).ready()
     assert (await buyer.ask()).status == 200
-    ahead = buyer.offer(ADAPTER, 500_000, 0)
+    ahead = buyer.voucher(ADAPTER, 500_000, 0)
     assert (await buyer.pay(payment.VOUCHERS_PATH, ahead))[0] == 200
     back = node.chain.channels.pop((buyer.signer, node.chain.address))
     node.clock.now += 6
     assert (await buyer.ask(pays=False)).status == 402
-    status, problem = await buyer.pay(payment.VOUCHERS_PATH, buyer.offer(ADAPTER, 600_000, 0))
+    status, problem = await buyer.pay(payment.VOUCHERS_PATH, buyer.voucher(ADAPTER, 600_000, 0))
     assert (status, problem["code"]) == (402, "channel-unknown"), problem
     node.chain.channels[buyer.signer, node.chain.address] = back
     node.clock.now += 6

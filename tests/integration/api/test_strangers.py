@@ -220,9 +220,9 @@ async def test_naming_a_payer_spares_nobody_the_count(node: Node) -> None:
     """A forged voucher or session in a payer's name is counted like any stranger's request."""
     buyer = await Buyer(node).ready()
     await buyer.ask()
-    offer = buyer.offer(ADAPTER, 50_000, buyer.channel.settled_units)
-    forged = replace(offer, row=replace(offer.row, signature=bytes(64)))
-    assert node.parts.vouchers.payer_behind(offer) == buyer.signer
+    presented = buyer.voucher(ADAPTER, 50_000, buyer.channel.settled_units)
+    forged = replace(presented, row=replace(presented.row, signature=bytes(64)))
+    assert node.parts.vouchers.payer_behind(presented) == buyer.signer
     proof = await buyer.proof()
     assert node.parts.vouchers.payer_behind(proof) == buyer.signer
     node.app[PAYMENTS]._per_minute = node.app[LOGINS]._per_minute = 6
@@ -231,7 +231,7 @@ async def test_naming_a_payer_spares_nobody_the_count(node: Node) -> None:
     lie = replace(proof, signature=bytes(64)).to_json()
     answers = [(await buyer.call("POST", payment.SESSIONS_PATH, body=lie))[0] for _ in range(9)]
     assert answers[0] == 401 and answers[-1] == 429
-    assert (await buyer.pay(payment.VOUCHERS_PATH, offer))[0] == 200
+    assert (await buyer.pay(payment.VOUCHERS_PATH, presented))[0] == 200
     assert (await buyer.call("POST", payment.SESSIONS_PATH, body=proof.to_json()))[0] == 200
 
 

@@ -165,7 +165,7 @@ async def test_a_voucher_of_many_lines_fits_the_header(node: Node) -> None:
     await buyer.ready()
     for key, units in spent.items():
         buyer.channel = buyer_channels.raise_signed(buyer.channel, key, units)
-    status, view = await buyer.pay(payment.VOUCHERS_PATH, buyer.offer(ADAPTER, 10, 0))
+    status, view = await buyer.pay(payment.VOUCHERS_PATH, buyer.voucher(ADAPTER, 10, 0))
     assert status == 200, view
     assert len(view["best"]) == 255
 
@@ -227,7 +227,7 @@ async def test_parallel_requests_on_one_channel_add_up(node: Node) -> None:
     """Many requests, two adapters, one channel: receipts chain without a gap and sum to spent."""
     buyer = await Buyer(node).ready()
     for adapter_id in (BASE_MODEL, ADAPTER):
-        await buyer.pay(payment.VOUCHERS_PATH, buyer.offer(adapter_id, 40_000, 0))
+        await buyer.pay(payment.VOUCHERS_PATH, buyer.voucher(adapter_id, 40_000, 0))
     bodies = [
         buyer.chat(f"question {n}", model=m) for n in range(6) for m in ("fake", "viz-adapter-7")
     ]
@@ -273,11 +273,11 @@ async def test_a_claim_moves_the_base_and_old_vouchers_are_told(node: Node) -> N
     buyer = await Buyer(node).ready()
     await buyer.ask()
     end = buyer.channel.total_units
-    stale = buyer.offer(ADAPTER, end + 500, 0)
+    stale = buyer.voucher(ADAPTER, end + 500, 0)
     await node.parts.settlement.step(force=True)
     status, problem = await buyer.pay(payment.VOUCHERS_PATH, stale)
     assert status == 409 and problem["code"] == "stale-voucher" and problem["base"] == str(end)
-    status, view = await buyer.pay(payment.VOUCHERS_PATH, buyer.offer(ADAPTER, end + 500, end))
+    status, view = await buyer.pay(payment.VOUCHERS_PATH, buyer.voucher(ADAPTER, end + 500, end))
     assert status == 200 and view["base"] == str(end) and view["best"] == [[ADAPTER, "500"]]
     await node.parts.settlement.step(force=True)
     await buyer.observe()
@@ -299,7 +299,7 @@ async def test_claims_between_vouchers_lose_nothing(node: Node) -> None:
         base = 0
         while True:
             status, answer = await buyer.pay(
-                payment.VOUCHERS_PATH, buyer.offer(adapter_id, target, base)
+                payment.VOUCHERS_PATH, buyer.voucher(adapter_id, target, base)
             )
             if status == 200:
                 return
@@ -332,12 +332,12 @@ async def test_claims_between_vouchers_lose_nothing(node: Node) -> None:
 async def test_a_top_up_lets_a_channel_go_on(node: Node) -> None:
     """What the deposit does not cover is refused; after a top-up it is taken."""
     buyer = await Buyer(node).ready(amount=1_000)
-    status, _ = await buyer.pay(payment.VOUCHERS_PATH, buyer.offer(ADAPTER, 1_000, 0))
+    status, _ = await buyer.pay(payment.VOUCHERS_PATH, buyer.voucher(ADAPTER, 1_000, 0))
     assert status == 200
     status, view = await buyer.pay(payment.CHANNELS_PATH, buyer.deposit(5_000, opening=False))
     assert status == 200 and view["deposit"] == "6000"
     await buyer.observe()
-    status, _ = await buyer.pay(payment.VOUCHERS_PATH, buyer.offer(ADAPTER, 6_000, 0))
+    status, _ = await buyer.pay(payment.VOUCHERS_PATH, buyer.voucher(ADAPTER, 6_000, 0))
     assert status == 200
 
 

@@ -12,7 +12,7 @@ from tests.integration.buyer.test_untrue_node import DONE, PROMPT_TOKENS, Stream
 
 from viz.buyer.client import BuyerClient
 from viz.domain.eip712 import sign
-from viz.domain.node_channel import VoucherOffer
+from viz.domain.node_channel import PresentedVoucher
 from viz.domain.receipt import SignedReceipt, salted_hash
 from viz.domain.typed_data import Receipt, channel_id
 from viz.domain.units import ZERO_HASH, AdapterId, Address, Units
@@ -65,7 +65,7 @@ class Rogue:
 
     def __init__(self) -> None:
         self.script: Script = lambda _: []
-        self.on_voucher: Callable[[VoucherOffer], None] = lambda _: None
+        self.on_voucher: Callable[[PresentedVoucher], None] = lambda _: None
         self.requests: list[bytes] = []
         self.receipts: list[SignedReceipt] = []
         self.held_units: Units = 0
@@ -87,9 +87,9 @@ class Rogue:
         ) -> tuple[SignedReceipt, ...]:
             return tuple(self.receipts[after:])
 
-        async def voucher(offer: VoucherOffer) -> ChannelView:
-            self.held_units = max(self.held_units, offer.row.end_units)
-            self.on_voucher(offer)
+        async def voucher(presented: PresentedVoucher) -> ChannelView:
+            self.held_units = max(self.held_units, presented.row.end_units)
+            self.on_voucher(presented)
             return await channel(client.signer, await client.token())
 
         @asynccontextmanager

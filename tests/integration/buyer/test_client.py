@@ -29,7 +29,7 @@ from viz.buyer.client import BuyerClient
 from viz.buyer.terms.checks import Limits
 from viz.client.node_client import NodeClient
 from viz.domain.eip712 import public_address
-from viz.domain.node_channel import VoucherOffer
+from viz.domain.node_channel import PresentedVoucher
 from viz.domain.pricing import Price
 from viz.domain.units import BASE_MODEL, ZERO_HASH, AdapterId, Address
 from viz.domain.usage import UsageLine
@@ -217,14 +217,14 @@ async def test_a_voucher_that_credit_has_overtaken_ends_no_answer(
             pay, idle, refused = client.api.voucher, asyncio.Event(), []
             idle.set()
 
-            async def overtaken(offer: VoucherOffer) -> ChannelView:
+            async def overtaken(presented: PresentedVoucher) -> ChannelView:
                 idle.clear()
                 try:
                     for _ in range(1_000):
                         if not node.engine.stats()["open"]:
                             break
                         await asyncio.sleep(0.01)
-                    return await pay(offer)
+                    return await pay(presented)
                 except PaymentRequired as error:
                     refused.append(error)
                     raise

@@ -23,7 +23,7 @@ from tests.integration.buyer.test_untrue_node import DONE, PROMPT_TOKENS, ask, c
 from viz.buyer.channels import sync as channel_sync
 from viz.buyer.client import BuyerClient
 from viz.buyer.terms.checks import Limits
-from viz.domain.node_channel import VoucherOffer
+from viz.domain.node_channel import PresentedVoucher
 from viz.domain.units import AdapterId, Units
 from viz.errors import (
     DepositExceeded,
@@ -95,8 +95,8 @@ async def test_a_refusal_of_a_voucher_is_a_demand_like_any_other(
     ceiling = buyer.voucher_signer.ceiling_units(ADAPTER)
     assert ceiling > ALLOWED
 
-    def refuses(offer: VoucherOffer) -> None:
-        if offer.row.end_units < ceiling:
+    def refuses(presented: PresentedVoucher) -> None:
+        if presented.row.end_units < ceiling:
             more = {"adapterId": int(ADAPTER), "required": str(ceiling)}
             raise error_of({"code": PaymentRequired.code, "detail": "more", **more}, 402)
 
@@ -248,9 +248,9 @@ async def test_a_deposit_that_the_node_understates_excuses_no_bill(
     """
     understated, told = False, buyer.api.voucher
 
-    async def voucher(offer: Any) -> ChannelView:
+    async def voucher(presented: Any) -> ChannelView:
         nonlocal understated
-        view = await told(offer)
+        view = await told(presented)
         understated = True
         return replace(view, deposit_units=buyer.channel.total_units)
 
@@ -284,7 +284,7 @@ async def test_a_refusal_that_cannot_be_read_is_no_fault_of_the_request(
 ) -> None:
     """As an invalid request it kept a buyer of several nodes from asking the next one."""
 
-    def refuses(_: VoucherOffer) -> None:
+    def refuses(_: PresentedVoucher) -> None:
         raise error_of({"code": PaymentRequired.code, "detail": "more", "required": []}, 402)
 
     rogue.on_voucher = refuses

@@ -19,7 +19,7 @@ from viz.domain.buyer_channel import BuyerChannel
 from viz.domain.claim_rows import SignedVoucher, pack_rows, unpack_rows
 from viz.domain.closing import accept_final
 from viz.domain.eip712 import public_address, recover, settlement_domain, sign, sign_compact
-from viz.domain.node_channel import NodeChannel, VoucherOffer
+from viz.domain.node_channel import NodeChannel, PresentedVoucher
 from viz.domain.ports.chain import ChannelState
 from viz.domain.receipt import SignedReceipt, next_head
 from viz.domain.typed_data import Receipt, channel_id
@@ -75,7 +75,7 @@ class Channel(RuleBasedStateMachine):
         self.buyer = buyer_side.observe(BuyerChannel(SIGNER, NODE), self.contract.seen())
         self.claimed: dict[AdapterId, Units] = {}
         self.accepted = dict.fromkeys(ADAPTERS, 0)
-        self.offers: list[VoucherOffer] = []
+        self.presented: list[PresentedVoucher] = []
         self.receipts: list[SignedReceipt] = []
         self.held: list[tuple[AdapterId, Units]] = []
         self.taken: set[int] = set()
@@ -100,36 +100,36 @@ class Channel(RuleBasedStateMachine):
         row = SignedVoucher(voucher.settled_units, voucher.receipts_head, draft.lines, signature)
         assert row.end_units == self.buyer.total_units  # B2
         self.highest_signed = max(self.highest_signed, row.end_units)
-        self.offers.append(VoucherOffer(31337, CONTRACT, SIGNER, NODE, row))
+        self.presented.append(PresentedVoucher(31337, CONTRACT, SIGNER, NODE, row))
 
-    @precondition(lambda self: self.offers)
+    @precondition(lambda self: self.presented)
     @rule(data=st.data())
     def deliver(self, data: st.DataObject) -> None:
         """Vouchers arrive late, twice or never; the newest on the base is always taken."""
-        position = data.draw(st.integers(0, len(self.offers) - 1))
-        offer = self.offers[position]
-        newest = position == len(self.offers) - 1
+        position = data.draw(st.integers(0, len(self.presented) - 1))
+        presented = self.presented[position]
+        newest = position == len(self.presented) - 1
         try:
             self.node = node_side.accept_voucher(
-                self.node, DOMAIN, offer, known_adapters=ADAPTERS, now_s=0
+                self.node, DOMAIN, presented, known_adapters=ADAPTERS, now_s=0
             )
         except StaleVoucher:
             heads = self.node.heads
-            stale = offer.row.base_units != self.node.base_units
-            assert stale or offer.row.receipts_head not in heads
+            stale = presented.row.base_units != self.node.base_units
+            assert stale or presented.row.receipts_head not in heads
             assert stale or not newest
         except (LineBelowBest, DepositExceeded):
-            assert not newest or offer.row.end_units > self.node.limit_units
+            assert not newest or presented.row.end_units > self.node.limit_units
         except PaymentRequired:
             assert self.node.credit_used_units() > 0
 
     @rule(adapter_id=adapters, amount=amounts)
     def pay(self, adapter_id: AdapterId, amount: Units) -> None:
         """The usual course: sign on the announced base and deliver at once (no livelock)."""
-        before = len(self.offers)
+        before = len(self.presented)
         self.sign(adapter_id, amount)
-        if len(self.offers) > before and not self.node.credit_used_units():
-            newest = self.offers[-1]
+        if len(self.presented) > before and not self.node.credit_used_units():
+            newest = self.presented[-1]
             if newest.row.end_units <= self.node.limit_units:
                 self.node = node_side.accept_voucher(
                     self.node, DOMAIN, newest, known_adapters=ADAPTERS, now_s=0
@@ -219,9 +219,9 @@ class Channel(RuleBasedStateMachine):
     @rule(data=st.data())
     def replay(self, data: st.DataObject) -> None:
         """Any voucher ever signed, claimed now, never takes more than was signed."""
-        if not self.offers:
+        if not self.presented:
             return
-        row = data.draw(st.sampled_from(self.offers)).row
+        row = data.draw(st.sampled_from(self.presented)).row
         probe = Contract(self.contract.deposit, self.contract.settled)
         probe.claim(row)
         assert probe.settled <= self.highest_signed
@@ -245,7 +245,7 @@ class Channel(RuleBasedStateMachine):
         row = SignedVoucher(voucher.settled_units, voucher.receipts_head, draft.lines, signature)
         try:
             self.node = accept_final(
-                self.node, DOMAIN, VoucherOffer(31337, CONTRACT, SIGNER, NODE, row)
+                self.node, DOMAIN, PresentedVoucher(31337, CONTRACT, SIGNER, NODE, row)
             )
         except DepositExceeded:
             assert row.end_units > self.node.limit_units
@@ -336,7 +336,7 @@ def test_a_refused_voucher_changes_nothing() -> None:
         node_side.accept_voucher(
             channel,
             DOMAIN,
-            VoucherOffer(31337, CONTRACT, SIGNER, NODE, row),
+            PresentedVoucher(31337, CONTRACT, SIGNER, NODE, row),
             known_adapters=ADAPTERS,
             now_s=0,
         )

@@ -15,7 +15,7 @@ from viz.domain import reservations
 from viz.domain.buyer_channel import BuyerChannel, VoucherDraft
 from viz.domain.claim_rows import SignedVoucher
 from viz.domain.eip712 import Domain, sign, sign_compact
-from viz.domain.node_channel import NodeChannel, VoucherOffer
+from viz.domain.node_channel import NodeChannel, PresentedVoucher
 from viz.domain.ports.chain import ChannelState
 from viz.domain.receipt import SignedReceipt
 from viz.domain.typed_data import Receipt, channel_id
@@ -42,7 +42,7 @@ class Sides:
     node_key: bytes
     node: NodeChannel
     buyer: BuyerChannel
-    offers: list[VoucherOffer] = field(default_factory=list)
+    presented: list[PresentedVoucher] = field(default_factory=list)
     astray: bool = False
     highest_signed: Units = 0
 
@@ -81,25 +81,25 @@ class Sides:
         assert row.end_units == self.buyer.total_units
         self.highest_signed = max(self.highest_signed, row.end_units)
         where = (self.domain.chain_id, self.domain.contract, self.node.signer, self.node.node)
-        self.offers.append(VoucherOffer(*where, row))
+        self.presented.append(PresentedVoucher(*where, row))
         return draft
 
     def deliver(self, pick: int, known_adapters: Container[AdapterId], now_s: int) -> None:
         """A voucher arrives: the newest on its base is taken, or not for a stated reason."""
-        if not self.offers:
+        if not self.presented:
             return
-        offer, before = self.offers[pick % len(self.offers)], self.node
-        newest = offer is self.offers[-1] and offer.row.base_units == before.base_units
+        presented, before = self.presented[pick % len(self.presented)], self.node
+        newest = presented is self.presented[-1] and presented.row.base_units == before.base_units
         try:
             self.node = node_side.accept_voucher(
-                before, self.domain, offer, known_adapters=known_adapters, now_s=now_s
+                before, self.domain, presented, known_adapters=known_adapters, now_s=now_s
             )
         except ChannelClosing:
             assert before.close_at_s or now_s <= before.no_sale_until_s
         except ChannelUnknown:
             assert before.payer != self.buyer.payer
         except DepositExceeded:
-            assert offer.row.end_units > before.limit_units
+            assert presented.row.end_units > before.limit_units
         except (StaleVoucher, LineBelowBest, PaymentRequired, UnknownAdapter):
             assert not newest or self.astray
         else:

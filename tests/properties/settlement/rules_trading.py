@@ -192,7 +192,7 @@ class Trading(Upheld):
     @step(seat=honest, pick=picks)
     def claim_behind_the_ledger(self, seat: str, pick: int) -> None:
         """A node, or a thief of its key, claims any voucher: the buyer loses nothing."""
-        offers = self.sides[seat].offers
-        if offers:
-            row = row_of(offers[pick % len(offers)].row)
+        presented = self.sides[seat].presented
+        if presented:
+            row = row_of(presented[pick % len(presented)].row)
             self._claim(SEATS[seat].node, pack([row]))

@@ -17,7 +17,7 @@ from viz.buyer.terms.checks import Limits
 from viz.buyer.vouchers.voucher_signer import VoucherSigner
 from viz.client.node_client import NodeClient
 from viz.domain.eip712 import sign
-from viz.domain.node_channel import VoucherOffer
+from viz.domain.node_channel import PresentedVoucher
 from viz.domain.receipt import SignedReceipt, salt_of_name, salted_hash
 from viz.domain.typed_data import Receipt, channel_id
 from viz.domain.units import ZERO_HASH, AdapterId, Units
@@ -34,16 +34,16 @@ class Node:
     """Takes every voucher, as a node that is content."""
 
     def __init__(self) -> None:
-        self.taken: list[VoucherOffer] = []
+        self.taken: list[PresentedVoucher] = []
         self.answers = asyncio.Event()
         self.answers.set()
 
-    async def voucher(self, offer: VoucherOffer) -> ChannelView:
-        self.taken.append(offer)
+    async def voucher(self, presented: PresentedVoucher) -> ChannelView:
+        self.taken.append(presented)
         await self.answers.wait()
-        row = offer.row
+        row = presented.row
         return ChannelView(
-            offer.signer, NODE, NODE, 1_000, 0, 0, row.base_units, row.lines, (), 0, ZERO_HASH
+            presented.signer, NODE, NODE, 1_000, 0, 0, row.base_units, row.lines, (), 0, ZERO_HASH
         )
 
 

@@ -26,7 +26,7 @@ from viz.buyer.ledger.node_standing import LEAST_ALLOWED_UNITS, LOST_SHARE, Node
 from viz.buyer.terms.checks import Limits
 from viz.buyer.vouchers.voucher_signer import VoucherSigner
 from viz.client.node_client import NodeClient
-from viz.domain.node_channel import VoucherOffer
+from viz.domain.node_channel import PresentedVoucher
 from viz.domain.units import AdapterId, Units
 from viz.errors import (
     NodeNotTrusted,
@@ -315,8 +315,8 @@ async def test_a_node_that_refuses_every_voucher_is_out_of_step(ledger: BuyerLed
     """Several servers, each with a ledger of its own, look so: what to do is said."""
 
     class Replicas(Node):
-        async def voucher(self, offer: VoucherOffer) -> ChannelView:
-            self.taken.append(offer)
+        async def voucher(self, presented: PresentedVoucher) -> ChannelView:
+            self.taken.append(presented)
             raise error_of(
                 {"code": StaleVoucher.code, "detail": "no", "base": "0", "best": []}, 409
             )

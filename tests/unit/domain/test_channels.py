@@ -20,7 +20,7 @@ from viz.domain.eip712 import keccak, public_address, settlement_domain, sign_co
 from viz.domain.node_channel import (
     HEADS_KEPT,
     NodeChannel,
-    VoucherOffer,
+    PresentedVoucher,
     accept_voucher,
     begin_close,
     confirmed_claim,
@@ -55,29 +55,31 @@ SEEN = ChannelState(SIGNER, NODE, OTHER, 1_000, 0, 0)
 LINES = (UsageLine(AdapterId(3), 10), UsageLine(AdapterId(9), 20))
 
 
-def signed(lines: Lines = LINES, base: int = 0, head: Hash32 = ZERO_HASH) -> VoucherOffer:
+def signed(lines: Lines = LINES, base: int = 0, head: Hash32 = ZERO_HASH) -> PresentedVoucher:
     row = SignedVoucher(base, head, lines, b"")
     signature = sign_compact(KEY, DOMAIN.digest(row.voucher(NODE)))
-    return VoucherOffer(31337, OTHER, SIGNER, NODE, replace(row, signature=signature))
+    return PresentedVoucher(31337, OTHER, SIGNER, NODE, replace(row, signature=signature))
 
 
 def opened(**changes: Any) -> NodeChannel:
     return observe(NodeChannel(SIGNER, NODE), replace(SEEN, **changes))
 
 
-def accept(channel: NodeChannel, offer: VoucherOffer, now_s: int = 0) -> NodeChannel:
-    return accept_voucher(channel, DOMAIN, offer, known_adapters=KNOWN, now_s=now_s)
+def accept(channel: NodeChannel, presented: PresentedVoucher, now_s: int = 0) -> NodeChannel:
+    return accept_voucher(channel, DOMAIN, presented, known_adapters=KNOWN, now_s=now_s)
 
 
 BEST = accept(opened(), signed())
 
 
-def unsigned(lines: Lines) -> VoucherOffer:
-    return VoucherOffer(31337, OTHER, SIGNER, NODE, SignedVoucher(0, ZERO_HASH, lines, bytes(64)))
+def unsigned(lines: Lines) -> PresentedVoucher:
+    return PresentedVoucher(
+        31337, OTHER, SIGNER, NODE, SignedVoucher(0, ZERO_HASH, lines, bytes(64))
+    )
 
 
 @pytest.mark.parametrize(
-    ("channel", "offer", "error"),
+    ("channel", "presented", "error"),
     [
         (opened(), replace(signed(), chain_id=1), WrongDomain),
         (opened(), replace(signed(), contract=NODE), WrongDomain),
@@ -102,12 +104,12 @@ def unsigned(lines: Lines) -> VoucherOffer:
     ],
 )
 def test_one_mistake_one_error(
-    channel: NodeChannel, offer: VoucherOffer, error: type[VizError]
+    channel: NodeChannel, presented: PresentedVoucher, error: type[VizError]
 ) -> None:
     """A voucher that could not be claimed, or claimed for less, is never taken."""
     before = repr(channel)
     with pytest.raises(error):
-        accept(channel, offer)
+        accept(channel, presented)
     assert repr(channel) == before
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from viz.domain.claim_rows import SignedVoucher
 from viz.domain.eip712 import keccak, public_address, settlement_domain, sign
-from viz.domain.node_channel import VoucherOffer
+from viz.domain.node_channel import PresentedVoucher
 from viz.domain.ports.ledger import OfferedWork
 from viz.domain.receipt import SignedReceipt
 from viz.domain.typed_data import Close, Quote, Receipt, RequestClose, Session
@@ -58,7 +58,7 @@ SIGNED_QUOTE = SignedQuote(QUOTE, sign(NODE_KEY, DOMAIN.digest(QUOTE)))
 NEED = NeedVoucher(AdapterId(7), 3, 4, 2**96 - 1, LINES)
 RECEIPT = Receipt(HASH, 1, usage_hash(LINES), HASH, HASH, HASH, 3, 4, 2**96 - 1, 2**96 - 1, 9)
 SIGNED_RECEIPT = SignedReceipt(RECEIPT, LINES, HASH, HASH, sign(NODE_KEY, DOMAIN.digest(RECEIPT)))
-OFFER = VoucherOffer(31337, NODE, SIGNER, NODE, SignedVoucher(12, HASH, LINES, bytes(64)))
+PRESENTED = PresentedVoucher(31337, NODE, SIGNER, NODE, SignedVoucher(12, HASH, LINES, bytes(64)))
 DEPOSIT = Deposit("open", 31337, NODE, SIGNER, SIGNER, NODE, 10**7, HASH, 0, 99, b"\x01", b"\x02")
 CLOSE = CloseRequest(31337, NODE, RequestClose(SIGNER, NODE, 2**63), b"\x05" * 65)
 FINAL = replace(CLOSE, final=SignedVoucher(12, HASH, LINES, bytes(64)))
@@ -137,14 +137,14 @@ def test_the_challenge_survives_its_header(
     assert Challenge.from_header(challenge.to_header()) == challenge
 
 
-@pytest.mark.parametrize("credential", [DEPOSIT, OFFER, CLOSE, FINAL, NOTHING_OWED])
+@pytest.mark.parametrize("credential", [DEPOSIT, PRESENTED, CLOSE, FINAL, NOTHING_OWED])
 def test_credentials_survive_their_header(credential: Credential) -> None:
     """Each action reads back as what was sent."""
     assert credential_from_header(credential_to_header(credential, "abc")) == credential
 
 
 def _payload(**changes: Any) -> str:
-    header = credential_to_header(OFFER)
+    header = credential_to_header(PRESENTED)
     whole = from_base64url(header.split(" ")[1])
     whole["payload"].update(changes)
     return "Payment " + to_base64url(whole)

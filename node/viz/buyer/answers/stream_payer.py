@@ -20,7 +20,7 @@ from viz.buyer.terms.checks import Agreed, agreed_list_price
 from viz.buyer.terms.counting import Counter
 from viz.buyer.terms.request import AskedRequest
 from viz.domain.display import amount
-from viz.domain.node_channel import VoucherOffer
+from viz.domain.node_channel import PresentedVoucher
 from viz.domain.units import BASE_MODEL, Units
 from viz.errors import NodeNotTrusted, PriceAboveCap
 from viz.protocol.payment import NeedVoucher
@@ -139,7 +139,7 @@ class StreamPayer:
         self._need = need
         self._now.set()
 
-    def riding(self) -> VoucherOffer | None:
+    def riding(self) -> PresentedVoucher | None:
         """Return a voucher for the first step, to send on the request; None if none is needed.
 
         A buyer that knows only an upper bound of the prompt's tokens would pay for that bound, so
@@ -151,10 +151,10 @@ class StreamPayer:
         if found is None:
             self._riding_units = 0
             return None
-        offer, target_units = found
+        presented, target_units = found
         self._riding_units = signer.channel.signed_units(adapter_id)
         self._paid_to_begin(target_units - ahead)
-        return offer
+        return presented
 
     async def pay_first(self, need: NeedVoucher) -> None:
         """Pay what the node asks for before it begins; raise what ``VoucherSigner.cover`` raises.

@@ -46,7 +46,10 @@ class BuyerSession:
             return await call(await self.token())
 
     async def token(self) -> AccessToken:
-        """Return the access token; sign a new session if there is none."""
+        """Return the access token; sign a new session if there is none.
+
+        Raises NodeNotTrusted if the session is for another node or origin, and the node's refusals.
+        """
         async with self._lock:
             if self._token is not None:
                 return self._token

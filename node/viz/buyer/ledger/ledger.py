@@ -167,7 +167,7 @@ class BuyerLedger:
         """Keep a verified receipt; ``billed`` is the name of the request that it billed.
 
         The line is not synced to disk. If it is lost, the node is asked for the receipt again. The
-        request's record is therefore kept until the next line is synced.
+        request's record is therefore kept until the next line is synced. Raises StoreError.
         """
         try:
             self._append(receipt_line(link, billed), sync=False)
@@ -207,7 +207,10 @@ class BuyerLedger:
         self._replace(_DEPOSIT, deposit)
 
     def kept_deposit(self) -> Json | None:
-        """Return the deposit that is not known to be confirmed; None if there is none."""
+        """Return the deposit that is not known to be confirmed; None if there is none.
+
+        Raises BooksMismatch if its file cannot be read.
+        """
         try:
             return parse_json((self._directory / _DEPOSIT).read_bytes())
         except FileNotFoundError:

@@ -123,7 +123,10 @@ def report_on_disk(directory: Path, blank: BuyerChannel) -> Json:
 
 
 def channel_on_disk(directory: Path, blank: BuyerChannel) -> BuyerChannel:
-    """Return a channel as its files have it; without key and lock, as ``report_on_disk``."""
+    """Return a channel as its files have it; without key and lock, as ``report_on_disk``.
+
+    Raises BooksMismatch.
+    """
     channel = blank
     try:
         raw = (directory / "ledger.jsonl").read_bytes()

@@ -87,7 +87,10 @@ class NetworkBuyer:
         )
 
     async def usual_model(self) -> MarketModel:
-        """Return the default model: the only adapter, else the only base model."""
+        """Return the default model: the only adapter, else the only base model.
+
+        Raises UnknownModel if there is no such one.
+        """
         models = await self._finder.models()
         for wanted in (True, False):
             found = [each for each in models if (each.adapter_id != BASE_MODEL) == wanted]
@@ -101,8 +104,9 @@ class NetworkBuyer:
     ) -> AsyncIterator[NetworkAnswer]:
         """Yield a streamed answer to an OpenAI request; it is paid for while it arrives.
 
-        Raises UnknownModel, NodeUnreachable, BudgetSpent, PriceAboveCap, ChannelUnknown if no node
-        has a deposit and none can be made, ChainError, and the last node's refusal.
+        Raises InvalidRequest if ``body`` names no model, UnknownModel, NodeUnreachable,
+        BudgetSpent, PriceAboveCap, ChannelUnknown if no node has a deposit and none can be made,
+        ChainError, and the last node's refusal.
         """
         wanted = body.get("model")
         if not isinstance(wanted, str) or not wanted:

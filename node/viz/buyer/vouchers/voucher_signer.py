@@ -41,7 +41,7 @@ from viz.domain.buyer_channel import BuyerChannel, draft_final, draft_voucher, r
 from viz.domain.claim_rows import SignedVoucher
 from viz.domain.display import amount
 from viz.domain.eip712 import settlement_domain
-from viz.domain.node_channel import VoucherOffer
+from viz.domain.node_channel import PresentedVoucher, Vector
 from viz.domain.ports.chain import ChannelState, Deployment
 from viz.domain.receipt import SignedReceipt
 from viz.domain.trust import REPLICAS, way_back
@@ -231,8 +231,8 @@ class VoucherSigner:
         """Sign ``wanted_units`` for the adapter if allowed, but at least ``required_units``.
 
         Both are cumulative. The node has accepted what it demanded when this returns. While it
-        delivers on credit, ``ahead_units`` are added to what it names, and twice as much each time.
-        Raises PriceAboveCap (above the ceiling), TooMuchLeftOver, DepositExceeded, its refusals.
+        delivers on credit, ``ahead_units`` are added to what it names, then twice as much. Raises
+        PriceAboveCap, TooMuchLeftOver, DepositExceeded, NodeRefused, and the node's refusals.
         """
         async with self._paying:
             # Read under the lock: a request may have been billed while this call waited for it.
@@ -281,7 +281,9 @@ class VoucherSigner:
             wanted_units = 0
         return max(required_units, within_deposit(self.channel, adapter_id, wanted_units))
 
-    def riding(self, opened: OpenRequest, ahead_units: Units) -> tuple[VoucherOffer, Units] | None:
+    def riding(
+        self, opened: OpenRequest, ahead_units: Units
+    ) -> tuple[PresentedVoucher, Units] | None:
         """Return a voucher to send with the request, and the amount that it pays the adapter.
 
         None if the node has enough, was never seen to ask before it serves, or if the deposit or
@@ -292,8 +294,7 @@ class VoucherSigner:
         least = self.channel.billed_units(adapter_id) + others + opened.first_units
         target = within_deposit(self.channel, adapter_id, min(least + ahead_units, ceiling))
         enough = target < least or self.held.units(adapter_id) >= least
-        ahead = self.held.asks and not enough
-        if not ahead or not self._undelivered.may_run_ahead(adapter_id, target):
+        if enough or not (self.held.asks and self._undelivered.may_run_ahead(adapter_id, target)):
             return None
         return (signed[1], target) if (signed := self._sign({adapter_id: target})) else None
 
@@ -302,12 +303,12 @@ class VoucherSigner:
         if signed is None:
             self.held.took(self.channel.vector)
             return
-        after, offer = signed
-        view = await self._api.voucher(offer)
+        after, presented = signed
+        view = await self._api.voucher(presented)
         self.held.took(after.vector)
         self.note(view)
 
-    def _sign(self, targets: Mapping[AdapterId, Units]) -> tuple[BuyerChannel, VoucherOffer] | None:
+    def _sign(self, targets: Vector) -> tuple[BuyerChannel, PresentedVoucher] | None:
         """Write the end points to disk and return channel and voucher; None if nothing is owed."""
         raised = channel = self.channel
         try:
@@ -317,8 +318,7 @@ class VoucherSigner:
         except DepositExceeded as error:
             left = amount(max(0, channel.limit_units - channel.total_units), self._deployment)
             raise DepositExceeded(
-                f"the deposit does not cover it, of which {left} is left to sign for: deposit more "
-                "with `viz channel open`",
+                f"the deposit has only {left} left to sign for: deposit more (`viz channel open`)",
                 **error.extensions,
             ) from error
         after, draft = draft_voucher(raised, self._base_units)
@@ -327,8 +327,8 @@ class VoucherSigner:
         self._undelivered.note_ahead(after.vector)
         # Not in a thread: ``after`` would overwrite a receipt that is committed meanwhile.
         self._ledger.commit_signing(after)
-        row, where = signed_row(self._ledger.session_key, self.domain, draft), self._deployment
-        return after, VoucherOffer(where.chain_id, where.settlement, after.signer, after.node, row)
+        row, at = signed_row(self._ledger.session_key, self.domain, draft), self._deployment
+        return after, PresentedVoucher(at.chain_id, at.settlement, after.signer, after.node, row)
 
     async def sign_final(self) -> SignedVoucher | None:
         """Return the voucher to close with: what receipts bill, and nothing that was signed ahead.

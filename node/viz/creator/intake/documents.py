@@ -61,7 +61,10 @@ def html_file(raw: bytes, encoding: str) -> Converted:
 
 
 def docx_file(file: BinaryIO) -> Converted:
-    """Read a Word document: text, lists, tables and notes, without macros, pictures and links."""
+    """Read a Word document: text, lists, tables and notes, without macros, pictures and links.
+
+    Raises InvalidWork.
+    """
     import mammoth
 
     archive = Archive(file, "Word document")
@@ -122,7 +125,7 @@ def docx_file(file: BinaryIO) -> Converted:
 
 
 def epub_file(file: BinaryIO) -> Converted:
-    """Read a book: the pages of its spine, in order."""
+    """Read a book: the pages of its spine, in order; raise InvalidWork."""
     archive = Archive(file, "EPUB")
     _refuse_locked(archive)
     place = _package_place(archive)

@@ -72,9 +72,10 @@ class AdapterPool:
         self.loads = self.evictions = 0
 
     def register(self, adapter_id: AdapterId, path: Path) -> None:
-        """Check the whole file and make it usable. Blocks. Raises InvalidAdapterFile.
+        """Check the whole file and make it usable. Blocks.
 
         It stays in memory if evicting unused adapters makes room; otherwise it is loaded later.
+        Raises InvalidAdapterFile, and EngineError if the engine stops meanwhile.
         """
         try:
             self._loader.submit(self._register, adapter_id, path).result()

@@ -101,7 +101,10 @@ class ModelServer:
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
 
     async def models(self) -> tuple[ServedModel, ...]:
-        """Return the models that the server lists: its base model and its adapters."""
+        """Return the models that the server lists: its base model and its adapters.
+
+        Raises ServerGone, also if the list cannot be read, and ServerRefused.
+        """
         answer = await self._call("GET", "/v1/models")
         try:
             return tuple(
@@ -119,6 +122,7 @@ class ModelServer:
         """Load the PEFT folder at ``path``, as the server sees it, under ``name``.
 
         Anything loaded under that name before is unloaded first, since its content is unknown.
+        Raises ServerRefused, ServerGone.
         """
         body = {"lora_name": name, "lora_path": path}
         try:
@@ -141,7 +145,10 @@ class ModelServer:
             return
 
     async def complete(self, asked: SegmentRequest) -> AsyncGenerator[Arrived, None]:
-        """Yield what the server generates, until it ends or the reader closes this generator."""
+        """Yield what the server generates, until it ends or the reader closes this generator.
+
+        Raises ServerGone, ServerBusy, AdapterLost, ServerRefused.
+        """
         reader = SseReader(MAX_EVENT_BYTES, refusal=EngineError, sender="the server")
         left = asked.max_tokens
         try:

@@ -126,7 +126,10 @@ class Publishing:
         return None
 
     async def check(self, publication: Publication, digest: Hash32) -> None:
-        """Raise the error with which the registration would fail now; store and send nothing."""
+        """Raise the error with which the registration would fail now; store and send nothing.
+
+        NoLiveGrant if a grant is missing, else InvalidRequest, TransactionFailed, ChainUnreachable.
+        """
         check_rates(publication.royalty_bps, publication.trainer_bps)
         call = _registration(publication, digest, Cid(_PLACE_HOLDER))
         try:

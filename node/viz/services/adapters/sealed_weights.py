@@ -81,7 +81,8 @@ class SealedWeights:
         """Make sure that an adapter's sealed weights are here and pinned, to serve them to others.
 
         Plain weights that are here say nothing about that: a process may have been killed before it
-        pinned the blob. If no source has the blob, the log says so. Raises what ``fetch`` raises.
+        pinned the blob. If no source has the blob, the log says so. Raises StorageUnavailable if
+        the disk cannot be written, and what ``fetch`` raises.
         """
         if await self._blobs.has(adapter.cid):
             await self._blobs.pin(adapter.cid)

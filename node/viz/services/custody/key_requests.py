@@ -49,7 +49,8 @@ class KeyRequests:
         """Return the key of the blob ``cid`` that a custodian holds.
 
         Raises the custodian's own refusal, NodeNotTrusted if it is another node or answers for
-        another blob, SealBroken, AddressNotPublic, NodeUnreachable, NodeRefused.
+        another blob, InvalidRequest if ``url`` is none, SealBroken, AddressNotPublic,
+        NodeUnreachable, NodeRefused.
         """
         origin = http_origin(url)
         if origin is None:

@@ -35,7 +35,10 @@ class Grants:
         self._paying = asyncio.Lock()
 
     async def offer(self, content_id: ContentId) -> LicenseOffer:
-        """Return a work and its terms for new grants; raise LicenseError if there are none."""
+        """Return a work and its terms for new grants; raise LicenseError if there are none.
+
+        Raises ChainUnreachable, also if the endpoint does not know the terms.
+        """
         content = await self._reader.content(content_id)
         if content is None:
             raise LicenseError(f"there is no work {content_id}: check the id")
@@ -59,8 +62,8 @@ class Grants:
         """Buy a grant for the node's own key and return it; return a live grant without buying.
 
         ``expected_terms`` is the hash of the terms that the operator read. Without it, the offered
-        terms are accepted if the fee is at most ``max_fee_units``. Raises LicenseError,
-        TransactionFailed.
+        terms are accepted if the fee is at most ``max_fee_units``. Raises LicenseError, and
+        ChainError (such as TransactionFailed, or if the endpoint does not show the grant yet).
         """
         async with self._paying:
             offer = await self.offer(content_id)

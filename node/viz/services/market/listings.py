@@ -82,7 +82,10 @@ class Listings:
         return SignedListing.read(kept.document, kept.signature)
 
     async def kept(self, content_id: ContentId) -> ListingRecord:
-        """Return the stored listing as its bytes came in, to pass it on without parsing."""
+        """Return the stored listing as its bytes came in, to pass it on without parsing.
+
+        Raises ListingUnknown if there is none.
+        """
         kept = await self._ledger.listing(content_id)
         if kept is None:
             raise ListingUnknown(

@@ -13,7 +13,7 @@ from typing import Final
 
 from viz.domain.closing import accept_final, require_covered
 from viz.domain.eip712 import Domain, is_signed_by, sign
-from viz.domain.node_channel import NodeChannel, VoucherOffer, begin_close, require_signed_for
+from viz.domain.node_channel import NodeChannel, PresentedVoucher, begin_close, require_signed_for
 from viz.domain.ports.chain import ChainReader
 from viz.domain.ports.ledger import ChannelRecord
 from viz.domain.ports.services import Claimer
@@ -67,9 +67,11 @@ class ChannelClose:
         voucher in the commit that ends the sales, before anything is claimed. So if the node is
         killed in between, it can still claim what it is owed. The Close is submitted if the channel
         earned that cost. Else the answer has only the node's signature, which anybody can submit.
-        Raises WrongDomain, InvalidRequest (also if nothing is left to return), InvalidSignature,
-        ChannelUnknown, ChannelBusy (answers are running), PaymentRequired (less is signed than was
-        delivered), StaleVoucher, ChainError.
+        Raises WrongDomain, InvalidRequest (also if nothing is left to return, or the claim costs
+        more than it earns), InvalidSignature, ChannelUnknown, ChannelBusy (answers are running),
+        PaymentRequired (less is signed than was delivered), StaleVoucher, DepositExceeded,
+        UnknownAdapter, StoreError, ChainError (such as FeeTooHigh, TransactionFailed, or if the
+        claim is not on chain yet).
         """
         request = wanted.request
         require_signed_for(
@@ -119,7 +121,7 @@ class ChannelClose:
     async def _end_sales(self, opened: ActiveChannel, wanted: CloseRequest, until_s: int) -> None:
         final = None
         if wanted.final is not None:
-            final = VoucherOffer(
+            final = PresentedVoucher(
                 wanted.chain_id, wanted.contract, opened.channel.signer, self._node, wanted.final
             )
             await self._idle(opened)

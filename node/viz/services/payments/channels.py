@@ -127,7 +127,7 @@ class ChannelStore:
         for active_channel in tuple(self._refused):
             async with active_channel.lock:
                 try:
-                    await self._settle(active_channel)
+                    await self._finish_refused(active_channel)
                 except StoreError as error:
                     _log.debug("a channel waits for the ledger", reason=error.detail)
                     return
@@ -155,7 +155,7 @@ class ChannelStore:
             self._require_current(active_channel)
             try:
                 # First finish a refused write: the change must see the channel as the disk has it.
-                await self._settle(active_channel)
+                await self._finish_refused(active_channel)
                 return await self._write(active_channel, point, change)
             except (StoreConflict, BooksMismatch):
                 # These are not refused writes: nothing was written, so nothing needs a retry.
@@ -166,7 +166,7 @@ class ChannelStore:
                 self._refused.add(active_channel)
                 raise
 
-    async def _settle(self, active_channel: ActiveChannel) -> None:
+    async def _finish_refused(self, active_channel: ActiveChannel) -> None:
         """Find out how a refused write ended, then make the changes that wait.
 
         The caller holds the channel's lock.

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from viz.domain.eip712 import Domain, is_signed_by
 from viz.domain.node_channel import (
     NodeChannel,
-    VoucherOffer,
+    PresentedVoucher,
     accept_voucher,
     is_covered,
     require_signed_for,
@@ -53,7 +53,7 @@ class Vouchers:
         """Return the view of a channel; promised and delivered amounts only if ``private``."""
         return view_of((await self._channels.get(signer)).channel, private=private)
 
-    async def accept(self, offer: VoucherOffer) -> ChannelView:
+    async def accept(self, presented: PresentedVoucher) -> ChannelView:
         """Check a voucher, make it durable, and return the channel; see ``accept_voucher``.
 
         Raises InvalidRequest, and every error of ``accept_voucher``.
@@ -61,43 +61,46 @@ class Vouchers:
         require_signed_for(
             self._domain,
             self._node,
-            chain_id=offer.chain_id,
-            contract=offer.contract,
-            named_node=offer.node,
+            chain_id=presented.chain_id,
+            contract=presented.contract,
+            named_node=presented.node,
         )
-        opened = await self._channels.get(offer.signer)
+        opened = await self._channels.get(presented.signer)
         # A new deposit may cover the voucher. The signature comes first: strangers must not be able
         # to make the node read the chain.
-        if self._lacks_money(opened, offer) and self._clock.now_s() > opened.seen_s:
-            digest = self._domain.digest(offer.row.voucher(self._node))
-            if is_signed_by(digest, offer.row.signature, offer.signer):
-                opened = await self._channels.get(offer.signer, fresh=True)
+        if self._lacks_money(opened, presented) and self._clock.now_s() > opened.seen_s:
+            digest = self._domain.digest(presented.row.voucher(self._node))
+            if is_signed_by(digest, presented.row.signature, presented.signer):
+                opened = await self._channels.get(presented.signer, fresh=True)
 
         def change(channel: NodeChannel, _: ChannelRecord) -> ChannelUpdate:
             known, now_s = self._adapters.known, opened.chain_s
-            after = accept_voucher(channel, self._domain, offer, known_adapters=known, now_s=now_s)
+            after = accept_voucher(
+                channel, self._domain, presented, known_adapters=known, now_s=now_s
+            )
             return ChannelUpdate(after)
 
         channel = (await self._channels.commit(opened, "voucher", change)).channel
-        self._paid.add(offer.signer)
+        self._paid.add(presented.signer)
         return view_of(channel, private=True)
 
-    async def accept_on_request(self, offer: VoucherOffer, signer: Address) -> None:
+    async def accept_on_request(self, presented: PresentedVoucher, signer: Address) -> None:
         """Accept the voucher in the header of a request of ``signer``; raise as ``accept`` does.
 
         Requests may overtake each other. So a voucher that pays no more than the best one is
-        ignored, not refused, and the request is judged by the best voucher.
+        ignored, not refused, and the request is judged by the best voucher. A voucher of another
+        signer raises WrongDomain.
         """
-        if offer.signer != signer:
-            raise WrongDomain(f"the voucher is of {offer.signer}, the access token of {signer}")
+        if presented.signer != signer:
+            raise WrongDomain(f"the voucher is of {presented.signer}, the access token of {signer}")
         try:
-            await self.accept(offer)
+            await self.accept(presented)
         except (LineBelowBest, StaleVoucher):
             # Both are raised after the signature was checked.
-            if not is_covered((await self._channels.get(signer)).channel, offer):
+            if not is_covered((await self._channels.get(signer)).channel, presented):
                 raise
 
-    def payer_behind(self, claim: VoucherOffer | SessionProof) -> Address | None:
+    def payer_behind(self, claim: PresentedVoucher | SessionProof) -> Address | None:
         """Return the signer of a voucher or session if it has paid before and signed this one.
 
         Else return None. Anybody can name a signer who has paid, so only a valid signature exempts
@@ -130,6 +133,6 @@ class Vouchers:
         """Count the signers whose vouchers are in the ledger as buyers who have paid."""
         self._paid.remember(records)
 
-    def _lacks_money(self, opened: ActiveChannel, offer: VoucherOffer) -> bool:
+    def _lacks_money(self, opened: ActiveChannel, presented: PresentedVoucher) -> bool:
         channel = opened.channel
-        return channel.payer == ZERO_ADDRESS or offer.row.end_units > channel.limit_units
+        return channel.payer == ZERO_ADDRESS or presented.row.end_units > channel.limit_units

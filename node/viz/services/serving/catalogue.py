@@ -162,7 +162,8 @@ class Catalogue:
     async def succeed(self, adapter_id: AdapterId, successor_id: AdapterId) -> None:
         """Set the successor that is named in the refusal of requests for an ended adapter.
 
-        Raises UnknownAdapter if the successor is not on offer here.
+        Raises UnknownAdapter if the successor is not on offer here, InvalidRequest if it is the
+        ended adapter itself.
         """
         self._record(successor_id)
         if adapter_id == successor_id:

@@ -159,14 +159,16 @@ class ClaimService:
     async def step(self, *, force: bool = False) -> ClaimReport:
         """Make one pass; ``force`` claims everything without asking the policy.
 
-        Raises ChainUnreachable, and TransactionFailed if no row could be sent.
+        Raises StoreError, ChainUnreachable, and, if no row could be sent, FeeTooHigh or
+        TransactionFailed.
         """
         return await self._make_pass(force=force)
 
     async def claim(self, signer: Address) -> ClaimReport:
-        """Claim everything unclaimed of this signer's channel, and of no other. Raises as ``step``.
+        """Claim everything unclaimed of this signer's channel, and of no other.
 
         A stranger can cause this call, so the node must not pay for other channels' rows here.
+        Raises InvalidRequest if the claim costs more than it earns, and what ``step`` raises.
         """
         return await self._make_pass(force=True, only=signer)
 
