@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar
 
 import aiohttp
 
-from viz.client.json_answer import json_answer
+from viz.client.json_answer import ask_json
 from viz.client.node_address import checked
 from viz.errors import NodeUnreachable, VizError
 from viz.protocol.answers import read_as
@@ -38,24 +38,20 @@ async def exchange(
     ``error`` and its ``args``); NodeUnreachable if no node answers, or a server in front of it;
     NodeRefused if the answer is not that of a node.
     """
-    status = 0
-    timeout = aiohttp.ClientTimeout(total=_UPLOAD_S if hasattr(body, "read") else _TIMEOUT_S)
     sent: dict[str, Any] = {"data": body} if hasattr(body, "read") else {"json": body}
     try:
-        async with (
-            aiohttp.ClientSession(timeout=timeout) as session,
-            session.request(
+        async with aiohttp.ClientSession() as session:
+            answer = await ask_json(
+                session,
                 method,
                 checked(node_url) + path,
+                within_s=_UPLOAD_S if "data" in sent else _TIMEOUT_S,
+                read_s=_TIMEOUT_S,
+                max_bytes=_MAX_ANSWER_BYTES,
                 headers=headers,
-                allow_redirects=False,
                 **sent,
-            ) as answer,
-        ):
-            status = answer.status
-            return read_as(
-                read, await json_answer(answer, within_s=_TIMEOUT_S, max_bytes=_MAX_ANSWER_BYTES)
             )
+        return read_as(read, answer)
     except (aiohttp.ClientError, TimeoutError) as error:
         raise NodeUnreachable(
             f"no node answers at {node_url} ({str(error) or 'time ran out'}): check its URL, or "
@@ -64,8 +60,7 @@ async def exchange(
     except VizError as error:
         if not error.answered:
             raise type(error)(f"{error.detail}{_may_have(method)}", **error.extensions) from error
-        said = f"the node refused: {error.detail}"
-        raise type(error)(said, status=status, **error.extensions) from error
+        raise type(error)(f"the node refused: {error.detail}", **error.extensions) from error
 
 
 def _may_have(method: str) -> str:

@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 
 import aiohttp
 
-from viz.client.json_answer import json_answer
+from viz.client.json_answer import MAX_HEADER_BYTES, ask_json, json_answer
 from viz.client.node_address import origin_of
 from viz.domain.receipt import SignedReceipt
 from viz.domain.typed_data import Session
@@ -40,8 +40,6 @@ VOUCHER_AGAIN_S: Final = 0.3
 CHAIN_CALL_TIMEOUT_S: Final = 120.0  # the node waits for its transaction
 STREAM_IDLE_TIMEOUT_S: Final = 120.0
 CHALLENGE_HEADER: Final = "WWW-Authenticate"
-# A challenge names the best voucher, whose lines can exceed aiohttp's default of 8 KiB.
-MAX_HEADER_BYTES: Final = payment.MAX_CREDENTIAL_CHARS + 1024
 
 
 class NodeClient:
@@ -177,18 +175,15 @@ class NodeClient:
     ) -> Any:
         headers = {"Authorization": authorization} if authorization else {}
         try:
-            async with (
-                asyncio.timeout(timeout_s or CALL_TIMEOUT_S),
-                self._http.request(
-                    method,
-                    self._dialled + path,
-                    json=body,
-                    headers=headers,
-                    allow_redirects=False,
-                    max_field_size=MAX_HEADER_BYTES,
-                ) as response,
-            ):
-                return await json_answer(response, within_s=CALL_TIMEOUT_S)
+            return await ask_json(
+                self._http,
+                method,
+                self._dialled + path,
+                within_s=timeout_s or CALL_TIMEOUT_S,
+                read_s=CALL_TIMEOUT_S,
+                json=body,
+                headers=headers,
+            )
         except (aiohttp.ClientError, TimeoutError) as error:
             raise NodeUnreachable(
                 f"{self._dialled} does not answer {method} {path} ({_why(error)}): is the node "

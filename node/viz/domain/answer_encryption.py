@@ -8,7 +8,6 @@ backups, not even the node's operator. Source: AES-256-GCM.
 from __future__ import annotations
 
 import hmac
-import secrets
 from hashlib import sha256
 from typing import Final
 
@@ -16,20 +15,23 @@ from Crypto.Cipher import AES
 
 from viz.domain.units import Hash32
 
-_NONCE_BYTES: Final = 12
+NONCE_BYTES: Final = 12
 _TAG_BYTES: Final = 16
 
 
-def seal(token: str, name: str, body: bytes) -> bytes:
-    """Return ``body`` encrypted; ``unseal`` needs the same token and name."""
-    nonce = secrets.token_bytes(_NONCE_BYTES)
+def seal(token: str, name: str, body: bytes, *, nonce: bytes) -> bytes:
+    """Return ``body`` encrypted; ``unseal`` needs the same token and name.
+
+    ``nonce`` is NONCE_BYTES new random bytes for each call: with the same ones twice, the two
+    answers would be readable without the token.
+    """
     sealed, tag = AES.new(_key(token, name), AES.MODE_GCM, nonce=nonce).encrypt_and_digest(body)
     return nonce + tag + sealed
 
 
 def unseal(token: str, name: str, sealed: bytes) -> bytes:
     """Return the bytes that were sealed; raise ValueError if they were changed or do not fit."""
-    nonce, rest = sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:]
+    nonce, rest = sealed[:NONCE_BYTES], sealed[NONCE_BYTES:]
     cipher = AES.new(_key(token, name), AES.MODE_GCM, nonce=nonce)
     return cipher.decrypt_and_verify(rest[_TAG_BYTES:], rest[:_TAG_BYTES])
 

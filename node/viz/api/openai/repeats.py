@@ -7,12 +7,13 @@ that a server on the way repeats.
 
 from __future__ import annotations
 
+import secrets
 from typing import Final
 
 from aiohttp import web
 
 from viz.api.context import NodeContext
-from viz.domain.answer_encryption import private_hash, seal, unseal
+from viz.domain.answer_encryption import NONCE_BYTES, private_hash, seal, unseal
 from viz.domain.eip712 import keccak
 from viz.domain.ports.ledger import AccessRecord, AnswerRecord
 from viz.domain.units import hex_of
@@ -69,7 +70,7 @@ class Repeat:
     def record(self, content_type: str, body: bytes, now_s: int) -> AnswerRecord:
         """Return the record of an answer to store; its body is encrypted with the token."""
         scope, key = self.name
-        sealed = seal(self._token, key, body)
+        sealed = seal(self._token, key, body, nonce=secrets.token_bytes(NONCE_BYTES))
         return AnswerRecord(
             scope, key, self.request_hash, keccak(body), 200, content_type, sealed, now_s
         )
