@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import base64
 import json
 import re
@@ -20,11 +21,13 @@ from tests.integration.api.protocol_tables import (
     tables,
 )
 
+from viz.api.problems import problem_body
 from viz.chain.deployment import deployment_json, parse_deployment
 from viz.domain.eip712 import layout_of
 from viz.domain.node_channel import CHECKS
 from viz.domain.units import parse_address
 from viz.domain.work import parse_work
+from viz.errors import TransactionFailed
 from viz.protocol import (
     credential,
     custody,
@@ -298,6 +301,52 @@ def test_every_error_and_every_structure_is_explained() -> None:
     codes = [kind.code for kind in error_classes()]
     assert set(codes) == set(ADVICE) and len(codes) == len(set(codes))
     assert {layout_of(kind).name for kind in structs()} == set(SIGNERS)
+
+
+# What a node makes of these members: a header, not a member of the body.
+IN_HEADERS: Final = frozenset({"challenge", "quote", "need"})
+# What only a buyer or a creator raises on its own machine never travels.
+CLIENTS: Final = ("audit", "buyer", "cli", "client", "creator")
+
+
+def _members(call: ast.Call, variables: ast.AST) -> Iterator[str]:
+    """Yield the names of a call's keywords, also of those that it takes from a variable."""
+    for keyword in call.keywords:
+        if keyword.arg is not None:
+            yield keyword.arg
+        elif isinstance(keyword.value, ast.Name):
+            for node in ast.walk(variables):
+                if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict):
+                    names = [each.id for each in node.targets if isinstance(each, ast.Name)]
+                    if keyword.value.id in names:
+                        yield from (str(ast.literal_eval(key)) for key in node.value.keys if key)
+
+
+def test_the_page_names_every_member_that_a_refusal_may_have() -> None:
+    """Who writes a client from the page must know what comes beside an error's code."""
+    codes = {kind.__name__: kind.code for kind in error_classes()}
+    told = {name for name, code in codes.items() if ADVICE[code][0] == BUYER}
+    own = ROOT / "node" / "viz"
+    raised: set[str] = set()
+    for path in own.rglob("*.py"):
+        if path.relative_to(own).parts[0] in CLIENTS:
+            continue
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") in told:
+                raised.update(_members(node, tree))
+    table = PAGE.split("Further members")[1].split("\n\n")[1]
+    first = re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)
+    named = {name for cell in first for name in re.findall(r"`(\w+)`", cell)}
+    assert len(raised) > 20 and named == raised - IN_HEADERS
+
+
+def test_no_member_of_a_refusal_hides_one_of_every_problem() -> None:
+    """A member of the same name would be overwritten, and its reader would get another thing."""
+    body = problem_body(TransactionFailed("said"), "an id")
+    page = PAGE.split("Further members")[1].split("\n\n")[1]
+    named = set(re.findall(r"`(\w+)`", "".join(row.split("|")[1] for row in page.splitlines())))
+    assert named & (set(body) | set(body["error"])) == {"param"}
 
 
 def test_who_meets_an_error_is_whoever_may_ask_the_route() -> None:

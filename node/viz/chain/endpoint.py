@@ -180,7 +180,7 @@ def _failed(data: bytes, message: str) -> TransactionFailed:
         return TransactionFailed(f"the contract refused: {message}")
     return TransactionFailed(
         f"the contract refused: {explain(revert)}",
-        error=revert.name,
+        contractError=revert.name,
         args={
             name: hex_of(value) if isinstance(value, bytes) else value
             for name, value in revert.args.items()

@@ -34,9 +34,9 @@ async def exchange(
 
     ``body`` is sent as JSON, or unchanged if it is an open binary file.
 
-    Raises the class that the node's problem names, with its text and the contract's reason (an
-    ``error`` and its ``args``); NodeUnreachable if no node answers, or a server in front of it;
-    NodeRefused if the answer is not that of a node.
+    Raises the class that the node's problem names, with its text and the contract's reason
+    (``contractError`` and its ``args``); NodeUnreachable if no node answers, or a server in front
+    of it; NodeRefused if the answer is not that of a node.
     """
     sent: dict[str, Any] = {"data": body} if hasattr(body, "read") else {"json": body}
     try:

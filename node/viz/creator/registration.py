@@ -92,8 +92,8 @@ async def hand_in(
     """Have a node submit a signed registration, and keep what it answers. Costs no gas.
 
     Only the node then says that the work is registered: check it with ``look_up``. Raises the class
-    that the node's problem names, with its text and the contract's reason (an ``error`` and its
-    ``args``); NodeUnreachable or NodeRefused if no answer of the node came.
+    that the node's problem names, with its text and the contract's reason (``contractError`` and
+    its ``args``); NodeUnreachable or NodeRefused if no answer of the node came.
     """
     once = SignedOnce(signed.register.nonce, signed.register.deadline_s)
     made = replace(made, signed=once)

@@ -25,9 +25,7 @@ def check_request(
         raise PromptEmpty("the prompt is empty: send at least one token")
     if len(prompt) >= context:
         raise PromptTooLong(
-            f"the prompt has {len(prompt)} tokens; at most {context - 1} fit: shorten it",
-            prompt_tokens=len(prompt),
-            context_tokens=context,
+            f"the prompt has {len(prompt)} tokens; at most {context - 1} fit: shorten it"
         )
     if not all(type(i) is int and 0 <= i < model.vocabulary for i in prompt):
         raise InvalidRequest("the prompt contains a token id outside the vocabulary")
@@ -56,4 +54,4 @@ def check_sampling(rules: Sampling) -> None:
     }
     for name, sound in bounds.items():
         if not sound:
-            raise InvalidRequest(f"{name} is out of bounds", parameter=name)
+            raise InvalidRequest(f"{name} is out of bounds", param=name)

@@ -78,7 +78,8 @@ ADVICE: Final[dict[str, tuple[str, str]]] = {
     "chain-mismatch": (BUYER, "Do not pay. " + OPERATORS),
     "transaction-failed": (
         BUYER,
-        "Read the contract's reason in `detail`. Check balance, nonce and deadline.",
+        "Read the contract's reason in `detail`, `contractError` and `args`. Check balance, nonce "
+        "and deadline.",
     ),
     "gas-above-limit": (BUYER, "Send the transaction yourself."),
     "fee-too-high": (BUYER, "Wait for lower fees, or send the transaction yourself."),
@@ -106,7 +107,7 @@ ADVICE: Final[dict[str, tuple[str, str]]] = {
         "suspends it here, of which kind, since when. Nothing was charged.",
     ),
     "relay-refused": (BUYER, "Send the transaction yourself, or use another node."),
-    "relay-busy": (BUYER, RETRY),
+    "relay-busy": (BUYER, RETRY + " `retryAfter` says the seconds."),
     "storage": (BUYER, FAMILY + " Read the blob elsewhere."),
     "blob-not-found": (BUYER, "Read the blob elsewhere."),
     "blob-not-cached": (BUYER, "Read the blob elsewhere."),

@@ -31,7 +31,7 @@ from viz.domain.typed_data import (
 )
 from viz.domain.units import Hash32
 from viz.protocol import payment
-from viz.protocol.credential import CloseRequest
+from viz.protocol.credential import CloseRequest, credential_to_header
 from viz.services.payments.relay_budget import COST_GAS, HOUR_S, RelayPolicy
 
 OPERATOR = {"Authorization": f"Bearer {OPERATOR_TOKEN}"}
@@ -85,8 +85,13 @@ async def test_a_payer_is_relayed_so_many_times_an_hour(node: Node) -> None:
     await second.ready()
     await second.ask()
     sent = len(node.chain.sent)
-    status, problem = await second.pay(payment.CHANNELS_PATH, second.deposit(5_000, opening=False))
+    header = credential_to_header(second.deposit(5_000, opening=False))
+    status, problem, headers = await second.call(
+        "POST", payment.CHANNELS_PATH, headers={"Authorization": header}
+    )
     assert (status, problem["code"]) == (429, "relay-busy")
+    wait_s = int(headers["Retry-After"])
+    assert wait_s == problem["retryAfter"] > 60 and f"in {wait_s} s" in problem["detail"]
     answer = await second.close()
     assert not answer.transaction_hash
     assert [call.function for call in node.chain.sent[sent:]] == ["claim"]
@@ -204,6 +209,31 @@ async def test_a_strangers_deposits_keep_nobody_from_a_top_up(tmp_path: Path) ->
         assert (await buyer.pay(payment.CHANNELS_PATH, again))[0] != 200
         chain.gate.set()
         assert (await first)[0] != 200
+
+
+async def test_a_deposit_beside_one_under_way_is_told_to_wait(tmp_path: Path) -> None:
+    """A client that repeats a deposit after a lost answer has nothing to correct: it waits."""
+
+    class Held(FakeChain):
+        gate = asyncio.Event()
+        held = asyncio.Event()
+
+        async def submit(self, call: Call, **options: Any) -> Transaction:
+            self.held.set()
+            await self.gate.wait()
+            return await super().submit(call, **options)
+
+    chain = Held(NODE_KEY)
+    async with running_node(tmp_path, chain=chain) as node:
+        buyer = Buyer(node)
+        deposit = buyer.deposit()
+        first = asyncio.create_task(buyer.pay(payment.CHANNELS_PATH, deposit))
+        await asyncio.wait_for(chain.held.wait(), 10)
+        status, problem = await buyer.pay(payment.CHANNELS_PATH, deposit)
+        assert (status, problem["code"]) == (429, "relay-busy")
+        assert problem["retryAfter"] > 1 and "under way" in problem["detail"]
+        chain.gate.set()
+        assert (await first)[0] == 200
 
 
 async def test_what_is_kept_for_channels_that_pay_is_earned_each_time(tmp_path: Path) -> None:

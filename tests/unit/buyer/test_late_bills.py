@@ -217,8 +217,8 @@ def test_a_bill_that_names_its_request_goes_to_no_equal_one(
 def test_what_is_signed_after_an_answer_ended_may_be_billed_for_it(
     voucher_signer: VoucherSigner, ledger: BuyerLedger
 ) -> None:
-    """A node that does not see a dead line spends on it what the next answer signs: a loss, at
-    most; it was a lie, and the first such bill ended the trust."""
+    """A node that does not see a dead connection spends on it what the next answer signs: a loss,
+    at most; it was a lie, and the first such bill ended the trust."""
     left(voucher_signer, 12, most_units=CAP, arrived_units=5, excused_units=7)
     vector = {ASKED: 40}
     points = {**ledger.channel.points, 40: vector}

@@ -424,7 +424,7 @@ def test_who_leaves_at_once_pays_the_prompt_and_blames_nobody(
     voucher_signer: VoucherSigner, restarting: Restarting, restart: bool
 ) -> None:
     """A program that asks anew at every letter leaves before any text: an honest bill of the prompt
-    and of what was on the line is not held against the node, however often it comes."""
+    and of what was in transit is not held against the node, however often it comes."""
     for _ in range(4 * BROKEN_ALLOWED):
         left(voucher_signer, 40, excused_units=5)
         voucher_signer = restarting.again() if restart else voucher_signer

@@ -177,7 +177,7 @@ class PaidAnswer:
         """
         if error.answered or isinstance(error, BooksMismatch):
             return False
-        # What the node delivers to a dead line or a slow reader is paid by the others' vouchers.
+        # What the node delivers to a dead connection or a slow reader, the others' vouchers pay.
         shared = self._context.voucher_signer.shares(self._open_request)
         gave_up = isinstance(error, NodeRefused) and error is self._failure
         return (

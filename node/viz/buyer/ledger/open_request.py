@@ -116,9 +116,9 @@ class OpenRequest:
         """Return the most that a receipt may bill if the request's answer did not bring it.
 
         ``unused_units`` were signed for the adapter and are not billed yet. A node that does not
-        see that the line is dead spends on this answer what is signed for the next one. If the
-        process that sent the request has ended, nobody knows what arrived. Signatures follow what
-        arrives, so they bound that request. ``credit_units``: how far a node that delivers on
+        see a dead connection spends on this answer what is signed for the next one. If the process
+        that sent the request has ended, nobody knows what arrived. Signatures follow what arrives,
+        so they bound that request. ``credit_units``: how far a node that delivers on
         credit may be ahead of what is signed, or of the buyer's cap. What a bill takes beyond
         ``units`` is weighed as a loss.
         """

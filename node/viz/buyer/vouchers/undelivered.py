@@ -17,7 +17,7 @@ the most that the buyer ever had signed ahead at once for answers under way.
 Invariants: a bill whose answer did not come counts, whoever ended the answer, by whichever error,
 before or after the bill was found. Answers that end together
 are one incident, weighed by what did not arrive. If the buyer left for its own reasons, or the
-answer broke off after some text, a bill for what could have been on the line is no incident. What
+answer broke off after some text, a bill for what could have been in transit is no incident. What
 is signed for an answer under way is not part of the account: it is bounded by a step for each.
 """
 
@@ -163,7 +163,7 @@ class Undelivered:
         """Return how far a demand may be above the ceiling; 0 if too much would be left over.
 
         The vouchers of an adapter's answers pay for each of them, and so also for one whose reader
-        pauses or whose line is dead: it may have gone to its end. What is signed for text that was
+        pauses or is gone: it may have gone to its end. What is signed for text that was
         not read is left over. So much can be demanded at once that only the allowance bounds it.
         """
         standing, signed = self._ledger.standing, self._raised(adapter_id, required_units)

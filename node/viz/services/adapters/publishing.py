@@ -135,7 +135,7 @@ class Publishing:
         try:
             await self._writer.simulate(call)
         except TransactionFailed as error:
-            if error.extensions.get("error") == "Unlicensed":
+            if error.extensions.get("contractError") == "Unlicensed":
                 raise NoLiveGrant(error.detail, **error.extensions) from error
             raise
 

@@ -19,13 +19,18 @@ from viz.domain.node_channel import NodeChannel, require_selling, require_signed
 from viz.domain.ports.chain import ChainReader
 from viz.domain.ports.transactions import ChainWriter
 from viz.domain.units import ZERO_ADDRESS, Address, Units
-from viz.errors import InvalidRequest
 from viz.protocol.credential import Deposit
 from viz.protocol.messages import ChannelView
 from viz.services.payments.channel_view import view_of
 from viz.services.payments.channels import ChannelStore
 from viz.services.payments.deposits import Deposits
-from viz.services.payments.relay_budget import Earner, RelayBudget, RelayPolicy, is_wallet
+from viz.services.payments.relay_budget import (
+    Earner,
+    RelayBudget,
+    RelayPolicy,
+    is_wallet,
+    under_way,
+)
 
 CONFIRM_POLL_S: Final = 0.5
 _log = structlog.get_logger()
@@ -84,7 +89,7 @@ class DepositRelay:
         call = await self._deposits.call_of(deposit)
         relaying = deposit.signer, deposit.payer  # so a stranger's deposit blocks only itself
         if relaying in self._relaying:
-            raise InvalidRequest("a deposit for this channel is being relayed: wait for it")
+            raise under_way(deposit.payer)
         self._relaying.add(relaying)
         try:
             opened = await self._channels.get(deposit.signer, fresh=True)

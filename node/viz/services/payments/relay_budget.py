@@ -179,7 +179,7 @@ class RelayBudget:
         """
         # One at a time for each payer, from here until the transaction's end.
         turn = self._turns.setdefault(payer, asyncio.Lock())
-        await self._wait(turn, _under_way(payer))
+        await self._wait(turn, under_way(payer))
         try:
             fee_wei = await self._fee()
             send = partial(self._send, writer, payer, call, fee_wei=fee_wei, wallet=wallet)
@@ -262,7 +262,7 @@ class RelayBudget:
             if relay.name is not None and (everybody or relay.payer == payer):
                 relay.end(await writer.lookup(relay.name))
                 if relay.name is not None and relay.payer == payer:
-                    raise _under_way(payer)
+                    raise under_way(payer)
 
     def admit(
         self,
@@ -373,13 +373,16 @@ def require_time(until_s: int, now_s: int, what: str) -> None:
         )
 
 
-def _under_way(payer: Address) -> RelayBusy:
+def under_way(payer: Address) -> RelayBusy:
+    """Return the refusal of a relay for a payer who has another one under way."""
     return RelayBusy(
-        f"a transaction for {payer} is under way: wait for its end before the next one"
+        f"a transaction for {payer} is under way: wait for its end before the next one",
+        retryAfter=_LOOK_S,
     )
 
 
 def _busy(bound: str, wait_s: int) -> RelayBusy:
     return RelayBusy(
         f"this node relays {bound}: try again in {wait_s} s, or send it yourself",
+        retryAfter=wait_s,
     )

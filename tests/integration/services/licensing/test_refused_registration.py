@@ -27,7 +27,10 @@ REASON = "the contract refused: the signature's deadline has passed; sign again 
 REFUSALS: list[tuple[web.Response, type[VizError], str]] = [
     (
         problem(
-            TransactionFailed(REASON + "(5))", error="SignatureExpired", args={"deadline": 5}), "i"
+            TransactionFailed(
+                REASON + "(5))", contractError="SignatureExpired", args={"deadline": 5}
+            ),
+            "i",
         ),
         TransactionFailed,
         REASON,
@@ -71,5 +74,5 @@ async def test_a_refusal_keeps_its_class_and_its_reason(
         await registration_context(CREATOR, url)  # type: ignore[arg-type]
     assert type(caught.value) is kind
     if kind is TransactionFailed:
-        assert caught.value.extensions["error"] == "SignatureExpired"
+        assert caught.value.extensions["contractError"] == "SignatureExpired"
         assert caught.value.extensions["args"] == {"deadline": 5}

@@ -12,6 +12,7 @@ from typing import Literal
 import pytest
 from tests.fakes.chain import FakeChain, FakeClock, address_of
 
+from viz.api.problems import problem
 from viz.backends import registration_policy
 from viz.domain.license import Terms
 from viz.domain.ports.transactions import Call, Outcome, Transaction
@@ -45,8 +46,9 @@ def test_the_hour_is_bounded_in_all_and_for_each_payer() -> None:
     budget.admit(one, 1)
     clock.now += 10
     budget.admit(one, 1)
-    with pytest.raises(RelayBusy, match=f"{HOUR_S - 10} s"):
+    with pytest.raises(RelayBusy, match=f"{HOUR_S - 10} s") as refused:
         budget.admit(one, 1)
+    assert problem(refused.value, "an id").headers["Retry-After"] == str(HOUR_S - 10)
     budget.admit(two, 1)
     with pytest.raises(RelayBusy, match="3 transactions an hour"):
         budget.admit(three, 1)
