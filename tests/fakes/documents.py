@@ -62,8 +62,16 @@ def docx(paragraphs: Sequence[tuple[str, str]], more: Mapping[str, str | bytes] 
     return zipped(members)
 
 
-def epub(pages: Sequence[str], metadata: str = "", more: Mapping[str, str | bytes] = {}) -> bytes:
-    """Return an EPUB whose spine are ``pages`` (the content of each body)."""
+def epub(
+    pages: Sequence[str],
+    metadata: str = "",
+    more: Mapping[str, str | bytes] = {},
+    attributes: str = "",
+) -> bytes:
+    """Return an EPUB whose spine are ``pages`` (the content of each body).
+
+    ``attributes`` are those of the package, beside its namespace.
+    """
     names = [f"page{number}.xhtml" for number in range(len(pages))]
     items = "".join(
         f'<item id="i{number}" href="{name}" media-type="application/xhtml+xml"/>'
@@ -71,7 +79,7 @@ def epub(pages: Sequence[str], metadata: str = "", more: Mapping[str, str | byte
     )
     refs = "".join(f'<itemref idref="i{number}"/>' for number in range(len(pages)))
     package = (
-        '<package xmlns="http://www.idpf.org/2007/opf" version="3.0"><metadata '
+        f'<package xmlns="http://www.idpf.org/2007/opf" version="3.0" {attributes}><metadata '
         f'xmlns:dc="http://purl.org/dc/elements/1.1/"><dc:title>A book</dc:title>'
         f"<dc:language>en</dc:language><dc:creator>Alma Ey</dc:creator>{metadata}</metadata>"
         f"<manifest>{items}</manifest><spine>{refs}</spine></package>"

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
+from viz.cli.http import ask
 from viz.domain.display import moment
+from viz.errors import AdapterEnded, AdapterSuspended, VizError
 
 if TYPE_CHECKING:
     from viz.domain.notices import NoticeSummary
@@ -25,6 +28,17 @@ def effect(found: Mapping[str, Any]) -> str:
 def notices_in_words(found: NoticeSummary) -> str:
     """Return how many notices are unanswered, and kind and date of the oldest."""
     return _unanswered(found.open, found.kind, found.received_at)
+
+
+async def why_absent(node: str, model: str, unknown: VizError) -> VizError:
+    """Return what a node says of a model that it does not offer: ended, suspended or unknown."""
+    try:
+        await ask("GET", node, f"/v1/models/{quote(model, safe='')}")
+    except (AdapterEnded, AdapterSuspended) as error:
+        return error
+    except VizError:
+        return unknown
+    return unknown
 
 
 def notices_rows(found: Mapping[str, Any]) -> list[tuple[str, object]]:

@@ -140,6 +140,7 @@ async def test_a_creator_uploads_once_and_a_trainer_needs_the_id_alone(
     assert told.exit_code == 0, told.output
     done = await typed("content", "keys", 1, "--node", custodian.url)
     assert f"no key of work 1. Its listing names as custodians: {custodian.url}" in done.stdout
+    assert "A custodian has the key itself" in done.stdout, "nobody has it would be untrue"
     done = await operated(trainer, "content", "license", 1)
     assert done.exit_code == 0, done.output
     assert "work 1  Story: train it with its id" in done.stdout

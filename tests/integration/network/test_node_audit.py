@@ -16,6 +16,7 @@ from tests.integration.chain.testnet import Testnet
 from tests.integration.network.test_audits import DIFFERENT, INCONCLUSIVE, Market, opened
 
 from viz.chain.settlement_history import SettlementHistory
+from viz.domain.notices import NoticeKind, Suspension
 from viz.domain.ports.transactions import Event
 from viz.domain.receipt import salted_hash
 from viz.domain.units import Address, Hash32
@@ -48,6 +49,7 @@ async def test_an_honest_node_s_money_reaches_the_work_s_owner(market: Market) -
     net = market.net
     code, told = await audited(market)
     assert (code, told["verdict"]) == (0, "reproduced"), told
+    assert told["notChecked"] == ["whether the sold weights gave the answer"]
     money = told["money"]
     assert int(money["billed"]) > 0 and money["claimed"] == money["billed"]
     (earned,) = money["earned"]
@@ -62,6 +64,10 @@ async def test_an_honest_node_s_money_reaches_the_work_s_owner(market: Market) -
     )
     code, told = await audited(market, "--go-on")
     assert code == 0 and told["money"]["earned"][0]["works"][0]["paid"], told
+    words = ("audit", "node", market.node.url, "--rpc", net.anvil.url, "--go-on")
+    said = (await market.desk.viz(*words, key=False)).stdout
+    assert "Not checked: whether the sold weights gave the answer" in said
+    assert "everything agrees" not in said, "the answer was not replayed"
 
 
 async def test_a_claim_that_has_not_come_is_told_and_gone_on_with(market: Market) -> None:
@@ -76,6 +82,25 @@ async def test_a_claim_that_has_not_come_is_told_and_gone_on_with(market: Market
     assert (code, told["verdict"]) == (0, "reproduced"), told
     assert await market.net.chain.token_balance(market.desk.owner) == before
     assert told["receipts"] == 1
+
+
+async def test_a_suspended_adapter_is_told_as_suspended(
+    market: Market, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An auditor learns that a notice suspends the adapter, not that the node never had it; of a
+    model that it never had it says so."""
+    catalogue, adapter = market.node.parts.catalogue, market.adapter
+    suspended = Suspension(4, NoticeKind.COPYRIGHT, 1_700_000_000)
+    monkeypatch.setattr(
+        catalogue, "suspension", lambda each: suspended if each == adapter else None
+    )
+    words = ("audit", "node", market.node.url, "--rpc", market.net.anvil.url, "--model")
+    for model, code, said in (
+        (f"viz-adapter-{int(adapter)}", "adapter-suspended", "notice 4 (copyright) is in effect"),
+        ("viz-adapter-99", "unknown-model", "does not serve 'viz-adapter-99'"),
+    ):
+        found = await market.desk.viz(*words, model)
+        assert f"{code}: " in found.stderr and said in found.stderr, found.output
 
 
 Lie = Callable[[Market, pytest.MonkeyPatch], None]

@@ -50,7 +50,11 @@ def finish(found: dict[str, Any], *, as_json: bool) -> None:
             say(f"finding  {finding}", style="red")
         for missing in found.get("missing", ()):
             say(f"missing  {missing}")
-        say(_WORDS[verdict])
+        unchecked = found.get("notChecked", ())
+        if unchecked and verdict == "reproduced":
+            say(f"reproduced: what was checked agrees. Not checked: {'; '.join(unchecked)}")
+        else:
+            say(_WORDS[verdict])
     if status := EXITS[verdict]:
         raise typer.Exit(status)
 

@@ -31,6 +31,11 @@ def report_of(
     }
 
 
+def not_checked(found: dict[str, Any]) -> list[str]:
+    """Return what nobody asked to be checked, and a verdict must not be read to include."""
+    return [] if found["replay"] else ["whether the sold weights gave the answer"]
+
+
 def say_report(found: dict[str, Any], trusted: Deployment) -> None:
     """Print a report for a person."""
     money = found["money"]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from viz.cli.audit import evidence
-from viz.cli.audit.probe_report import report_of, say_report
+from viz.cli.audit.probe_report import not_checked, report_of, say_report
 from viz.cli.audit.replaying import judge_for, replayed
 from viz.cli.console import (
     AsJson,
@@ -31,12 +31,20 @@ from viz.cli.console import (
     run,
 )
 from viz.cli.http import get_as
+from viz.cli.noticed import why_absent
 from viz.cli.own_chain import CreatorRpcOption, own_chain, required_rpc, trusted_deployment
 from viz.client.node_address import checked
 from viz.domain.display import amount, counted, prices
 from viz.domain.ports.engine import DEFAULT_BASE
 from viz.domain.units import BASE_MODEL, ZERO_ADDRESS, parse_units
-from viz.errors import ChannelClosing, ConfigError, InvalidRequest, NodeNotTrusted, VizError
+from viz.errors import (
+    ChannelClosing,
+    ConfigError,
+    InvalidRequest,
+    NodeNotTrusted,
+    UnknownModel,
+    VizError,
+)
 
 if TYPE_CHECKING:
     from viz.audit.offer_audit import OfferAudit
@@ -121,7 +129,8 @@ def node(
     Compares the offers with the chain, checks the answer's receipt and the channel's receipts with
     the heads on the chain, and follows claim and split to each work's owner, to the unit, by the
     contracts' events. The channel is the audit's own, and is closed at the end. With the adapter's
-    weights the answer is replayed too. Exit code 0: all of it holds. 13: something is false.
+    weights the answer is replayed too; without them the verdict says that it was not. Exit code 0:
+    all that was checked holds. 13: something is false.
     14: something could not be checked yet, which --go-on does later.
     """
     trusted = trusted_deployment(deployment, folder)
@@ -152,6 +161,7 @@ def node(
     if record is not None and order.replays:
         _replay(found, record, order, rpc, trusted, place)
     found["verdict"] = _verdict(found)
+    found["notChecked"] = not_checked(found)
     if not as_json:
         say_report(found, trusted)
     evidence.finish(found, as_json=as_json)
@@ -265,6 +275,8 @@ async def _buy(
     except NodeNotTrusted as error:
         found.findings.append(error.detail)
         return
+    except UnknownModel as error:
+        raise await why_absent(order.node, order.model, error) from error
     if order.replays:
         state = await chain.adapter(offer.adapter_id) if offer.adapter_id != BASE_MODEL else None
         given = (order.weights, order.base_model or DEFAULT_BASE, None, False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -39,6 +39,11 @@ if TYPE_CHECKING:
     from viz.domain.ports.chain import Deployment
     from viz.protocol.destruction import DestructionCertificate
 
+_KEEPS_ONE: Final = (
+    "A custodian has the key itself, and can open the work without an entry here. To train on it, "
+    "it needs a grant as everybody does: `viz content statement` shows who paid for one."
+)
+
 
 @guarded
 def keys(
@@ -57,6 +62,7 @@ def keys(
             say(run(_none_handed(content_id, node), logs=False))
             return
         table(f"Keys of work {content_id}, from {node}", ("handed to", "when", "#block"), rows)
+        say(_KEEPS_ONE)
 
 
 async def _none_handed(content_id: int, node: str) -> str:
@@ -73,7 +79,7 @@ async def _none_handed(content_id: int, node: str) -> str:
             "with --node"
         )
     urls = ", ".join(each.url for each in signed.listing.custodians)
-    return f"{said}. Its listing names as custodians: {urls or 'none'}"
+    return f"{said}. Its listing names as custodians: {urls or 'none'}. {_KEEPS_ONE}"
 
 
 @guarded

@@ -31,6 +31,7 @@ _ROLES: Final = {
     "bot": "assistant",
     "chatgpt": "assistant",
 }
+_TEXT_PARTS: Final = ("text", "input_text", "output_text")
 _NAMED: Final = 5
 ChatTurns = list[dict[str, str]]
 
@@ -58,10 +59,12 @@ def chats_file(raw: bytes, encoding: str) -> Converted:
         except _Unfit as unfit:
             left_out.append((number, str(unfit)))
     if not lines:
-        number, why = left_out[0] if left_out else (1, "the file is empty")
+        told = "the file has no record"
+        if left_out:
+            number, why = left_out[0]
+            told = f"no record of the file is a chat: record {number} {why}"
         raise InvalidWork(
-            f"no record of the file is a chat: record {number} {why}. Write one JSON object a "
-            f"line, "
+            f"{told}. Write one JSON object a line, "
             'with "messages", "conversations" or "instruction" and "output"'
         )
     if left_out:
@@ -136,9 +139,7 @@ def _said(record: Any, counts: Counter[str]) -> Iterator[tuple[str, str]]:
             content = turn.get("content", turn.get("value"))
             if role not in _ROLES:
                 raise _Unfit(f"has a message of the role {role[:20]!r}, which a dialogue has not")
-            if not isinstance(content, str):
-                raise _Unfit("has a message that is not text (pictures and calls are not read)")
-            yield _ROLES[role], content
+            yield _ROLES[role], _words(content)
     elif "instruction" in record or "prompt" in record:
         asked = record.get("instruction", record.get("prompt"))
         answer = record.get("output", record.get("response", record.get("completion")))
@@ -155,6 +156,20 @@ def _said(record: Any, counts: Counter[str]) -> Iterator[tuple[str, str]]:
     }  # fmt: skip
     if extra:
         counts["records with other members, which are left out"] += 1
+
+
+def _words(content: Any) -> str:
+    """Return a message's text, which OpenAI's form may give in parts."""
+    parts = content if isinstance(content, list) and content else [content]
+    said = [
+        each["text"]
+        if isinstance(each, Mapping) and each.get("type") in _TEXT_PARTS and "text" in each
+        else each
+        for each in parts
+    ]
+    if not all(isinstance(each, str) for each in said):
+        raise _Unfit("has a message that is not text (pictures and calls are not read)")
+    return "".join(said)
 
 
 def _pieces(messages: ChatTurns) -> Iterator[ChatTurns]:

@@ -105,6 +105,9 @@ def docx_file(file: BinaryIO) -> Converted:
             f"the Word document cannot be read ({type(error).__name__}): open it in your word "
             "processor and save it again as DOCX"
         ) from error
+    if not made.value.strip():
+        only = f": it has only {counted(pictures, 'picture')}" if pictures else ""
+        raise InvalidWork(f"the Word document has no text{only}")
     found = _of_page(made.value)
     found.tools.insert(0, f"mammoth {version('mammoth')}")
     if pictures:
@@ -141,6 +144,7 @@ def epub_file(file: BinaryIO) -> Converted:
     found = Converted("text", "", tools=[_LXML, _OWN], opt_outs=epub_signals(package))
     left_out: Counter[str] = Counter()
     pages: list[str] = []
+    read = 0
     for ref in spine:
         item = items.get(ref.get("idref"))
         if item is None:
@@ -153,6 +157,7 @@ def epub_file(file: BinaryIO) -> Converted:
         name = posixpath.normpath(
             posixpath.join(posixpath.dirname(place), unquote(item.get("href").partition("#")[0]))
         )
+        read += 1
         text, _ = decoded(archive.read(name), declares=True)
         page = PageText(html_tree(text, xml=True))
         left_out += page.left_out
@@ -160,6 +165,10 @@ def epub_file(file: BinaryIO) -> Converted:
         if page.text.strip():
             pages.append(page.text)
     found.text = "\n\n".join(pages)
+    if not read:
+        raise InvalidWork(
+            "the book's spine names no page to read: it is empty or damaged, export it again"
+        )
     if not pages:
         raise InvalidWork(
             "the book's pages have no text: they are pictures (a scanned or drawn book). Have the "

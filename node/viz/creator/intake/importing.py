@@ -140,12 +140,14 @@ def _in_folder(folder: Path) -> tuple[list[Source], list[dict[str, str]]]:
         name = shown_name(path.relative_to(folder).as_posix())
         inside = os.path.commonpath([whole, os.path.realpath(path)]) == whole
         if inside and rules.take(folder, path):
-            skipped.append({"name": name, "why": "these are a site's rules: they are obeyed"})
+            skipped.append({"name": name, "why": "site rules: what they say of training counts"})
             continue
         if path.is_dir() or any(part.startswith(".") for part in path.relative_to(folder).parts):
             continue
         if not inside:
             skipped.append({"name": name, "why": "it is a link that leads out of the folder"})
+        elif path.exists() and not path.is_file():
+            skipped.append({"name": name, "why": "it is a pipe or a device"})
         elif not path.is_file() or path.suffix.lower() not in KINDS_BY_ENDING or name == RECORD:
             skipped.append({"name": name, "why": "files with this ending are not read"})
         else:

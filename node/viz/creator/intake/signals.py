@@ -28,10 +28,18 @@ _TRAINING: Final = frozenset(
 LINK_ELEMENT: Final = "link element"
 _USAGE: Final = re.compile(r"([a-z][a-z-]*)\s*=\s*(\?[01]|[a-z]+)", re.IGNORECASE)
 _NO_AI: Final = re.compile(r"\bno(?:ai|-ai|train|-train)\b", re.IGNORECASE)
-_TDM_XMP: Final = re.compile(rb"""tdm:reservation\s*(?:=\s*["']\s*|>\s*)([\w.-]{1,20})""")
+# What a prefix stands for, in XML (``xmlns``) and in the ``prefix`` of an EPUB or an RDFa page.
+_TDM_NAMESPACE: Final = re.compile(r"https?://www\.w3\.org/ns/tdmrep[/#]?", re.IGNORECASE)
+_XMLNS: Final = re.compile(
+    rb"""xmlns(?::([\w.-]{1,40}))?\s*=\s*["']\s*https?://www\.w3\.org/ns/tdmrep[/#]?\s*["']""",
+    re.IGNORECASE,
+)
+_PREFIXES: Final = re.compile(r"([^\s:]+):\s+(\S+)")
+_RESERVATION: Final = "reservation"
 # The dictionary of a PDF's metadata stream, and the stream, which is often compressed.
 _PDF_METADATA: Final = re.compile(rb"<<([^<>]{0,400}/Type\s*/Metadata[^<>]{0,400})>>\s*stream\r?\n")
 _METADATA_BYTES: Final = 1 << 20
+_PREFIXES_READ: Final = 16
 _ASSERTION: Final = re.compile(rb"(?:c2pa|cawg)\.training-mining")
 _ASSERTION_BYTES: Final = 4096
 
@@ -47,9 +55,41 @@ def usage_signals(value: str, scheme: str, where: str) -> list[OptOut]:
     return found
 
 
+def _tdm_names(root: Any) -> set[str]:
+    """Return the names, in lower case, that the property ``reservation`` has in a document.
+
+    A document may give TDMRep's namespace another prefix than ``tdm``, or write it out.
+    """
+    names = {"tdm-reservation", "tdm:reservation"}
+    for element in root.iter():
+        if not isinstance(element.tag, str):
+            continue
+        for name, space in _PREFIXES.findall(element.get("prefix") or ""):
+            if _TDM_NAMESPACE.fullmatch(space):
+                names.add(f"{name}:{_RESERVATION}".lower())
+        for name, space in element.nsmap.items():
+            if name and space and _TDM_NAMESPACE.fullmatch(space):
+                names.add(f"{name}:{_RESERVATION}".lower())
+        # HTML's parser keeps these as plain attributes.
+        for name, space in element.attrib.items():
+            if name.lower().startswith("xmlns:") and _TDM_NAMESPACE.fullmatch(space.strip()):
+                names.add(f"{name[6:]}:{_RESERVATION}".lower())
+    return names
+
+
+def _reserves(key: str, names: set[str]) -> bool:
+    """Return whether a property, one or several in lower case, is TDMRep's ``reservation``."""
+    return any(
+        each in names
+        or (each.endswith(_RESERVATION) and _TDM_NAMESPACE.fullmatch(each[: -len(_RESERVATION)]))
+        for each in key.split()
+    )
+
+
 def html_signals(root: Any) -> list[OptOut]:
     """Return the statements in a page's meta elements; ``root`` is its tree."""
     found: list[OptOut] = []
+    tdm = _tdm_names(root)
     for element in root.iter():
         if not isinstance(element.tag, str):
             continue
@@ -65,7 +105,7 @@ def html_signals(root: Any) -> list[OptOut]:
             element.get("name") or element.get("property") or element.get("http-equiv") or ""
         ).lower()
         value = (element.get("content") or element.text or "").strip()
-        if key in ("tdm-reservation", "tdm:reservation"):
+        if _reserves(key, tdm):
             found += tdm_statements(value, "meta element")
         elif key == "content-usage":
             found += usage_signals(value, "AI Preferences", "meta element")
@@ -85,14 +125,18 @@ def _content(element: Any) -> bytes:
 def epub_signals(package: Any) -> list[OptOut]:
     """Return the statements in an EPUB's package document: TDMRep's properties, and RSL."""
     found: list[OptOut] = []
+    tdm = _tdm_names(package)
     for meta in _named(package, "meta"):
         key = (meta.get("property") or meta.get("name") or "").lower()
-        if key in ("tdm:reservation", "tdm-reservation"):
+        if _reserves(key, tdm):
             told = (meta.text or meta.get("content") or "").strip()
             found += tdm_statements(told, "the book's metadata")
     from lxml import etree
 
-    return found + embedded_statements(etree.tostring(package), "the book's metadata")
+    whole = etree.tostring(package)
+    for match in _xmp_reservation(whole).finditer(whole):
+        found += tdm_statements(match[1].decode(), "the book's metadata")
+    return found + embedded_statements(whole, "the book's metadata")
 
 
 def embedded_signals(raw: bytes) -> list[OptOut]:
@@ -103,7 +147,7 @@ def embedded_signals(raw: bytes) -> list[OptOut]:
     """
     found: list[OptOut] = []
     for part in (raw, *_packed_metadata(raw)):
-        for match in _TDM_XMP.finditer(part):
+        for match in _xmp_reservation(part).finditer(part):
             found += tdm_statements(match[1].decode(), "XMP metadata")
         found += embedded_statements(part, "XMP metadata")
     for match in _ASSERTION.finditer(raw):
@@ -113,6 +157,20 @@ def embedded_signals(raw: bytes) -> list[OptOut]:
         name = match[0].decode()
         found.append(OptOut("C2PA" if name.startswith("c2pa") else "CAWG", says, "manifest", name))
     return list(dict.fromkeys(found))
+
+
+def _xmp_reservation(part: bytes) -> re.Pattern[bytes]:
+    """Return the pattern of TDMRep's reservation, with the prefixes that the bytes declare."""
+    found = {match[1] or b"" for match in _XMLNS.finditer(part)}
+    named = sorted(found - {b"", b"tdm"})[:_PREFIXES_READ]
+    either = b"|".join(re.escape(each) for each in (b"tdm", *named))
+    before = rb"(?<![\w.:/-])(?:" + either + rb"):"
+    if b"" in found:
+        before = rb"(?:" + before + rb"|<)"
+    # An attribute, or an element, which may have attributes of its own; not an element's end.
+    return re.compile(
+        before + rb"reservation(?:\s*=\s*[\"']\s*|(?:\s[^<>]{0,400})?>\s*)([\w.-]{1,20})"
+    )
 
 
 def _packed_metadata(raw: bytes) -> Iterator[bytes]:

@@ -169,6 +169,19 @@ def test_chats_of_every_shape_become_dialogue(written: Callable[[], str]) -> Non
     ]
 
 
+def test_openai_s_text_parts_are_text() -> None:
+    """As the node itself reads them; a picture among them is not left out in silence."""
+    parts = [{"type": "text", "text": "Who "}, {"type": "text", "text": "came?"}]
+    answer = {"role": "assistant", "content": [{"type": "output_text", "text": "Alma."}]}
+    good = {"messages": [{"role": "user", "content": parts}, answer]}
+    picture = {"type": "image_url", "image_url": {"url": "a"}}
+    bad = {"messages": [{"role": "user", "content": [*parts, picture]}, answer]}
+    (made,) = parse([SourceFile("a.jsonl", f"{json.dumps(good)}\n{json.dumps(bad)}".encode())])
+    (chunk,) = parse_work("dialogue", made["text"].encode()).chunks
+    assert [each.content for each in chunk.messages] == ["Who came?", "Alma."]
+    assert "record 2 is left out: it has a message that is not text" in "\n".join(made["notes"])
+
+
 def test_what_a_dialogue_cannot_hold_is_left_out_and_told() -> None:
     """Nothing is made up for a missing answer, and nothing vanishes in silence."""
     records: list[Any] = [

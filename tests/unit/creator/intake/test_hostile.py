@@ -43,6 +43,14 @@ REFUSED: dict[str, tuple[str, bytes, str]] = {
         "no text packs so well, and it is taken for an archive bomb",
     ),
     "archive with too many files": ("a.docx", many_members(), "holds 10001 files"),
+    "a Word document without words": (
+        "a.docx",
+        documents.docx([]),
+        "the Word document has no text",
+    ),
+    "a book without pages": ("a.epub", documents.epub([]), "spine names no page to read"),
+    "a book of pictures": ("a.epub", documents.epub(["<img/>"]), "have no text: they are pictures"),
+    "no chats": ("a.json", b"[]", "the file has no record. Write one JSON object a line"),
     "an archive named .txt": (
         "a.txt",
         documents.zipped({"a": "b"}),

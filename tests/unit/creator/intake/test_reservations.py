@@ -86,6 +86,85 @@ GIVEN: dict[str, tuple[str, bytes, str, list[str]]] = {
     ),
     "TDMRep in a PDF": ("a.pdf", metadata(XMP, packed=False), "TDMRep", ["reserved"]),
     "TDMRep in a PDF, packed": ("a.pdf", metadata(XMP, packed=True), "TDMRep", ["reserved"]),
+    "TDMRep in a PDF, under another prefix": (
+        "a.pdf",
+        metadata(XMP.replace(b"tdm:", b"x-1:").replace(b":tdm=", b":x-1="), packed=True),
+        "TDMRep",
+        ["reserved"],
+    ),
+    "TDMRep in a PDF, as an element with attributes": (
+        "a.pdf",
+        metadata(
+            b"<a xmlns:t='http://www.w3.org/ns/tdmrep#'><t:reservation b='c'>1"
+            b"</t:reservation> 0</a>",
+            packed=True,
+        ),
+        "TDMRep",
+        ["reserved"],
+    ),
+    "TDMRep in a PDF, as the namespace of an element": (
+        "a.pdf",
+        metadata(
+            b'<reservation xmlns="http://www.w3.org/ns/tdmrep/">1</reservation>', packed=False
+        ),
+        "TDMRep",
+        ["reserved"],
+    ),
+    "the word of another namespace in a PDF": (
+        "a.pdf",
+        metadata(b'<a xmlns:t="http://a.test/"><t:reservation>1</t:reservation></a>', packed=False),
+        "TDMRep",
+        [],
+    ),
+    "TDMRep in a book": (
+        "a.epub",
+        documents.epub(["<p>Words.</p>"], '<meta property="tdm:reservation">1</meta>'),
+        "TDMRep",
+        ["reserved"],
+    ),
+    "TDMRep in a book, under another prefix": (
+        "a.epub",
+        documents.epub(
+            ["<p>Words.</p>"],
+            '<meta property="x:reservation">1</meta>',
+            attributes='prefix="a: http://a.test/  x: http://www.w3.org/ns/tdmrep/"',
+        ),
+        "TDMRep",
+        ["reserved"],
+    ),
+    "TDMRep in a book, as an element": (
+        "a.epub",
+        documents.epub(
+            ["<p>Words.</p>"],
+            '<x:reservation xmlns:x="http://www.w3.org/ns/tdmrep/">1</x:reservation>',
+        ),
+        "TDMRep",
+        ["reserved"],
+    ),
+    "another's property in a book": (
+        "a.epub",
+        documents.epub(
+            ["<p>Words.</p>"],
+            '<meta property="x:reservation">1</meta>',
+            attributes='prefix="x: http://a.test/"',
+        ),
+        "TDMRep",
+        [],
+    ),
+    "TDMRep in a page, under another prefix": (
+        "a.html",
+        page('<meta property="dc:x q:reservation" content="1">').replace(
+            b"<html", b'<html prefix="q: http://www.w3.org/ns/tdmrep/"'
+        ),
+        "TDMRep",
+        ["reserved"],
+    ),
+    "TDMRep in a page, by its whole name": (
+        "a.html",
+        page('<meta property="http://www.w3.org/ns/tdmrep/reservation" content="1">'),
+        "TDMRep",
+        ["reserved"],
+    ),
     "TDMRep with an odd value": (
         "a.html",
         page('<meta name="tdm-reservation" content="true">'),
@@ -145,11 +224,13 @@ def test_links_in_a_circle_and_names_that_are_no_text_are_read_over(tmp_path: Pa
     (tmp_path / "a.txt").symlink_to("b.txt")
     (tmp_path / "b.txt").symlink_to("a.txt")
     (tmp_path / "c.txt").write_text("The keeper was Ada.")
+    os.mkfifo(tmp_path / "p.txt")
     (tmp_path / "out.txt").symlink_to("/etc/hostname")
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/d\xff\x1b[31m.txt")).write_bytes(b"The boat came.")
     found, skipped = sources_of([tmp_path])
     assert [each.name for each in found] == ["c.txt", "d\ufffd\ufffd[31m.txt"]
-    assert {each["name"] for each in skipped} == {"a.txt", "b.txt", "out.txt"}
+    assert {each["name"] for each in skipped} == {"a.txt", "b.txt", "out.txt", "p.txt"}
+    assert {"name": "p.txt", "why": "it is a pipe or a device"} in skipped
     assert b"boat" in import_sources(found).raw
 
 
