@@ -214,6 +214,49 @@ def test_a_bill_that_names_its_request_goes_to_no_equal_one(
     assert not voucher_signer.standing.lost_units and not voucher_signer.fault
 
 
+@pytest.mark.parametrize("runs", [False, True])
+@pytest.mark.parametrize("restart", [False, True])
+def test_an_answer_without_a_letter_is_billed_its_prompt(
+    voucher_signer: VoucherSigner, ledger: BuyerLedger, runs: bool, restart: bool
+) -> None:
+    """A server on the way took the names out. The bill of a prompt went to the equal answer of
+    which more had arrived, because nothing had arrived of its own; both were held to be losses."""
+    left(voucher_signer, 40, most_units=CAP, prompt_units=20, excused_units=24)
+    if not runs:
+        known: dict[str, Any] = {"prompt_units": 20, "arrived_units": 30, "excused_units": 34}
+        left(voucher_signer, 40, most_units=CAP, **known)
+    if restart:
+        ledger.unbilled = ledger._asked.load(set())
+        voucher_signer = signer_of(ledger, Node())
+    with asking(voucher_signer, ASKED, CAP) as other:
+        if runs:
+            other.arrived_units, other.prompt_units, other.excused_units = 20, 20, CAP
+        else:
+            assert voucher_signer.take_late(receipt(voucher_signer, ASKED, 30))
+        assert voucher_signer.take_late(receipt(voucher_signer, ASKED, 20))
+        assert not other.seq and not voucher_signer._open_requests.ended()
+    assert not voucher_signer.standing.lost_units and not voucher_signer.standing.broken
+
+
+async def test_a_bill_of_an_answer_that_nobody_reads_holds_no_later_bill_up(
+    voucher_signer: VoucherSigner,
+) -> None:
+    """It waited for its own answer, and with it all bills after it: what they were for added up as
+    never billed, and ended the trust."""
+    with asking(voucher_signer, ASKED, 12) as paused:
+        voucher_signer.keep(paused)
+        paused.most_units = paused.asked_units = CAP
+        with asking(voucher_signer, ASKED, 12):
+            await voucher_signer.cover(ASKED, required_units=50, wanted_units=0)
+        assert not voucher_signer.take_late(receipt(voucher_signer, ASKED, 50))
+        first = receipt(voucher_signer, ASKED, 50, name=paused.name)
+        assert voucher_signer.take_late(first) and paused.seq == 1
+        later = left(voucher_signer, 4, most_units=CAP, excused_units=4)
+        assert voucher_signer.take_late(receipt(voucher_signer, ASKED, 4, name=later.name))
+        voucher_signer.take(first, paused)
+    assert not voucher_signer.standing.lost_units and not voucher_signer.fault
+
+
 def test_what_is_signed_after_an_answer_ended_may_be_billed_for_it(
     voucher_signer: VoucherSigner, ledger: BuyerLedger
 ) -> None:

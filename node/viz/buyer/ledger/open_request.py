@@ -29,13 +29,13 @@ class OpenRequest:
 
     The cost: ``arrived_units`` is the cost of the text that has arrived, ``units`` is that and one
     step, and ``most_units`` is the most that the request may cost in the end. ``asked_units`` is
-    the cost of all that was asked for, also above the buyer's cap. ``first_units`` pays for the
-    beginning, until the node ``began``. If the buyer leaves, ``leaving_units`` is the most that may
-    be billed, and an honest node may bill up to ``excused_units``: what arrived and what was on the
-    line. If the answer breaks off after some text, that amount is ``on_line_units``.
-    ``reach_units`` is the most that its bill may be: what was signed for the adapter when it ended
-    let an honest node run so far ahead of what arrived. ``text`` is what arrived, as far as it is
-    kept to tell equal requests apart.
+    the cost of all that was asked for, also above the buyer's cap; ``prompt_units`` is that of the
+    prompt alone. ``first_units`` pays for the beginning, until the node ``began``. If the buyer
+    leaves, ``leaving_units`` is the most that may be billed, and an honest node may bill up to
+    ``excused_units``: what arrived and what was on the line. If the answer breaks off after some
+    text, that amount is ``on_line_units``. ``reach_units`` is the most that its bill may be: what
+    was signed for the adapter when it ended let an honest node run so far ahead of what arrived.
+    ``text`` is what arrived, as far as it is kept to tell equal requests apart.
 
     The bill: ``seq`` is the number of the receipt that billed it, 0 for none, and ``billed_units``
     is that receipt's amount. ``delivered``: its own answer brought the receipt. ``weighed``: the
@@ -72,6 +72,7 @@ class OpenRequest:
     reach_units: Units = 0
     text: bytes = b""
     asked_units: Units = 0
+    prompt_units: Units = 0
     first_units: Units = 0
     began: bool = False
     delivered: bool = False
@@ -108,13 +109,22 @@ class OpenRequest:
         """Say whether both requests are the same, so that the receipt of one fits the other."""
         return (self.adapter_id, self.request) == (other.adapter_id, other.request)
 
+    @property
+    def fair_units(self) -> Units:
+        """What an honest bill is about, if the answer ended here: an admitted prompt is billed."""
+        return max(self.arrived_units, self.prompt_units)
+
     def is_named_by(self, signed: SignedReceipt) -> bool:
         """Say whether a receipt was made for this request, and for no other that is equal."""
         return bool(self.name) and signed.request_salt == salt_of_name(self.name)
 
-    def bound_units(self, unused_units: Units, credit_units: Units | None = None) -> Units:
+    def bound_units(
+        self, unused_units: Units, credit_units: Units | None = None, *, named: bool = False
+    ) -> Units:
         """Return the most that a receipt may bill if the request's answer did not bring it.
 
+        ``named``: the receipt is for this request and no equal one, so the node has ended its
+        answer, even if that still arrives here.
         ``unused_units`` were signed for the adapter and are not billed yet. A node that does not
         see a dead connection spends on this answer what is signed for the next one. If the process
         that sent the request has ended, nobody knows what arrived. Signatures follow what arrives,
@@ -124,7 +134,7 @@ class OpenRequest:
         """
         if self.unknown:
             return max(self.units, min(self.most_units, unused_units))
-        if self.refused or not self.ended_at_s:
+        if self.refused or not (self.ended_at_s or named):
             return max(self.units, self.reach_units)
         # What is signed is the node's to bill, also above the cap of this one request.
         whole_units = max(self.most_units, self.asked_units)
@@ -146,7 +156,7 @@ class OpenRequest:
         said = bool(self.text) and receipt.response_hash == salted_hash(
             signed.response_salt, self.text
         )
-        return not said, abs(receipt.amount_units - self.arrived_units), self.refused
+        return not said, abs(receipt.amount_units - self.fair_units), self.refused
 
 
 class Match(NamedTuple):

@@ -28,6 +28,7 @@ request is taken up to what may be lost in all, and the buyer may allow more.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -256,7 +257,8 @@ class OpenRequests:
         credit_units = rest_units if on_credit else None
 
         def bound_units(each: OpenRequest) -> Units:
-            return each.bound_units(unused_units, rest_units if each.capped else credit_units)
+            credit = rest_units if each.capped else credit_units
+            return each.bound_units(unused_units, credit, named=each.is_named_by(signed))
 
         receipt = signed.receipt
         if len(signed.lines) != 1:
@@ -298,10 +300,10 @@ class OpenRequests:
 
         def order(each: OpenRequest) -> tuple[Units, tuple[bool, Units, bool], float, Units]:
             # First the requests that allow the bill, then the one whose text it fits best, then the
-            # one that ended first, then the one with the smallest bound. So the larger bounds are
-            # left for larger bills.
+            # one that ended first, and one that runs after those, then the one with the smallest
+            # bound. So the larger bounds are left for larger bills.
             beyond = max(0, units - bound_units(each))
-            return beyond, each.fit(signed), each.ended_at_s, each.units
+            return beyond, each.fit(signed), each.ended_at_s or math.inf, each.units
 
         found = min(asked, key=order)
         beyond_units = order(found)[0]
@@ -334,7 +336,7 @@ def _oldest_out(group: dict[OpenRequest, None], kept: int) -> list[OpenRequest]:
 
 def _nearest(equals: Iterable[OpenRequest], units: Units) -> OpenRequest | None:
     """Return the request of which about as much arrived as a bill is for; None if there is none."""
-    return min(equals, key=lambda each: abs(units - each.arrived_units), default=None)
+    return min(equals, key=lambda each: abs(units - each.fair_units), default=None)
 
 
 def _arrived_in(group: Iterable[OpenRequest], adapter_id: AdapterId) -> Units:
