@@ -219,6 +219,7 @@ class BuyerClient:
         wallet = wallet_of(payer)
         info = await self.refresh_info()
         self.require_trust()
+        await self._sync.observe_chain()
         await self.sync()
         require_depositable(self.channel, wallet.address)
         if deposit_units < info.minimum_deposit_units:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from tests.fakes.chain import FakeClock
 from tests.integration.api.harness import ADAPTER, DEPOSIT, PAYER_KEY, PRICE, Node
 from tests.integration.buyer.conftest import buying
 
+from viz.buyer.channels import sync as channel_sync
 from viz.buyer.client import BuyerClient
 from viz.domain.eip712 import public_address
-from viz.domain.ports.chain import ChannelState
+from viz.domain.ports.chain import ChainReader, ChannelState
 from viz.errors import (
+    ChainUnreachable,
     ChannelClosing,
     DepositExceeded,
     InvalidRequest,
@@ -277,3 +280,47 @@ async def test_whether_a_deposit_arrived_is_the_chains_word_once_there_is_one(
         channel = await client.open_channel(PAYER_KEY, DEPOSIT)
         assert channel.deposit_units == on_chain(node, client).deposit_units == 2 * DEPOSIT
         assert not list((tmp_path / "b").rglob("deposit.json"))
+
+
+@pytest.mark.parametrize("hangs", [False, True])
+async def test_a_chain_that_is_away_stops_no_question(
+    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hangs: bool
+) -> None:
+    """After one answer that was left, each question failed until the buyer's own endpoint was back.
+
+    A deposit still wants the chain: it is not made on an old reading.
+    """
+    monkeypatch.setattr(channel_sync, "CHAIN_WAIT_S", 0.1)
+    endpoint = Endpoint(node.chain)
+    async with buying(node, tmp_path, chain=cast(ChainReader, endpoint)) as client:
+        await client.open_channel(PAYER_KEY, DEPOSIT)
+        await ask(client)
+        endpoint.away = "hangs" if hangs else "fails"
+        async with asyncio.timeout(20):
+            async with client.ask(chat(seed=1)) as answer:
+                await anext(aiter(answer))
+            for number in range(3):
+                await ask(client, seed=2 + number)
+        endpoint.away = "fails"
+        with pytest.raises(ChainUnreachable):
+            await client.open_channel(PAYER_KEY, DEPOSIT)
+        endpoint.away = ""
+        await client.sync()
+        assert not client.voucher_signer.fault
+
+
+class Endpoint:
+    """A buyer's own endpoint, which may be ``away``: it then ``fails`` or ``hangs``."""
+
+    def __init__(self, chain: object) -> None:
+        self._chain, self.away = chain, ""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._chain, name)
+
+    async def channel(self, *of: Any, **more: Any) -> Any:
+        if self.away == "hangs":
+            await asyncio.sleep(60)
+        if self.away:
+            raise ChainUnreachable("the endpoint does not answer")
+        return await cast(Any, self._chain).channel(*of, **more)

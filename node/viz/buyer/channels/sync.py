@@ -28,6 +28,7 @@ from viz.errors import ChainError, InvalidSignature, NodeNotTrusted
 LATE_BILL_WAITS_S: Final = (0.0, 0.2, 1.0)
 CHAIN_READ_S: Final = 60.0
 CHAIN_WAIT_S: Final = 2.0
+CHAIN_AGAIN_S: Final = 10.0
 
 
 class ChannelSync:
@@ -46,15 +47,18 @@ class ChannelSync:
         self._chain = chain
         self._synced = False
         self._chain_read_s = 0.0
+        # After a failed reading, when to try again.
+        self._chain_again_s = 0.0
 
     async def sync(self) -> None:
         """Read the channel, and every receipt that is not in the ledger yet.
 
-        The receipts of a node that is no longer trusted are not read. Raises NodeNotTrusted,
-        InvalidSignature.
+        The receipts of a node that is no longer trusted are not read. If the buyer's chain cannot
+        be read, the last reading of this process serves. Raises ChainError if there is none,
+        NodeNotTrusted, InvalidSignature.
         """
         signer = self._voucher_signer
-        await self.observe_chain()
+        await self._observe_in_time()
         view = await self._access.use(partial(self._api.channel, signer.channel.signer))
         signer.note(view)
         while view.seq > signer.channel.seq and not signer.fault:
@@ -83,6 +87,21 @@ class ChannelSync:
         seen = await self._chain.channel(signer, node)
         self._voucher_signer.observe(seen or ChannelState(signer, node, ZERO_ADDRESS, 0, 0, 0))
         self._chain_read_s = time.monotonic()
+
+    async def _observe_in_time(self) -> None:
+        """Read the buyer's chain; if it was read before, not for long, and not if it just failed.
+
+        An endpoint that is away must not stop the questions that the node answers. Raises
+        ChainError at the first reading.
+        """
+        if not self._chain_read_s:
+            await self.observe_chain()
+        elif time.monotonic() >= self._chain_again_s:
+            self._chain_again_s = time.monotonic() + CHAIN_AGAIN_S
+            with suppress(ChainError, TimeoutError):
+                async with asyncio.timeout(CHAIN_WAIT_S):
+                    await self.observe_chain()
+                self._chain_again_s = 0.0
 
     async def sync_for(self, adapter_id: AdapterId, required_units: Units) -> None:
         """Read the receipts if the bills so far do not justify what the node requires.
@@ -118,7 +137,4 @@ class ChannelSync:
         if not self._synced or self._voucher_signer.lacks_receipts:
             await self.sync()
         elif self._chain is not None and self._chain_read_s + CHAIN_READ_S < time.monotonic():
-            self._chain_read_s = time.monotonic()
-            with suppress(ChainError, TimeoutError):
-                async with asyncio.timeout(CHAIN_WAIT_S):
-                    await self.observe_chain()
+            await self._observe_in_time()
