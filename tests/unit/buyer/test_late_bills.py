@@ -20,7 +20,7 @@ from tests.unit.buyer.test_ledger import NODE, observe, opened
 
 from viz.buyer.ledger import open_requests as exposure_module
 from viz.buyer.ledger.ledger import BuyerLedger
-from viz.buyer.ledger.node_standing import NodeStanding
+from viz.buyer.ledger.node_standing import BROKEN_ALLOWED, NodeStanding
 from viz.buyer.ledger.open_request import OpenRequest
 from viz.buyer.ledger.open_requests import REFUSED_KEPT
 from viz.buyer.vouchers.voucher_signer import VoucherSigner
@@ -255,6 +255,32 @@ async def test_a_bill_of_an_answer_that_nobody_reads_holds_no_later_bill_up(
         assert voucher_signer.take_late(receipt(voucher_signer, ASKED, 4, name=later.name))
         voucher_signer.take(first, paused)
     assert not voucher_signer.standing.lost_units and not voucher_signer.fault
+
+
+async def test_fair_bills_that_came_late_accuse_nobody(voucher_signer: VoucherSigner) -> None:
+    """A node whose disk was full billed what broke off when there was room, some seconds later.
+
+    The vouchers of the next question were signed by then: three such moments ended the trust.
+    """
+    for number in range(BROKEN_ALLOWED + 1):
+        billed = 16 * number
+        with asking(voucher_signer, ASKED, 8) as one, asking(voucher_signer, ASKED, 8) as two:
+            await voucher_signer.cover(ASKED, required_units=billed + 12, wanted_units=0)
+            for each in (one, two):
+                each.arrived_units, each.excused_units = 5, 7
+                voucher_signer.keep(each)
+                voucher_signer.leave_unreceipted(each, broken=True)
+        with asking(voucher_signer, ASKED, 4):
+            await voucher_signer.cover(ASKED, required_units=billed + 14, wanted_units=0)
+        assert len(voucher_signer.standing.broken) == 1
+        assert voucher_signer.take_late(receipt(voucher_signer, ASKED, 5))
+        assert len(voucher_signer.standing.broken) == 1, "one answer of two has no bill yet"
+        assert voucher_signer.take_late(receipt(voucher_signer, ASKED, 6))
+        assert not voucher_signer.standing.broken
+        voucher_signer.answered(empty=False)
+        with asking(voucher_signer, ASKED, 5) as whole:
+            voucher_signer.take(receipt(voucher_signer, ASKED, 5), whole)
+    assert not voucher_signer.fault
 
 
 def test_what_is_signed_after_an_answer_ended_may_be_billed_for_it(

@@ -159,6 +159,17 @@ class NodeStanding:
         after = replace(self, undelivered=self.undelivered + 1)
         return after._with(incident, Incident(after._delivered(seq), lost_units))
 
+    def billed_late(self, incident: str) -> Self:
+        """Return the standing after fair bills for all answers of an incident: they came late.
+
+        What was held against the node is only that vouchers were signed before these bills.
+        """
+        noted = self.broken.get(incident)
+        if noted is None or noted.lost_units:
+            return self
+        others = {name: each for name, each in self.broken.items() if name != incident}
+        return replace(self, broken=others)
+
     def lost(self, lost_units: Units, billed_units: Units) -> Self:
         """Return the standing after a loss, which is held against all that was billed so far.
 

@@ -88,6 +88,8 @@ class Undelivered:
             lost_units = max(0, units - open_request.arrived_units)
             if units <= open_request.on_line_units:
                 after = standing.not_arrived()
+                if not any(each.incident == incident for each in self._open_requests.ended()):
+                    after = after.billed_late(incident)
             else:
                 after = standing.billed_broken(incident, seq, lost_units)
             after = after.lost(lost_units, self._all_bills)
