@@ -6,12 +6,12 @@ from typing import Final
 
 from viz.chain import abi
 from viz.chain.event_decoding import decode_logs
+from viz.chain.log_completeness import logs_missing
 from viz.chain.rpc import Rpc
 from viz.chain.scan import scan
 from viz.domain.ports.chain import AcquiredGrant, AdapterState, Deployment
 from viz.domain.ports.transactions import Event
 from viz.domain.units import Address, ContentId, Hash32
-from viz.errors import ChainError
 
 _REGISTRY: Final = "ContentRegistry"
 
@@ -22,7 +22,8 @@ async def acquired_grants(
     """Return the trainer's newest grant of each of the adapter's works before its registration.
 
     Two searches of the logs since the deployment. Raises ChainUnreachable, and ChainError if the
-    endpoint does not serve the adapter's registration.
+    endpoint does not serve the adapter's registration, or a grant: the contract asks for one of
+    each work, and a work without one would look as if it was used without a license.
     """
     head = await rpc.block_number()
     registered = await _events(
@@ -33,10 +34,7 @@ async def acquired_grants(
         head,
     )
     if not registered:
-        raise ChainError(
-            f"the endpoint does not serve the registration of adapter {adapter.adapter_id}: use an "
-            "rpc_url that keeps the logs since the deployment"
-        )
+        raise logs_missing(f"adapter {adapter.adapter_id} is registered", rpc.url)
     place = (registered[-1].block_number, registered[-1].log_index)
     trainer = bytes.fromhex(adapter.trainer.removeprefix("0x")).rjust(32, b"\0")
     topics = (abi.event_topic(_REGISTRY, "GrantAcquired"), None, trainer)
@@ -47,6 +45,9 @@ async def acquired_grants(
         content_id = ContentId(event.args["contentId"])
         if content_id in wanted and (event.block_number, event.log_index) < place:
             found[content_id] = _grant(content_id, event)
+    if lacking := wanted - found.keys():
+        under = f"under a grant of work {min(lacking)}"
+        raise logs_missing(f"adapter {adapter.adapter_id} was registered {under}", rpc.url)
     return tuple(found[content_id] for content_id in sorted(found))
 
 

@@ -175,6 +175,7 @@ async def test_a_market_that_names_false_nodes_gets_no_notice_to_them(
         (("--kind", "other"), "--adapter or --work"),
         (("--adapter", 1, "--kind", "rude"), "Invalid value"),
         (("--adapter", 1, "--kind", "other", "--evidence", "/none"), "cannot be read"),
+        (("--adapter", 1, "--kind", "other", "--evidence", "/dev/zero"), "a pipe or a device"),
     ],
 )
 async def test_a_wrong_notice_is_told(

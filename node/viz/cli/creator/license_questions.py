@@ -31,7 +31,8 @@ class LicenseAnswers:
         """Raise InvalidRequest, naming all options that lack a value, if nobody can be asked."""
         missing = [option for option, value in given.items() if not value]
         if missing and not self._terminal:
-            are = "is missing: a license needs it" if len(missing) == 1 else "are missing"
+            one = len(missing) == 1
+            are = "is missing: a license needs it" if one else "are missing: a license needs them"
             raise InvalidRequest(f"{', '.join(missing)} {are}")
 
     def ask(self, option: str, question: str, given: str) -> str:
