@@ -220,6 +220,7 @@ class Market:
     def ask(self, node: World, model: str, question: str, tokens: int) -> Answer:
         """Have the buyer ask one node, greedily, and pay."""
         record = self.buyer.folder / "answer.json"
+        record.unlink(missing_ok=True)  # the command writes over nothing
         self.buyer.viz(
             "buyer", "ask", question, "--model", model, "--max-tokens", tokens,
             "--temperature", 0, "--record", record, "--node", node.node_url, *self.way,
