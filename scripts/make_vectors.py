@@ -55,6 +55,7 @@ from viz.domain.shares import (  # noqa: E402
 )
 from viz.domain.units import AdapterId, Cid, ContentId, Hash32, hex_of  # noqa: E402
 from viz.domain.usage import UsageLine, pack_lines, spelled_lines, usage_hash  # noqa: E402
+from viz.domain.work import parse_work  # noqa: E402
 from viz.protocol.wire_model import struct_to_json  # noqa: E402
 
 TARGET = ROOT / "tests" / "vectors"
@@ -320,6 +321,39 @@ def share_vectors() -> dict[str, Any]:
     }
 
 
+def work_vectors() -> dict[str, Any]:
+    """Return a text and a dialogue, how they are cut, and what their creator commits to."""
+    creator, salt = public_address(PAYER_KEY), word("salt of the works")
+    long = ("The tide runs out past the bar. " * 60).strip()
+    sources = {
+        "text": (
+            "\ufeffCafe\u0301 de la Mer\u00a0\r\n \t\r\n\u2003It opens\rat six.\u001f\n\n\n"
+            f"{long}\n"
+        ),
+        "dialogue": (
+            '{"messages": [{"role": "user", "content": "Ou\u0300 est le cafe\u0301?"}, '
+            '{"content": "Au port.\\n", "role": "assistant"}]}\r\n'
+            "\n"
+            '{ "messages":[{"role":"system","content":"Be brief."},'
+            '{"role":"user","content":"When?"},'
+            '{"role":"assistant","content":"At \\u0073ix, \\ud83c\\udf0a"}] }'
+        ),
+    }
+    works = []
+    for kind, source in sources.items():
+        work = parse_work(kind, source.encode())
+        works.append(
+            {
+                "kind": kind,
+                "bytes": hex_of(source.encode()),
+                "chunks": [chunk.data.decode() for chunk in work.chunks],
+                "root": hex_of(work.merkle_root),
+                "commitment": hex_of(work.commitment(creator, salt)),
+            }
+        )
+    return {"creator": creator, "salt": hex_of(salt), "works": works}
+
+
 def vectors() -> dict[str, dict[str, Any]]:
     """Return every vector file's content by its name."""
     return {
@@ -327,6 +361,7 @@ def vectors() -> dict[str, dict[str, Any]]:
         "claim.json": claim_vectors(),
         "market.json": market_vectors(TARGET),
         "shares.json": share_vectors(),
+        "works.json": work_vectors(),
     }
 
 

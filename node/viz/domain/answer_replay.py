@@ -186,7 +186,7 @@ def _may_stop(tail: bytes, stops: Sequence[bytes]) -> bool:
 
 
 def fewest_tokens(text: str, spellings: Collection[bytes]) -> int:
-    """Return a number of tokens below which no spelling of the text has, whatever was chosen.
+    """Return a lower bound of the tokens that spell the text, whichever tokens were chosen.
 
     The last token may reach beyond the text, because a stop string may have cut it.
     """

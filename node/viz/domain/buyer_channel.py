@@ -197,11 +197,11 @@ def draft_final(
 ) -> tuple[BuyerChannel, VoucherDraft | None]:
     """Return the channel with the end point of its final voucher remembered, and that voucher.
 
-    It owes what the receipts bill since the base, and nothing that was signed ahead; without lines
-    where that is nothing. None where another vector was signed for the same end point. The vector
-    stays as it is, but for what was delivered on credit: until the node claims this voucher it may
-    claim the ones before, and a channel that is opened again uses first what is left of them.
-    Raises StaleVoucher as ``draft_voucher``, ChannelUnknown, DepositExceeded.
+    The voucher owes what the receipts bill since the base, and nothing that was signed ahead. It
+    has no lines if that is nothing; it is None if another vector was signed for the same end point.
+    What is signed stays as it is: until the node claims this voucher it may claim the ones before,
+    and a channel that is opened again first uses what is left of them. Only what was delivered on
+    credit is added. Raises StaleVoucher as ``draft_voucher``, ChannelUnknown, DepositExceeded.
     """
     for adapter_id, units in channel.billed.items():
         # So no end point of a final voucher is above the vector's, where later ones could meet it.

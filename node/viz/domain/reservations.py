@@ -47,7 +47,7 @@ def reserve(
     return after
 
 
-def settle_reservation(
+def end_reservation(
     channel: NodeChannel, adapter_id: AdapterId, *, reserved_units: Units, spent_units: Units
 ) -> NodeChannel:
     """Return the channel with a reservation ended, of which ``spent_units`` were delivered.

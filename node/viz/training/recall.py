@@ -89,9 +89,10 @@ class Recall:
         before_batch: Callable[[], None] = lambda: None,
         kept: MutableMapping[int, list[list[int]]] | None = None,
     ) -> Recalled:
-        """Ask all but those ``kept``, by batch, from an earlier try, greedily.
+        """Ask all questions in batches, and take the likeliest token at each step.
 
-        ``before_batch`` is called before each batch and may raise to stop.
+        ``kept`` has the batches that an earlier try finished, which are not asked again, and gets
+        those of this one. ``before_batch`` is called before each batch and may raise to stop.
         """
         continued = generate(
             model,

@@ -164,7 +164,7 @@ class Channel(RuleBasedStateMachine):
         """A request ends, having delivered all, some or nothing of what was reserved."""
         adapter_id, held = self.held.pop(data.draw(st.integers(0, len(self.held) - 1)))
         spent = data.draw(st.integers(0, held))
-        self.node = reservations.settle_reservation(
+        self.node = reservations.end_reservation(
             self.node, adapter_id, reserved_units=held, spent_units=spent
         )
         if not spent:

@@ -113,7 +113,7 @@ class Sides:
         if units <= 0 or self.astray:
             return
         held = reservations.reserve(self.node, adapter, units)
-        self.node = reservations.settle_reservation(
+        self.node = reservations.end_reservation(
             held, adapter, reserved_units=units, spent_units=units
         )
         lines = (UsageLine(adapter, units),)

@@ -28,7 +28,7 @@ from viz.domain.node_channel import (
     observe,
 )
 from viz.domain.ports.chain import ChannelState
-from viz.domain.reservations import append_receipt, reserve, settle_reservation
+from viz.domain.reservations import append_receipt, end_reservation, reserve
 from viz.domain.units import UINT96_MAX, ZERO_ADDRESS, ZERO_HASH, AdapterId, Hash32
 from viz.domain.usage import Lines, UsageLine
 from viz.errors import (
@@ -136,7 +136,7 @@ def test_a_voucher_twice_counts_once() -> None:
 def test_a_voucher_must_cover_what_was_delivered_on_credit() -> None:
     """Credit taken for one adapter is paid before anything else is."""
     channel = reserve(opened(), AdapterId(3), 5, credit_window_units=5)
-    channel = settle_reservation(channel, AdapterId(3), reserved_units=5, spent_units=5)
+    channel = end_reservation(channel, AdapterId(3), reserved_units=5, spent_units=5)
     with pytest.raises(PaymentRequired):
         accept(channel, signed((UsageLine(AdapterId(9), 20),)))
     assert accept(channel, signed()).available_units(AdapterId(3)) == 5
@@ -154,10 +154,10 @@ def test_money_of_one_adapter_does_not_pay_another() -> None:
 def test_a_reservation_ends_once() -> None:
     """A release that was made already cannot free another request's money."""
     channel = reserve(BEST, AdapterId(9), 5)
-    done = settle_reservation(channel, AdapterId(9), reserved_units=5, spent_units=2)
+    done = end_reservation(channel, AdapterId(9), reserved_units=5, spent_units=2)
     assert done.spent == {AdapterId(9): 2} and not done.reserved
     with pytest.raises(StoreConflict):
-        settle_reservation(done, AdapterId(9), reserved_units=5, spent_units=0)
+        end_reservation(done, AdapterId(9), reserved_units=5, spent_units=0)
 
 
 def test_after_freezing_only_the_new_base_counts() -> None:

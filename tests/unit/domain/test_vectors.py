@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -114,3 +115,34 @@ def test_claim_rows_unpack_to_what_was_packed() -> None:
     packed = bytes.fromhex(json.loads((DIRECTORY / "claim.json").read_text())["packed"][2:])
     assert pack_rows(unpack_rows(packed)) == packed
     assert len(unpack_rows(packed)) == 3
+
+
+def test_works_are_cut_and_committed_to_as_the_page_says() -> None:
+    """A creator's own tool commits to what a custodian computes, or the key is never handed on.
+
+    Computed here from the words of docs/protocol.md, section 15, without the code under test.
+    """
+    known = json.loads((DIRECTORY / "works.json").read_text())
+    text, dialogue = known["works"]
+    lines = bytes.fromhex(dialogue["bytes"][2:]).decode().splitlines()
+    entries = [json.loads(line) for line in lines if line]
+    for message in (message for entry in entries for message in entry["messages"]):
+        message["content"] = unicodedata.normalize("NFC", message["content"])
+    assert dialogue["chunks"] == [
+        json.dumps(entry, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        for entry in entries
+    ]
+    first, second, *cut = text["chunks"]
+    assert (first, second) == ("Caf\u00e9 de la Mer", "It opens\nat six.")
+    assert [len(each) <= 1_200 for each in cut] == [True, True] and "past" in cut[1]
+    assert " ".join(cut) == ("The tide runs out past the bar. " * 60).strip()
+    for work in known["works"]:
+        level = [keccak(b"\0" + chunk.encode()) for chunk in work["chunks"]]
+        while len(level) > 1:
+            pairs = [level[place : place + 2] for place in range(0, len(level), 2)]
+            level = [keccak(b"\1" + b"".join(two)) if len(two) == 2 else two[0] for two in pairs]
+        root = keccak(b"\2" + len(work["chunks"]).to_bytes(4, "big") + level[0])
+        creator = bytes.fromhex(known["creator"][2:]).rjust(32, b"\0")
+        assert work["root"] == "0x" + root.hex()
+        salted = creator + bytes.fromhex(known["salt"][2:]) + root
+        assert work["commitment"] == "0x" + keccak(salted).hex()

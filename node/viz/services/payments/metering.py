@@ -22,7 +22,7 @@ from viz.domain.node_channel import NodeChannel, require_selling
 from viz.domain.ports.clock import Clock
 from viz.domain.ports.ledger import AnswerRecord, ChannelRecord, UnbilledRecord
 from viz.domain.receipt import SignedReceipt, salt_of_name, salted_hash
-from viz.domain.reservations import append_receipt, reserve, settle_reservation
+from viz.domain.reservations import append_receipt, end_reservation, reserve
 from viz.domain.units import Address, Hash32, Units
 from viz.errors import StoreConflict
 from viz.services.payments.active_channel import ActiveChannel, ChannelUpdate
@@ -189,7 +189,7 @@ class Meter:
         self._active_channel.deliveries.discard(self)
         await self._tools.channels.change(
             self._active_channel,
-            lambda channel: settle_reservation(
+            lambda channel: end_reservation(
                 channel, self.adapter_id, reserved_units=self._reserved_units, spent_units=0
             ),
         )
@@ -218,7 +218,7 @@ class Meter:
             made.clear()
             amount = max(self._cost(completion_tokens), self._booked_units)
             held = self._reserved_units - self._booked_units
-            after = settle_reservation(
+            after = end_reservation(
                 channel,
                 self.adapter_id,
                 reserved_units=held,

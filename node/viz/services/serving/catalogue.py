@@ -290,7 +290,7 @@ class Catalogue:
     async def claim_by(self, adapter_id: AdapterId) -> int | None:
         """Return the chain time before which the adapter's earnings must be claimed.
 
-        None if its sale has not stopped for that, or if a claim is of no use any more.
+        None if the adapter is still sold, or if a claim is of no use any more.
         """
         if adapter_id == BASE_MODEL:
             return None

@@ -13,7 +13,7 @@ from tests.fakes.ledger import MemoryStore
 from viz.domain.node_channel import NodeChannel
 from viz.domain.ports.chain import ChannelState
 from viz.domain.ports.ledger import ChannelLineRecord, ChannelRecord
-from viz.domain.reservations import reserve, settle_reservation
+from viz.domain.reservations import end_reservation, reserve
 from viz.domain.units import AdapterId, Address, Units
 from viz.errors import PaymentRequired, StoreConflict
 from viz.services.payments import channels as module
@@ -101,7 +101,7 @@ async def test_however_channels_come_and_go_no_balance_is_exceeded(
             held[signer] -= units
             spent[signer] += used
             return ChannelUpdate(
-                settle_reservation(channel, ONE, reserved_units=units, spent_units=used)
+                end_reservation(channel, ONE, reserved_units=units, spent_units=used)
             )
 
         for _ in range(chance.randrange(5)):

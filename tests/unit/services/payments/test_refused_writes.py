@@ -11,7 +11,7 @@ from tests.fakes.ledger import MemoryStore
 from viz.domain.node_channel import NodeChannel
 from viz.domain.ports.chain import ChannelState
 from viz.domain.ports.ledger import ChannelLineRecord, ChannelRecord, UnbilledRecord
-from viz.domain.reservations import reserve, settle_reservation
+from viz.domain.reservations import end_reservation, reserve
 from viz.domain.units import AdapterId, Hash32, Units
 from viz.errors import PaymentRequired, StoreFull
 from viz.services.payments.active_channel import ActiveChannel, Change, ChannelUpdate
@@ -79,7 +79,7 @@ def _nothing(channel: NodeChannel, _: ChannelRecord) -> ChannelUpdate:
 def _billing(units: Units, reserved: Units) -> Change:
     def change(channel: NodeChannel, _: ChannelRecord) -> ChannelUpdate:
         return ChannelUpdate(
-            settle_reservation(channel, ONE, reserved_units=reserved, spent_units=units)
+            end_reservation(channel, ONE, reserved_units=reserved, spent_units=units)
         )
 
     return change
