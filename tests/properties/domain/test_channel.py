@@ -80,6 +80,8 @@ class Channel(RuleBasedStateMachine):
         self.held: list[tuple[AdapterId, Units]] = []
         self.taken: set[int] = set()
         self.highest_signed = 0
+        # Whether a final voucher was taken after the newest of the others.
+        self.ended = False
         self.best: tuple[Units, dict[AdapterId, Units]] = (0, {})
 
     # the buyer
@@ -101,6 +103,7 @@ class Channel(RuleBasedStateMachine):
         assert row.end_units == self.buyer.total_units  # B2
         self.highest_signed = max(self.highest_signed, row.end_units)
         self.presented.append(PresentedVoucher(31337, CONTRACT, SIGNER, NODE, row))
+        self.ended = False
 
     @precondition(lambda self: self.presented)
     @rule(data=st.data())
@@ -108,7 +111,7 @@ class Channel(RuleBasedStateMachine):
         """Vouchers arrive late, twice or never; the newest on the base is always taken."""
         position = data.draw(st.integers(0, len(self.presented) - 1))
         presented = self.presented[position]
-        newest = position == len(self.presented) - 1
+        newest = position == len(self.presented) - 1 and not self.ended
         try:
             self.node = node_side.accept_voucher(
                 self.node, DOMAIN, presented, known_adapters=ADAPTERS, now_s=0
@@ -250,6 +253,7 @@ class Channel(RuleBasedStateMachine):
         except DepositExceeded:
             assert row.end_units > self.node.limit_units
             return
+        self.ended = True
         for adapter_id in ADAPTERS:
             over = self.node.accepted_units(adapter_id) - self.node.spent.get(adapter_id, 0)
             claimed = self.node.base_vector.get(adapter_id, 0)
