@@ -266,6 +266,7 @@ async def test_fair_bills_that_came_late_accuse_nobody(voucher_signer: VoucherSi
         billed = 16 * number
         with asking(voucher_signer, ASKED, 8) as one, asking(voucher_signer, ASKED, 8) as two:
             await voucher_signer.cover(ASKED, required_units=billed + 12, wanted_units=0)
+            left(voucher_signer, 1, broken=True)  # it never reached the node
             for each in (one, two):
                 each.arrived_units, each.excused_units = 5, 7
                 voucher_signer.keep(each)
@@ -281,6 +282,25 @@ async def test_fair_bills_that_came_late_accuse_nobody(voucher_signer: VoucherSi
         with asking(voucher_signer, ASKED, 5) as whole:
             voucher_signer.take(receipt(voucher_signer, ASKED, 5), whole)
     assert not voucher_signer.fault
+
+
+async def test_a_node_that_does_not_see_a_break_goes_on_with_what_is_signed(
+    voucher_signer: VoucherSigner,
+) -> None:
+    """Three silent breaks of a network among a dozen answers ended the trust, over 440 units.
+
+    What did not arrive is lost all the same, and that is bounded.
+    """
+    for number in range(BROKEN_ALLOWED + 1):
+        with asking(voucher_signer, ASKED, 12) as answer:
+            voucher_signer.keep(answer)
+            signed = 12 * number + 12
+            await voucher_signer.cover(ASKED, required_units=signed, wanted_units=0)
+            answer.most_units, answer.arrived_units, answer.excused_units = CAP, 4, 6
+            voucher_signer.leave_unreceipted(answer, broken=True)
+        assert voucher_signer.take_late(receipt(voucher_signer, ASKED, 12, name=answer.name))
+    assert not voucher_signer.standing.broken and not voucher_signer.fault
+    assert voucher_signer.standing.lost_units == 8 * (BROKEN_ALLOWED + 1)
 
 
 def test_what_is_signed_after_an_answer_ended_may_be_billed_for_it(

@@ -160,7 +160,7 @@ class NodeStanding:
         return after._with(incident, Incident(after._delivered(seq), lost_units))
 
     def billed_late(self, incident: str) -> Self:
-        """Return the standing after fair bills for all answers of an incident: they came late.
+        """Return the standing after fair bills for all of an incident that arrived: they came late.
 
         What was held against the node is only that vouchers were signed before these bills.
         """

@@ -67,7 +67,10 @@ class Undelivered:
             open_request.incident = self._incident
         if broken or stalled:
             if broken and not nothing:
-                open_request.on_line_units = open_request.excused_units
+                # A node that does not see the break at once goes on with what is signed.
+                signed_units = self._ledger.channel.unused_units(open_request.adapter_id)
+                signed_units = min(open_request.units, signed_units)
+                open_request.on_line_units = max(open_request.excused_units, signed_units)
             open_request.excused_units = 0
         elif open_request.provoked:
             # A node that demands what cannot be paid would else be paid each time for the line.
@@ -88,7 +91,9 @@ class Undelivered:
             lost_units = max(0, units - open_request.arrived_units)
             if units <= open_request.on_line_units:
                 after = standing.not_arrived()
-                if not any(each.incident == incident for each in self._open_requests.ended()):
+                # One of which nothing arrived may never have reached the node.
+                others = [each for each in self._open_requests.ended() if each.arrived_units]
+                if all(each.incident != incident for each in others):
                     after = after.billed_late(incident)
             else:
                 after = standing.billed_broken(incident, seq, lost_units)
@@ -203,12 +208,16 @@ class Undelivered:
                 raise self._refusal(adapter_id, required_units)
             for each in self._under_way(adapter_id):
                 each.goes_on = True
-        known_units = channel.billed_units(adapter_id)
-        known_units += self._open_requests.under_way_units(adapter_id)
-        if required_units > known_units + self._open_requests.unread_units(adapter_id):
-            for each in self._open_requests.ended():
-                if each.adapter_id == adapter_id and each.broke and not each.pardoned:
+        requests = self._open_requests
+        known_units = channel.billed_units(adapter_id) + requests.under_way_units(adapter_id)
+        resting_units = required_units - known_units - requests.unread_units(adapter_id)
+        # The demand rests on those first of which the most arrived: others may never have reached
+        # the node.
+        for each in sorted(requests.ended(), key=lambda each: -each.arrived_units):
+            if resting_units > 0 and each.adapter_id == adapter_id:
+                if each.broke and not each.pardoned:
                     standing = standing.signed_unbilled(each.incident, channel.seq)
+                resting_units -= each.units
         self._ledger.commit_standing(standing)
 
     def _refusal(self, adapter_id: AdapterId, required_units: Units) -> TooMuchLeftOver:
