@@ -297,6 +297,7 @@ async def test_a_node_that_does_not_see_a_break_goes_on_with_what_is_signed(
             signed = 12 * number + 12
             await voucher_signer.cover(ASKED, required_units=signed, wanted_units=0)
             answer.most_units, answer.arrived_units, answer.excused_units = CAP, 4, 6
+            answer.cut = True
             voucher_signer.leave_unreceipted(answer, broken=True)
         assert voucher_signer.take_late(receipt(voucher_signer, ASKED, 12, name=answer.name))
     assert not voucher_signer.standing.broken and not voucher_signer.fault

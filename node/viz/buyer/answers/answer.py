@@ -202,6 +202,7 @@ class PaidAnswer:
                     yield chunk
                     waiting.waits_since_s = now_s() - waited_s
         except (aiohttp.ClientError, TimeoutError) as error:
+            self._open_request.cut = self._failure is None
             raise self._failure or NodeUnreachable(
                 f"the node broke off the answer: {str(error) or type(error).__name__}"
             ) from error
@@ -210,6 +211,7 @@ class PaidAnswer:
         if self.receipt is not None:
             return
         if not self._done:
+            self._open_request.cut = True
             raise NodeUnreachable("the answer was cut off, by the node or on the way")
         # An answer that costs nothing has no receipt. Judge the cost by the least prompt (one
         # token) and the longest answer that the text can be (one token for each byte).

@@ -49,6 +49,7 @@ class OpenRequest:
 
     While the buyer waits for text, ``waits_since_s`` is when this wait began; else it is 0.
     ``provoked``: the buyer ended it over what the node demanded or refused, so nothing is excused.
+    ``cut``: the connection broke, which an honest node may see late.
     ``goes_on``: it began while not too much was left over, so it goes on if more is left over.
     """
 
@@ -81,6 +82,7 @@ class OpenRequest:
     on_line_units: Units = 0
     goes_on: bool = False
     provoked: bool = False
+    cut: bool = False
 
     @property
     def broke(self) -> bool:

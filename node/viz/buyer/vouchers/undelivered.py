@@ -67,6 +67,8 @@ class Undelivered:
             open_request.incident = self._incident
         if broken or stalled:
             if broken and not nothing:
+                open_request.on_line_units = open_request.excused_units
+            if open_request.cut and not nothing:
                 # A node that does not see the break at once goes on with what is signed.
                 signed_units = self._ledger.channel.unused_units(open_request.adapter_id)
                 signed_units = min(open_request.units, signed_units)
