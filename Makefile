@@ -1,7 +1,7 @@
 # One command each; every target runs what the README names.
 PYTHON := .venv/bin/python
 
-.PHONY: setup check quick fuzz mutants bench lock artifacts demo
+.PHONY: setup check quick quick-checks quick-halves-1 quick-halves-2 fuzz mutants bench lock artifacts demo
 
 setup:            ## make the checkout ready (Python packages, Node.js, Kubo)
 	scripts/setup --kubo
@@ -10,8 +10,16 @@ check:            ## everything CI checks
 	scripts/test
 
 quick:            ## the one-minute loop on a checkout that is set up: format, lint, types, layers, unit tests
+	@$(MAKE) --no-print-directory --output-sync=target -j 2 quick-checks quick-halves-1 quick-halves-2
+
+# Two halves of the unit tests, which take about as long as each other.
+HALF := basemodel engine services training audit
+quick-checks:
 	scripts/test --no-setup format lint types layers
-	.venv/bin/pytest tests/unit -m 'not compiles'
+quick-halves-1:
+	.venv/bin/pytest $(HALF:%=tests/unit/%) -m 'not compiles'
+quick-halves-2:
+	.venv/bin/pytest tests/unit $(HALF:%=--ignore=tests/unit/%) -m 'not compiles'
 
 fuzz:             ## the long runs: forge invariants by the million calls, 1,000 Hypothesis histories
 	cd contracts && FOUNDRY_PROFILE=fuzz node_modules/@foundry-rs/forge-*/bin/forge test

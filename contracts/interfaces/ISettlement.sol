@@ -32,7 +32,7 @@ interface ISettlement {
         TotalTooLarge
     }
 
-    /// @notice One adapter and what is owed for it, as `hashUsage` takes it.
+    /// @notice One adapter and its amount, as `hashUsage` takes it.
     struct UsageLine {
         uint32 adapterId;
         uint96 amount;

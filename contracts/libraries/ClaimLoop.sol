@@ -75,11 +75,11 @@ library ClaimLoop {
                 for {} 1 {} {
                     // One subtraction compares the ids and takes the amount: where the ids differ it leaves 2^96 or
                     // more. Nothing equals the end of the table, and the line of zeros leaves zero at best.
-                    let owed := sub(shr(128, mload(nextLine)), mload(next))
-                    if gt(sub(owed, 1), 0xfffffffffffffffffffffffe) { leave }
+                    let amount := sub(shr(128, mload(nextLine)), mload(next))
+                    if gt(sub(amount, 1), 0xfffffffffffffffffffffffe) { leave }
                     let total := add(next, 0x20)
-                    mstore(total, add(mload(total), owed))
-                    newSum := add(newSum, owed)
+                    mstore(total, add(mload(total), amount))
+                    newSum := add(newSum, amount)
                     next := add(next, ENTRY)
                     nextLine := add(nextLine, LINE)
                 }
@@ -128,9 +128,9 @@ library ClaimLoop {
             function undo(buffer, end) {
                 let p := add(buffer, TABLE)
                 for { let line := add(buffer, LINES) } lt(line, end) { line := add(line, LINE) } {
-                    let owed := shr(128, mload(line))
-                    for {} shr(96, sub(owed, mload(p))) {} { p := add(p, ENTRY) }
-                    mstore(add(p, 0x20), sub(mload(add(p, 0x20)), and(owed, MASK)))
+                    let amount := shr(128, mload(line))
+                    for {} shr(96, sub(amount, mload(p))) {} { p := add(p, ENTRY) }
+                    mstore(add(p, 0x20), sub(mload(add(p, 0x20)), and(amount, MASK)))
                 }
             }
 

@@ -198,7 +198,7 @@ async def test_a_bill_that_the_node_did_not_sign_is_not_its_word(liar: Liar) -> 
     client = liar.client
     liar.answer = lambda: [
         said("high"),
-        re.sub(rb'("signature":"0x)(..)', _another_byte, liar.receipt("high", 4_000)),
+        re.sub(rb'("signature":"0x)(..)', another_byte, liar.receipt("high", 4_000)),
         DONE,
     ]
     with pytest.raises(NodeRefused, match="not signed by the node"):
@@ -207,7 +207,8 @@ async def test_a_bill_that_the_node_did_not_sign_is_not_its_word(liar: Liar) -> 
     assert client.channel.billed_units(ADAPTER) == 0
 
 
-def _another_byte(match: re.Match[bytes]) -> bytes:
+def another_byte(match: re.Match[bytes]) -> bytes:
+    """Return what precedes a byte in hexadecimal, and another byte."""
     return match[1] + (b"01" if match[2] == b"00" else b"00")
 
 

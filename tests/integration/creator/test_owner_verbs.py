@@ -10,6 +10,7 @@ from tests.integration.chain.testnet import Testnet, address
 from tests.integration.creator.relay_desk import (
     INPUT,
     LICENSE,
+    PASSWORD,
     TERMS,
     UNTRUE,
     OwnerDesk,
@@ -18,11 +19,13 @@ from tests.integration.creator.relay_desk import (
     relaying,
 )
 
-from viz.chain.keys import development_account
+from viz.chain.keys import development_account, load_key_file
 from viz.creator import until_seen
+from viz.domain.eip712 import content_registry_domain, sign
 from viz.domain.ports.transactions import Call
+from viz.domain.typed_data import Withdraw
 from viz.domain.units import ZERO_ADDRESS, ContentId
-from viz.errors import TransactionFailed
+from viz.errors import TransactionFailed, VizError
 from viz.services.licensing.creator_relay import owner_call
 from viz.services.work_records import load_record
 
@@ -217,7 +220,7 @@ async def test_no_signature_is_made_below_one_that_is_out(net: Testnet, tmp_path
 async def test_relays_of_owners_are_checked_before_they_cost_gas(
     net: Testnet, tmp_path: Path
 ) -> None:
-    """Another's signature, a second withdrawal, a work that is none: the node pays for nothing."""
+    """A signature of the former owner costs the node nothing."""
     desk, thief = new_owner(tmp_path / "home", net), new_owner(tmp_path / "thief", net)
     async with relaying(net) as relay:
         work = await desk.registered(relay)
@@ -232,6 +235,30 @@ async def test_relays_of_owners_are_checked_before_they_cost_gas(
         await sender_of(desk, net).submit(move)
         with pytest.raises(Exception, match="is not signed by"):
             await relay.desk.relay_action(signed.action, signed.signature)
+        assert await net.rpc.transaction_count(net.sender(5).address) == before
+
+
+async def test_relays_of_withdrawals_that_would_revert_are_not_paid_for(
+    net: Testnet, tmp_path: Path
+) -> None:
+    """A second withdrawal, and one of a work that is none: each with a good signature."""
+    desk = new_owner(tmp_path / "home", net)
+    key = load_key_file(desk.folder / "key.json", PASSWORD).key
+    domain = content_registry_domain(net.deployment.chain_id, net.deployment.content_registry)
+    async with relaying(net) as relay:
+        work = await desk.registered(relay)
+
+        async def withdraw(work_id: int) -> None:
+            nonce = await net.chain.registration_nonce(desk.owner)
+            deadline_s = await net.chain.chain_time() + 3_600
+            action = Withdraw(ContentId(work_id), nonce, deadline_s)
+            await relay.desk.relay_action(action, sign(key, domain.digest(action)))
+
+        await withdraw(work)
+        before = await net.rpc.transaction_count(net.sender(5).address)
+        for work_id in (work, 99):
+            with pytest.raises(VizError):
+                await withdraw(work_id)
         assert await net.rpc.transaction_count(net.sender(5).address) == before
 
 

@@ -114,7 +114,7 @@ async def _paid_body(request: web.Request) -> tuple[AccessRecord, bytes, Json]:
     name_channel(request, access.signer)
     if is_large(request) and not await parts.vouchers.has_money(access.signer):
         error = PaymentRequired(
-            f"more than {STRANGER_BODY_BYTES} bytes are read of who has a deposit here: open a "
+            f"only who has a deposit here may send more than {STRANGER_BODY_BYTES} bytes: open a "
             "channel first"
         )
         raise _challenged(parts, error)

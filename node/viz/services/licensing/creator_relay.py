@@ -128,7 +128,12 @@ class CreatorRelay:
                 f"{deployment.chain_id} and ContentRegistry {deployment.content_registry}"
             )
         now_s = await self._reader.chain_time()
-        if not now_s <= signed.deadline_s <= now_s + MAX_DEADLINE_S:
+        if signed.deadline_s < now_s:
+            raise InvalidRequest(
+                f"the {what} expired: its deadline is {signed.deadline_s}, and the chain's time is "
+                f"{now_s}: sign again"
+            )
+        if signed.deadline_s > now_s + MAX_DEADLINE_S:
             raise InvalidRequest(
                 f"the deadline must be at most {MAX_DEADLINE_S // 3600} hours after the chain's "
                 f"time, which is {now_s}: sign again"
