@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from viz.basemodel.checkpoint import INDEX, SINGLE
+from viz.basemodel.safetensor_file import file_digest
 from viz.errors import ModelUnavailable
 from viz.process_lock import ProcessLock
 
@@ -241,8 +242,7 @@ def _fetch_one(model: HubModel, file: RepoSibling, folder: Path, fetched: _Progr
 def _is_right(path: Path, file: RepoSibling) -> bool:
     """Return whether a file has the digest of the hub's listing."""
     if file.lfs is not None:
-        with path.open("rb") as opened:
-            return hashlib.file_digest(opened, "sha256").hexdigest() == file.lfs.sha256
+        return file_digest(path).hex() == file.lfs.sha256
     # Git's own digest: the listing has no other one for small files.
     digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
     digest.update(path.read_bytes())

@@ -54,7 +54,7 @@ class Desks:
         await asyncio.gather(self._named.close(), self._strangers.close())
 
     async def that_sell(self, draft: NoticeDraft, first: NoticeDesk) -> list[NoticeDesk]:
-        """Return ``first``, and the other nodes that its market lists; note those it misses.
+        """Return ``first`` and the other nodes that its market lists; note which did not answer.
 
         Raises what the market's node answers, and InvalidRequest if it names too many nodes.
         """

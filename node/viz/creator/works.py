@@ -34,7 +34,7 @@ class NodeWorks:
         self._url = node_url
 
     async def work(self, content_id: ContentId) -> WorkView:
-        """Return a work; raise LicenseError if there is none, and as ``exchange``."""
+        """Return a work; raise LicenseError if there is none, and what ``exchange`` raises."""
         path = f"{CONTENTS_PATH}/{content_id}"
         return await exchange(partial(work_from_json, content_id), "GET", self._url, path)
 

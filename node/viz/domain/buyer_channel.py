@@ -165,7 +165,7 @@ def raise_signed(channel: BuyerChannel, adapter_id: AdapterId, up_to_units: Unit
     after = replace(channel, vector={**channel.vector, adapter_id: up_to_units})
     if after.total_units > channel.limit_units:
         raise DepositExceeded(
-            f"{after.total_units} units would be owed, and the deposit covers "
+            f"{after.total_units} units would be signed for, and the deposit covers "
             f"{channel.limit_units}: top up the channel",
             limit=str(channel.limit_units),
         )
@@ -177,7 +177,7 @@ def draft_voucher(
 ) -> tuple[BuyerChannel, VoucherDraft | None]:
     """Return the channel with its end point remembered, and the voucher to sign on the node's base.
 
-    None where nothing is owed beyond that base. Raises StaleVoucher when the base is no end point
+    None where nothing is signed beyond that base. Raises StaleVoucher when the base is no end point
     that this key signed and no confirmed total: signing there could be charged twice.
     """
     at_base = channel.points.get(base_units)
@@ -197,7 +197,7 @@ def draft_final(
 ) -> tuple[BuyerChannel, VoucherDraft | None]:
     """Return the channel with the end point of its final voucher remembered, and that voucher.
 
-    The voucher owes what the receipts bill since the base, and nothing that was signed ahead. It
+    The voucher is for what the receipts bill since the base, and nothing that was signed ahead. It
     has no lines if that is nothing; it is None if another vector was signed for the same end point.
     What is signed stays as it is: until the node claims this voucher it may claim the ones before,
     and a channel that is opened again first uses what is left of them. Only what was delivered on

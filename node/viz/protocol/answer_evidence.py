@@ -105,7 +105,7 @@ class AnswerEvidence:
         )
 
     def contradictions(self, domain: Domain) -> list[str]:
-        """Return what the node's receipt does not sign of this record."""
+        """Return where this record says something else than the node's signed receipt."""
         found = []
         try:
             self.receipt.verify(domain, self.node)

@@ -160,7 +160,7 @@ def _credential_from_text(text: str) -> Credential:
     whole = Reader(members, "the credential")
     challenge = whole.child("challenge")
     if (challenge.text("method"), challenge.text("intent")) != (METHOD, INTENT):
-        raise InvalidRequest("the credential is not of method viz, intent session")
+        raise InvalidRequest(f"the credential must be of method {METHOD}, intent {INTENT}")
     action = whole.child("payload").text("action", 16)
     if action not in _READERS:
         raise InvalidRequest(f"{action!r} is not an action: use {', '.join(_READERS)}")

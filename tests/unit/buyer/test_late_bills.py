@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from tests.unit.buyer.test_ledger import NODE, observe, opened
 from viz.buyer.ledger import open_requests as exposure_module
 from viz.buyer.ledger.ledger import BuyerLedger
 from viz.buyer.ledger.node_standing import BROKEN_ALLOWED, NodeStanding
-from viz.buyer.ledger.open_request import OpenRequest
+from viz.buyer.ledger.open_request import STALLED_S, OpenRequest
 from viz.buyer.ledger.open_requests import REFUSED_KEPT
 from viz.buyer.vouchers.voucher_signer import VoucherSigner
 from viz.domain.receipt import salted_hash
@@ -282,6 +283,16 @@ async def test_fair_bills_that_came_late_accuse_nobody(voucher_signer: VoucherSi
         with asking(voucher_signer, ASKED, 5) as whole:
             voucher_signer.take(receipt(voucher_signer, ASKED, 5), whole)
     assert not voucher_signer.fault
+
+
+def test_a_stall_that_is_billed_for_what_arrived_is_none(voucher_signer: VoucherSigner) -> None:
+    """A user stopped a slow answer, which cost what had arrived: three such ended the trust."""
+    for _ in range(BROKEN_ALLOWED + 1):
+        waited: dict[str, Any] = {"waits_since_s": time.monotonic() - STALLED_S - 1}
+        known = {**waited, "most_units": CAP, "arrived_units": 5, "excused_units": 7}
+        answer = left(voucher_signer, 12, **known)
+        assert voucher_signer.take_late(receipt(voucher_signer, ASKED, 5, name=answer.name))
+    assert not voucher_signer.standing.broken and not voucher_signer.standing.lost_units
 
 
 async def test_a_node_that_does_not_see_a_break_goes_on_with_what_is_signed(

@@ -92,7 +92,7 @@ async def adapter(request: web.Request) -> web.Response:
         admit=lambda: ask_chain(request),
     )
     if state is None:
-        raise UnknownAdapter(f"adapter {adapter_id} is not registered")
+        raise UnknownAdapter(f"adapter {adapter_id} is not registered: check the id")
     record = next((r for r in parts.catalogue.records() if r.adapter_id == adapter_id), None)
     found: Json = {
         "adapterId": adapter_id,

@@ -212,7 +212,7 @@ class PaidAnswer:
             return
         if not self._done:
             self._open_request.cut = True
-            raise NodeUnreachable("the answer was cut off, by the node or on the way")
+            raise NodeUnreachable("the answer was cut off, by the node or on the way: ask again")
         # An answer that costs nothing has no receipt. Judge the cost by the least prompt (one
         # token) and the longest answer that the text can be (one token for each byte).
         price, most_tokens = self._payer.agreed.price, self._arrival.text_bytes

@@ -1,7 +1,7 @@
 """Close together with the node, at what was billed and not at what was signed ahead.
 
 Owns what the node is asked, and the check of its answer. The payer's signature comes from
-``viz.buyer.wallet.signing``, and what is owed from ``viz.buyer.vouchers.voucher_signer``.
+``viz.buyer.wallet.signing``, and what was billed from ``viz.buyer.vouchers.voucher_signer``.
 docs/adr/0011 explains why it is safe to sign a voucher that is lower than the best one.
 """
 
@@ -72,7 +72,7 @@ async def _ask(
             final = await voucher_signer.sign_final()
             return await api.close(CloseRequest(*payers, final))
         except StaleVoucher as moved:
-            # A claim began meanwhile. It takes its amount, and the rest is owed from its end point.
+            # A claim began meanwhile. It takes its amount; the rest is paid from its end point.
             voucher_signer.follow(moved)
         except (PaymentRequired, DepositExceeded):
             break  # the node says that it delivered more than its receipts bill

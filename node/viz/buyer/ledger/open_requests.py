@@ -161,7 +161,7 @@ class OpenRequests:
         )
 
     def unread_units(self, adapter_id: AdapterId) -> Units:
-        """Return how much more than now the requests that share vouchers may cost in the end."""
+        """Return what may still come to the cost of the requests that share vouchers; 0 for one."""
         shared = [
             each
             for each in {*self._under_way, *self._awaiting}
@@ -335,7 +335,7 @@ def _oldest_out(group: dict[OpenRequest, None], kept: int) -> list[OpenRequest]:
 
 
 def _nearest(equals: Iterable[OpenRequest], units: Units) -> OpenRequest | None:
-    """Return the request of which about as much arrived as a bill is for; None if there is none."""
+    """Return the request whose fair bill is nearest to ``units``; None if there is none."""
     return min(equals, key=lambda each: abs(units - each.fair_units), default=None)
 
 

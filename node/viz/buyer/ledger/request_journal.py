@@ -50,6 +50,7 @@ class RequestJournal:
             "refused": open_request.refused,
             "pardoned": open_request.pardoned,
             "capped": open_request.capped,
+            "cut": open_request.cut,
         }
         whole = json.dumps(head).encode() + b"\n" + open_request.request
         write_private(path, whole, path.with_suffix(".new"))
@@ -105,4 +106,5 @@ def _read(path: Path) -> OpenRequest:
         refused=reader.optional("refused", reader.boolean) or False,
         pardoned=reader.optional("pardoned", reader.boolean) or False,
         capped=reader.optional("capped", reader.boolean) or False,
+        cut=reader.optional("cut", reader.boolean) or False,
     )

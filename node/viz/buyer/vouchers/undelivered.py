@@ -66,13 +66,10 @@ class Undelivered:
                 self._incident, self._incident_at_s = secrets.token_hex(8), time.monotonic()
             open_request.incident = self._incident
         if broken or stalled:
-            if broken and not nothing:
-                open_request.on_line_units = open_request.excused_units
-            if open_request.cut and not nothing:
-                # A node that does not see the break at once goes on with what is signed.
-                signed_units = self._ledger.channel.unused_units(open_request.adapter_id)
-                signed_units = min(open_request.units, signed_units)
-                open_request.on_line_units = max(open_request.excused_units, signed_units)
+            if not nothing:
+                # After a stall nothing is in transit any more.
+                on_line_units = open_request.excused_units if broken else open_request.arrived_units
+                open_request.on_line_units = on_line_units
             open_request.excused_units = 0
         elif open_request.provoked:
             # A node that demands what cannot be paid would else be paid each time for the line.
@@ -91,7 +88,9 @@ class Undelivered:
             after = standing.not_arrived() if incident else standing
         elif incident:
             lost_units = max(0, units - open_request.arrived_units)
-            if units <= open_request.on_line_units:
+            # A node that does not see that the network cut an answer goes on with what is signed.
+            cut = open_request.cut and open_request.arrived_units
+            if cut or units <= open_request.on_line_units:
                 after = standing.not_arrived()
                 # One of which nothing arrived may never have reached the node.
                 others = [each for each in self._open_requests.ended() if each.arrived_units]

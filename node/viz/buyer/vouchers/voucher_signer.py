@@ -309,7 +309,7 @@ class VoucherSigner:
         self.note(view)
 
     def _sign(self, targets: Vector) -> tuple[BuyerChannel, PresentedVoucher] | None:
-        """Write the end points to disk and return channel and voucher; None if nothing is owed."""
+        """Write the end points to disk and return channel and voucher; None if it pays nothing."""
         raised = channel = self.channel
         try:
             # The node refuses a voucher that leaves out what any adapter delivered on credit.
@@ -333,7 +333,7 @@ class VoucherSigner:
     async def sign_final(self) -> SignedVoucher | None:
         """Return the voucher to close with: what receipts bill, and nothing that was signed ahead.
 
-        It has no lines if nothing is owed beyond the base. None if another voucher was signed for
+        It has no lines if nothing is billed beyond the base. None if another voucher was signed for
         the same sum. Raises StaleVoucher, DepositExceeded, StoreError.
         """
         async with self._paying:

@@ -22,6 +22,7 @@ from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, Literal
 
+from viz.basemodel.safetensor_file import file_digest
 from viz.creator.intake.clean import cleaned
 from viz.creator.intake.folder_rules import FolderRules
 from viz.creator.intake.found import Converted, OptOut
@@ -57,8 +58,7 @@ class Source:
 
     def sha256(self) -> tuple[str, int]:
         """Return the file's SHA-256 in hexadecimal, and its size in bytes."""
-        with self.path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest(), self.path.stat().st_size
+        return file_digest(self.path).hex(), self.path.stat().st_size
 
 
 @dataclass(slots=True)

@@ -65,7 +65,7 @@ class ChannelClose:
 
         A final voucher is for what was billed, without what was signed ahead. It replaces the best
         voucher in the commit that ends the sales, before anything is claimed. So if the node is
-        killed in between, it can still claim what it is owed. The Close is submitted if the channel
+        killed in between, it can still claim what it billed. The Close is submitted if the channel
         earned that cost. Else the answer has only the node's signature, which anybody can submit.
         Raises WrongDomain, InvalidRequest (also if nothing is left to return, or the claim costs
         more than it earns), InvalidSignature, ChannelUnknown, ChannelBusy (answers are running),

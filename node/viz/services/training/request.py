@@ -55,7 +55,9 @@ def base_of(request: Mapping[str, Any], bases: Sequence[BaseModel]) -> BaseModel
     Raises InvalidRequest, ModelUnavailable if there is no base model.
     """
     if not bases:
-        raise ModelUnavailable("training needs a model, and this node runs without one")
+        raise ModelUnavailable(
+            "training needs a base model, and this node runs without one: ask another node"
+        )
     wanted = request.get("base")
     if wanted is None:
         return bases[0]
