@@ -81,8 +81,8 @@ class ChainAccess:
 
     @property
     def may_ask(self) -> bool:
-        """Whether the pause after the last failure is over."""
-        return self._clock.now_s() >= self._ask_again_s
+        """Whether the pause after the last failure is over, or the clock was set back since."""
+        return not 0 < self._ask_again_s - self._clock.now_s() <= self._pause_s
 
     def answered(self) -> None:
         """Note that the endpoint answered: forget earlier failures."""
@@ -94,7 +94,7 @@ class ChainAccess:
     def failed(self, reason: str) -> None:
         """Note a failure; the pause before the next question doubles, up to the longest."""
         now_s = self._clock.now_s()
-        if now_s >= self._ask_again_s:  # readings that fail together count as one failure
+        if self.may_ask:  # readings that fail together count as one failure
             self._pause_s = min(2 * self._pause_s or _FIRST_PAUSE_S, _LONGEST_PAUSE_S)
             self._ask_again_s = now_s + self._pause_s
         self._reason, self._hangs = reason, False

@@ -106,6 +106,21 @@ async def test_failures_back_off_for_all_readings_together(chain: Chain) -> None
     assert readings[0].seen_s == chain.clock.now and not chain.access.reason
 
 
+async def test_a_clock_that_is_set_back_stops_no_question(chain: Chain) -> None:
+    """The chain failed while the clock was a day ahead: it was not asked again for a day."""
+    reading = Reading()
+    await chain.use(reading)
+    chain.clock.now += 86_400
+    chain.error = ChainUnreachable("no answer")
+    with pytest.raises(ChainUnreachable):
+        await chain.use(reading)
+    chain.clock.now -= 86_400
+    chain.error = None
+    chain.clock.now += 6
+    await chain.use(reading)
+    assert chain.asked == 3 and reading.seen_s == chain.clock.now
+
+
 async def test_old_readings_are_told_once_a_minute_with_a_count(
     chain: Chain, logs: list[EventDict]
 ) -> None:
