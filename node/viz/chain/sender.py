@@ -47,6 +47,8 @@ _REFUSALS: Final = (
     "invalid sender",
     "size",
 )
+# How far a nonce may be ahead of those that are known: others may send with the key by hand.
+MOST_AHEAD: Final = 64
 _log = structlog.get_logger()
 
 
@@ -79,6 +81,8 @@ class Sender:
         self._chain_id = deployment.chain_id if deployment else chain_id
         self._max_fee_wei = max_fee_wei
         self._lock = asyncio.Lock()
+        # The highest nonce that was used or told in this process.
+        self._known_nonce: int | None = None
         self._tracker = TransactionTracker(
             rpc,
             account,
@@ -214,14 +218,31 @@ class Sender:
         failed.quotes = refusal.quotes
         raise failed from refusal
 
+    async def _next_nonce(self) -> int:
+        """Return the nonce to use; raise ChainUnreachable if the endpoint tells of one far ahead.
+
+        A transaction with such a nonce would never be mined, and all later ones wait behind it.
+        """
+        counted = nonce = await self._rpc.transaction_count(self.address)
+        for entry in await self._journal.pending(self.address):
+            nonce = max(nonce, entry.nonce + 1)
+        if self._known_nonce is None:
+            self._known_nonce = await self._rpc.mined_count(self.address)
+        if nonce > self._known_nonce + MOST_AHEAD:
+            raise ChainUnreachable(
+                f"the endpoint says that {self.address} has sent {counted} transactions, and "
+                f"{self._known_nonce} are known: nothing was sent. Try again, or name another "
+                "rpc_url; if other programs use this key, restart this one"
+            )
+        self._known_nonce = nonce
+        return nonce
+
     async def _sign(
         self, to: Address | None, data: bytes, gas: int, description: str, *, urgent: bool
     ) -> SignedTransaction:
         if self._chain_id is None:
             self._chain_id = await self._rpc.chain_id()
-        nonce = await self._rpc.transaction_count(self.address)
-        for entry in await self._journal.pending(self.address):
-            nonce = max(nonce, entry.nonce + 1)
+        nonce = await self._next_nonce()
         paid = fees.bounded(await self._rpc.fees(), self._max_fee_wei, urgent=urgent)
         fields: dict[str, Any] = {
             "type": 2,

@@ -97,6 +97,30 @@ async def test_a_repeated_broadcast_that_is_refused_is_not_a_failure(net: Testne
     await rpc.close()
 
 
+async def test_one_wrong_count_of_an_endpoint_stops_no_later_transaction(net: Testnet) -> None:
+    """A nonce far ahead was signed and journaled: nothing was mined from then on, and no deposit
+    could be relayed, and no channel be claimed or closed."""
+    rpc = Miscounting(net.anvil.url)
+    sender = Sender(rpc, development_account(1), net.deployment)
+    assert (await sender.submit(mint(sender, 1))).outcome is Outcome.MINED
+    rpc.counts_wrong = True
+    with pytest.raises(ChainUnreachable, match="nothing was sent"):
+        await sender.submit(mint(sender, 2))
+    rpc.counts_wrong = False
+    assert (await sender.submit(mint(sender, 4))).outcome is Outcome.MINED
+    assert await net.chain.token_balance(sender.address) == 5
+    await rpc.close()
+
+
+class Miscounting(Rpc):
+    """An endpoint that may answer a count of the right form that is far too large."""
+
+    counts_wrong = False
+
+    async def transaction_count(self, address: Address) -> int:
+        return 2**60 - 1 if self.counts_wrong else await super().transaction_count(address)
+
+
 async def test_a_new_transaction_waits_its_turn_behind_an_unknown_one(net: Testnet) -> None:
     """The nonce of a lost transaction is not given away: both happen."""
     rpc = LossyRpc(net.anvil.url)
