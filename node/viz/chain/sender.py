@@ -83,6 +83,8 @@ class Sender:
         self._lock = asyncio.Lock()
         # The highest nonce that was used or told in this process.
         self._known_nonce: int | None = None
+        # How many transactions this process saw in blocks.
+        self._mined = 0
         self._tracker = TransactionTracker(
             rpc,
             account,
@@ -194,7 +196,10 @@ class Sender:
             except ChainError as error:
                 if not await self._arrived(entry, error):
                     return Transaction(Outcome.UNKNOWN, entry.hash, error=error.detail)
-        return await self._tracker.wait(entry, urgent=urgent)
+        end = await self._tracker.wait(entry, urgent=urgent)
+        if not end.outcome.undecided:
+            self._mined = max(self._mined, entry.nonce + 1)
+        return end
 
     async def _arrived(self, entry: SignedTransaction, refusal: ChainError) -> bool:
         """Return whether the chain has a transaction although it refused it; False if unclear.
@@ -221,13 +226,19 @@ class Sender:
     async def _next_nonce(self) -> int:
         """Return the nonce to use; raise ChainUnreachable if the endpoint tells of one far ahead.
 
-        A transaction with such a nonce would never be mined, and all later ones wait behind it.
+        A transaction with such a nonce would never be mined, and all later ones wait behind it. If
+        one was signed that is a little ahead, the gap before it is filled first.
         """
-        counted = nonce = await self._rpc.transaction_count(self.address)
+        counted, taken = await self._rpc.transaction_count(self.address), set[int]()
         for entry in await self._journal.pending(self.address):
-            nonce = max(nonce, entry.nonce + 1)
-        if self._known_nonce is None:
-            self._known_nonce = await self._rpc.mined_count(self.address)
+            taken.add(entry.nonce)
+        if taken or self._known_nonce is None:
+            # Not less than this process saw: endpoints behind one address differ by some blocks.
+            mined = max(self._mined, await self._rpc.mined_count(self.address))
+            self._known_nonce = max(mined, self._known_nonce or 0)
+            if taken and mined < min(taken):
+                return mined
+        nonce = max(counted, *(each + 1 for each in taken)) if taken else counted
         if nonce > self._known_nonce + MOST_AHEAD:
             raise ChainUnreachable(
                 f"the endpoint says that {self.address} has sent {counted} transactions, and "

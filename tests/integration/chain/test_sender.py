@@ -112,13 +112,28 @@ async def test_one_wrong_count_of_an_endpoint_stops_no_later_transaction(net: Te
     await rpc.close()
 
 
-class Miscounting(Rpc):
-    """An endpoint that may answer a count of the right form that is far too large."""
+async def test_a_gap_before_a_nonce_is_filled(net: Testnet) -> None:
+    """The endpoint counted one transaction too many, which a pool had dropped: the next one of the
+    sender takes its place, and both are mined."""
+    rpc = Miscounting(net.anvil.url)
+    sender = Sender(rpc, development_account(1), net.deployment, wait_s=0.3)
+    rpc.counts_wrong, rpc.more = True, 1
+    assert (await sender.submit(mint(sender, 1))).outcome is Outcome.PENDING
+    rpc.counts_wrong = False
+    assert (await sender.submit(mint(sender, 2))).outcome is Outcome.MINED
+    assert set((await recovered(sender)).values()) == {Outcome.MINED}
+    assert await net.chain.token_balance(sender.address) == 3
+    await rpc.close()
 
-    counts_wrong = False
+
+class Miscounting(Rpc):
+    """An endpoint that may answer a count of the right form that is too large."""
+
+    counts_wrong, more = False, 2**60
 
     async def transaction_count(self, address: Address) -> int:
-        return 2**60 - 1 if self.counts_wrong else await super().transaction_count(address)
+        counted = await super().transaction_count(address)
+        return counted + self.more if self.counts_wrong else counted
 
 
 async def test_a_new_transaction_waits_its_turn_behind_an_unknown_one(net: Testnet) -> None:
