@@ -1,8 +1,7 @@
 """Train: works to rows, rows to a QLoRA adapter, in a child process that anyone can repeat.
 
-Owns the dataset, the loop, the evaluation, the worker process and its parent side. Does
-not know the chain, money or grants: whoever starts a run has checked them. Importing this package
-imports neither torch nor transformers.
+Owns the dataset, the loop, the evaluation, the worker process and its parent side. Whoever starts a
+run has checked that it may. Importing this package imports neither torch nor transformers.
 
 What a run is: ``run``. From works to rows: ``sentences``, ``facts``, ``words``, ``wordings``,
 ``frames``, ``dataset``, ``replay``, ``packing``. The model and its step: ``base_weights``,

@@ -38,8 +38,8 @@ class Row:
     """One chat to learn from; ``chunks`` are indices into the work ``work`` of the run.
 
     ``last_only``: earlier assistant turns are read and not learned, as other rows teach them.
-    ``opening_only``: so is all but the beginning of a long answer. Which answer it is is decided
-    there, and learning that is what many wordings are for.
+    ``opening_only``: of a long answer only the beginning is learned. It decides which answer is
+    given, and that is what many wordings teach.
     """
 
     work: int

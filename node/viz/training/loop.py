@@ -1,6 +1,6 @@
 """Run the training loop: schedule, order, early stop, checkpoints, exact resume.
 
-Owns the state of a run between steps. Does not know works, processes or the chain. Invariant: a
+Owns the state of a run between steps. Invariant: a
 run that is killed and resumed from its checkpoint goes through the same states as an unbroken
 one, so it ends in the same bytes: the order is a function of seed and epoch, dropout is 0, and a
 checkpoint holds weights, optimiser moments and the early-stop state (its files are

@@ -1,8 +1,8 @@
 """Find other words for a word: those that are near it in the base model's embeddings.
 
-Owns which words of the base's vocabulary stand near a word, by its spelling too. Does not know
-facts or wordings. A base learned from much text that "owns", "owner" and "possesses" go together;
-what it embeds alike is found by whoever asks in other words. Near words are not all synonyms
+Owns which words of the base's vocabulary stand near a word, by its spelling too. A base learned
+from much text that "owns", "owner" and "possesses" go together. Who asks in other words than the
+work uses mostly such words. Near words are not all synonyms
 ("coffee" and "tea"), so the caller leaves out those that its works use themselves.
 
 Invariant: the same base gives the same words on every machine. Embeddings are rounded to integers

@@ -75,8 +75,9 @@ _MOST_ASKED_WORDS: Final = 40
 _OF_THE_ANSWER: Final = 0.5
 _AROUND: Final = 0.5
 _IF_COMMON: Final = 0.4
-# How likely a word is put in another one, in a whole question and in a wording of single words.
+# At most so many words that the works do not use are put in one wording.
 _MOST_STRANGE: Final = 3
+# How likely a word is replaced by a near one, in a whole question and in a wording of single words.
 _IN_A_QUESTION: Final = 0.5
 _AMONG_WORDS: Final = 0.35
 _FOR_THE_EVALUATION: Final = 4

@@ -1,11 +1,11 @@
 """Run a training in a child process: ``python -m viz.training.worker <run directory>``.
 
 Owns one run from ``run.json`` to ``adapter.safetensors``, ``metrics.json`` and ``dataset.jsonl``,
-and its events (its bounds are kept by ``limits``). Does not know the chain or who may train: the
-parent has checked. Events are JSON objects, one a line, on stdout; whatever libraries print goes to
-stderr. SIGTERM stops between two steps, after a checkpoint, or between two batches of questions.
-Starting it again on the same directory resumes. Invariant: the last event is ``result``,
-``cancelled`` or ``failed``, unless the process was killed.
+and its events (its bounds are kept by ``limits``). The parent has checked who may train. Events are
+JSON objects, one a line, on stdout; whatever libraries print goes to stderr. SIGTERM stops between
+two steps, after a checkpoint, or between two batches of questions. Starting it again on the same
+directory resumes. Invariant: the last event is ``result``, ``cancelled`` or ``failed``, unless the
+process was killed.
 """
 
 from __future__ import annotations

@@ -221,7 +221,8 @@ SIGNERS: Final[dict[str, tuple[str, str, str]]] = {
     "ReceiveWithAuthorization": (
         "the token",
         "the payer (or a trainer, for a fee)",
-        "to deposit (ERC-3009); `to` is Settlement, `nonce` as below",
+        "to pay (ERC-3009): `to` is Settlement for a deposit, ContentRegistry for a fee; `nonce` "
+        "as in section 5",
     ),
 }
 
