@@ -200,7 +200,7 @@ class FakeEngine:
     @staticmethod
     def _bound(line: StreamState) -> int:
         ahead = line.taken_tokens + _BUFFER_TOKENS
-        return ahead if line.allowance is None else min(ahead, line.allowance)
+        return ahead if line.allowed_tokens is None else min(ahead, line.allowed_tokens)
 
     @staticmethod
     def _logprobs(

@@ -7,8 +7,8 @@ import {Terms} from "../../types/Terms.sol";
 import {IERC721Errors} from "@openzeppelin/contracts/interfaces/draft-IERC6093.sol";
 import {Fixture} from "./Fixture.sol";
 
-/// @notice The attacks found on paper that touch the registries, each tried. The numbers are those of the list that
-///         docs/contracts.md repeats.
+/// @notice The attacks found on paper that touch the registries, each tried. The numbers are those of
+///         docs/threats.md.
 contract RegistryThreatsTest is Fixture {
     /// 3: an unlicensed work that is not in the table retires nothing; nor does a table made up for the purpose.
     function test_Threat03_enforce_with_a_work_that_is_not_in_the_table() public {

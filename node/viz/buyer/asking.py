@@ -68,7 +68,7 @@ class AskedSide(Protocol):
         """Return what was spent and what is left, as JSON."""
         ...
 
-    def remaining_units(self) -> Units:
+    def unspent_units(self) -> Units:
         """Return what is left of the deposits."""
         ...
 
@@ -160,7 +160,7 @@ class OneNode:
         """Return what was spent on the channel, by day and model."""
         return self._client.spending.report()
 
-    def remaining_units(self) -> Units:
+    def unspent_units(self) -> Units:
         """Return what is left of the deposit."""
         channel = self._client.channel
         return max(0, channel.limit_units - sum(channel.billed.values()))

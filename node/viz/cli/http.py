@@ -200,7 +200,7 @@ async def _in_daemon_thread(loop: asyncio.AbstractEventLoop, work: Callable[[], 
     """Run ``work`` in a daemon thread, so that Ctrl-C need not wait for it; return its result."""
     done: asyncio.Future[T] = loop.create_future()
 
-    def settle(result: T | None, error: Exception | None) -> None:
+    def resolve(result: T | None, error: Exception | None) -> None:
         if done.done():
             return
         if error is not None:
@@ -215,7 +215,7 @@ async def _in_daemon_thread(loop: asyncio.AbstractEventLoop, work: Callable[[], 
         except Exception as caught:  # noqa: BLE001  raised in the caller
             error = caught
         with suppress(RuntimeError):  # the loop has ended, and nobody is waiting
-            loop.call_soon_threadsafe(settle, result, error)
+            loop.call_soon_threadsafe(resolve, result, error)
 
     Thread(target=runs, daemon=True, name="http").start()
     return await done

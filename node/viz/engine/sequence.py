@@ -1,4 +1,4 @@
-"""Hold the tokens, text and allowance of one sequence, for every engine.
+"""Hold the tokens, the text and the bounds of one sequence, for every engine.
 
 Invariants: a token is delivered exactly once; the delivered text is what the tokenizer decodes from
 the delivered tokens, cut at a stop string.
@@ -72,12 +72,12 @@ class TokenSequence:
     def room(self) -> int:
         """Return how many more tokens may be generated now.
 
-        Three limits apply: the paid allowance, ``buffer_tokens`` ahead of the reader, and
+        Three limits apply: the tokens paid for, ``buffer_tokens`` ahead of the reader, and
         ``max_tokens``.
         """
         bound = min(self.state.taken_tokens + self.buffer_tokens, self.max_tokens)
-        if self.state.allowance is not None:
-            bound = min(bound, self.state.allowance)
+        if self.state.allowed_tokens is not None:
+            bound = min(bound, self.state.allowed_tokens)
         return bound - self.generated
 
     def accept(self, choice: SampledToken) -> Piece:

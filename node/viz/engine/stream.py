@@ -1,4 +1,4 @@
-"""Connect one sequence to asyncio: deliver pieces, and accept allowance and cancellation.
+"""Connect one sequence to asyncio: pieces go out, the paid tokens and a cancellation come in.
 
 ``StreamState`` is shared by the generation thread and the reader: plain ints and flags, each
 written by one side only. ``Stream`` is the Generation that a caller holds. Invariant: after a piece
@@ -20,7 +20,7 @@ class StreamState:
 
     def __init__(self, wake: Callable[[], None]) -> None:
         self.wake = wake
-        self.allowance: int | None = None
+        self.allowed_tokens: int | None = None
         self.taken_tokens = 0
         self.cancelled = False
         self._pieces: deque[Piece] = deque()
@@ -86,7 +86,7 @@ class Stream:
 
     def allow(self, total_tokens: int) -> None:
         """Allow ``total_tokens`` generated tokens in all; a lower number changes nothing."""
-        self._state.allowance = max(self._state.allowance or 0, total_tokens)
+        self._state.allowed_tokens = max(self._state.allowed_tokens or 0, total_tokens)
         self._state.wake()
 
     async def cancel(self) -> None:

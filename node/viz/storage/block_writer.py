@@ -71,7 +71,7 @@ class BlockWriter:
         if codec_of(cid) != RAW:
             self._inner[cid] = (path, block.data)
             if len(self._inner) == _MAX_INNER:
-                self.settle()
+                self.flush()
             return
         self._stage(cid, path, block.data)
         if len(self._group) == _GROUP:
@@ -84,7 +84,7 @@ class BlockWriter:
             self._staged = {}
             self._publisher.start(lambda: self._publish(batch))
 
-    def settle(self) -> None:
+    def flush(self) -> None:
         """Wait until all that was written is on the disk, under its names."""
         self._publisher.wait()
         self._publish_staged()

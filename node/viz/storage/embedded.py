@@ -221,7 +221,7 @@ class EmbeddedBlobStore(VerifiedBlobStore):
                 for block in blocks_of(_readable(source)):
                     writer.write(block)
                     root = block.cid
-                writer.settle()
+                writer.flush()
             except StorageFull as error:
                 writer.undo()
                 raise StorageFull(
@@ -247,7 +247,7 @@ class EmbeddedBlobStore(VerifiedBlobStore):
         try:
             with self._locked(fcntl.LOCK_SH), BlockWriter(self._path, self._partial) as writer:
                 writer.write(block)
-                writer.settle()
+                writer.flush()
         except OSError as error:
             raise StorageUnavailable(f"{block.cid} cannot be stored: {error.strerror}") from error
 

@@ -225,7 +225,7 @@ class GroupWriter:
 def _answer(jobs: Sequence[_Job]) -> None:
     """Set the callers' futures, with one call into each event loop for the whole group."""
 
-    def settle(of_loop: Sequence[_Job]) -> None:
+    def resolve(of_loop: Sequence[_Job]) -> None:
         for job in of_loop:
             if job.future.done():
                 continue
@@ -239,4 +239,4 @@ def _answer(jobs: Sequence[_Job]) -> None:
         by_loop.setdefault(job.loop, []).append(job)
     for loop, of_loop in by_loop.items():
         if not loop.is_closed():
-            loop.call_soon_threadsafe(settle, of_loop)
+            loop.call_soon_threadsafe(resolve, of_loop)

@@ -165,7 +165,7 @@ async def test_a_transaction_whose_nonce_was_taken_is_failed(net: Testnet) -> No
     await rpc.close()
 
 
-async def test_a_revert_in_the_block_is_failed_not_settled(net: Testnet) -> None:
+async def test_a_revert_in_the_block_is_reported_as_failed(net: Testnet) -> None:
     """A call that was good when simulated and bad when mined is reported as FAILED."""
     creator, trainer = net.sender(1), net.sender(2)
     work = await net.register_work(creator)

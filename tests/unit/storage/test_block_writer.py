@@ -91,7 +91,7 @@ def test_bytes_come_before_names_and_children_before_parents(
     with disk.writer() as writer:
         for each in (*BLOCKS, *BLOCKS[:5]):
             writer.write(each)
-        writer.settle()
+        writer.flush()
         assert disk.named == [each.cid for each in BLOCKS], "in order, and none twice"
         assert {disk.place(each.cid).parent for each in BLOCKS} <= set(disk.synced)
     assert len(disk.threads) == 2, "a batch waits for the disk while the next is written"
@@ -109,7 +109,7 @@ def test_a_disk_that_fails_in_a_batch_is_said_and_nothing_half_written_stays(
     with pytest.raises(OSError, match="Input/output"), disk.writer() as writer:
         for each in BLOCKS:
             writer.write(each)
-        writer.settle()
+        writer.flush()
     assert not list(disk.partial.iterdir())
     assert disk.files() == {each.cid for each in BLOCKS[: rename - 1]}
 
@@ -119,7 +119,7 @@ def test_what_finds_no_room_is_undone_with_the_batch_that_still_waits(disk: Disk
     kept = BLOCKS[3]
     with disk.writer() as writer:
         writer.write(kept)
-        writer.settle()
+        writer.flush()
     room = sum(len(each.data) for each in BLOCKS[: _BATCH + 9])
     disk.slow_s = 0.3
     with disk.writer(room) as writer:

@@ -190,12 +190,12 @@ class NodeStanding:
         """
         return self.allowed_units + billed_units // LOST_SHARE - self.lost_units
 
-    def owing(self, held_units: Units, billed_units: Units) -> Self:
+    def before_signing(self, undelivered_units: Units, billed_units: Units) -> Self:
         """Return the standing before a voucher is signed after which the node holds so much.
 
-        ``held_units`` are signed for answers that ended without a bill, and did not arrive.
+        ``undelivered_units`` are signed for answers that ended without a bill, and did not arrive.
         """
-        if held_units <= max(0, self.rest_units(billed_units)):
+        if undelivered_units <= max(0, self.rest_units(billed_units)):
             return self
         return self.distrusting(
             "answers ended early, it did not bill them, and what is signed for them and did not "

@@ -223,15 +223,15 @@ class NetworkBuyer:
         return {
             "today": str(spent_units),
             "maxPerDay": None if self._budget.day_units is None else str(self._budget.day_units),
-            "left": str(self.remaining_units()),
-            "deposits": {node: str(left) for node, left in self._pool.remaining_units().items()},
+            "left": str(self.unspent_units()),
+            "deposits": {node: str(left) for node, left in self._pool.unspent_units().items()},
             "run": _sum_of(each["run"] for each in reports),
             "channels": reports,
         }
 
-    def remaining_units(self) -> Units:
+    def unspent_units(self) -> Units:
         """Return what is left of the deposits at all nodes."""
-        return sum(self._pool.remaining_units().values())
+        return sum(self._pool.unspent_units().values())
 
 
 def with_words(models: Iterable[MarketModel], words: Sequence[str]) -> tuple[MarketModel, ...]:

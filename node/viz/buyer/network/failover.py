@@ -208,8 +208,8 @@ class NetworkAnswer:
         context_tokens = client.info.base_of(self._served).context_tokens
         body = at_most({**body, "model": self._served.model}, context_tokens)
         spent_units = sum(part.units for part in self.parts)
-        remaining_units = client.limits.request_units - spent_units
-        cap_units = min(remaining_units, self._reservation.units)
+        left_units = client.limits.request_units - spent_units
+        cap_units = min(left_units, self._reservation.units)
         if cap_units <= 0:
             here = client.deployment
             most = amount(client.limits.request_units, here)
@@ -217,7 +217,7 @@ class NetworkAnswer:
                 f"what arrived of the answer cost {amount(spent_units, here)}, and "
                 + (
                     f"one answer may cost {most}: raise --max-per-request (--max-cost)"
-                    if remaining_units <= 0
+                    if left_units <= 0
                     else "nothing is left of what may be spent today: raise --max-per-day"
                 )
                 + " to have it continued at another node"

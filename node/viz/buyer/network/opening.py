@@ -122,8 +122,8 @@ async def network_buyer(
                 scrypt_n=scrypt_n,
             )
 
-        remaining_units = await asyncio.to_thread(left_on_disk, home, deployment)
-        pool = NodePool(connect, budget, wallet=wallet, remaining_units=remaining_units, held=held)
+        unspent_units = await asyncio.to_thread(left_on_disk, home, deployment)
+        pool = NodePool(connect, budget, wallet=wallet, unspent_units=unspent_units, held=held)
         ends.push_async_callback(pool.aclose)
         yield NetworkBuyer(
             finder,

@@ -55,16 +55,16 @@ class NodePool:
         budget: Budget,
         *,
         wallet: Wallet | None,
-        remaining_units: Mapping[Address, Units],
+        unspent_units: Mapping[Address, Units],
         held: HeldClient | None = None,
     ) -> None:
-        """``remaining_units`` is what the files say is left of the deposit at each node.
+        """``unspent_units`` is what the files say is left of the deposit at each node.
 
         Without a ``wallet`` no deposit is made. ``held`` is called with a client and its URL; the
         context that it returns stays open as long as the client.
         """
         self._connect, self._budget, self._wallet = connect, budget, wallet
-        self._remaining_units, self._held = dict(remaining_units), held
+        self._unspent_units, self._held = dict(unspent_units), held
         self._turns: dict[Address, _Turn] = {}
         self._deposits = 0
 
@@ -73,16 +73,16 @@ class NodePool:
         """The connected clients."""
         return tuple(each.client for each in self._turns.values() if each.client is not None)
 
-    def remaining_units(self) -> dict[Address, Units]:
+    def unspent_units(self) -> dict[Address, Units]:
         """Return what is left of the deposit at each node with one."""
-        left = dict(self._remaining_units)
+        left = dict(self._unspent_units)
         for client in self.clients:
             left[client.info.node] = _left(client)
         return left
 
     def funded(self) -> frozenset[Address]:
         """Return the nodes where this buyer has some of a deposit left."""
-        return frozenset(node for node, units in self.remaining_units().items() if units > 0)
+        return frozenset(node for node, units in self.unspent_units().items() if units > 0)
 
     def usable(self, offer: MarketOffer) -> bool:
         """Return whether an offer can be used: the node is allowed, and can be paid or is free."""
@@ -96,9 +96,7 @@ class NodePool:
             return False
         turn = self._turns.get(node)
         known = turn.client if turn is not None else None
-        return node not in self._remaining_units and (
-            known is None or not known.channel.limit_units
-        )
+        return node not in self._unspent_units and (known is None or not known.channel.limit_units)
 
     async def ready(self, offer: MarketOffer) -> BuyerClient:
         """Return a node's client whose channel can pay; make the deposit if necessary.

@@ -19,7 +19,7 @@ def say_cost(side: AskedSide, answer: StreamedAnswer) -> None:
     If several nodes wrote it, each one's part is logged too.
     """
     here = side.deployment
-    left = amount(side.remaining_units(), here)
+    left = amount(side.unspent_units(), here)
     for part in answer.parts_json():
         _log.info(
             "a part of an answer",

@@ -86,7 +86,7 @@ def require_own_vouchers(channel: BuyerChannel, base_units: Units, best: Lines) 
             raise BooksMismatch(OTHER_COPY)
 
 
-def owed_named(refusal: PaymentRequired) -> tuple[AdapterId, Units]:
+def demand_of(refusal: PaymentRequired) -> tuple[AdapterId, Units]:
     """Return the adapter and the cumulative amount that a node wants signed for it.
 
     Raises NodeUnreachable if the refusal does not name them.

@@ -126,19 +126,19 @@ class Undelivered:
         channel = self._ledger.channel
         return {**channel.vector, adapter_id: max(units, channel.signed_units(adapter_id))}
 
-    def _held_units(self, signed: Vector) -> Units:
+    def _undelivered_units(self, signed: Vector) -> Units:
         """Return what ``signed`` pays for answers that ended without a bill and did not arrive."""
         return self._open_requests.undelivered_units(signed, self._ledger.channel.billed)
 
-    def _owes(self, adapter_id: AdapterId, required_units: Units) -> Units:
+    def _undelivered_at(self, adapter_id: AdapterId, required_units: Units) -> Units:
         """Return what the node holds for broken answers if it demands more on top of them; else 0.
 
         Only a demand for the adapter of such answers accuses the node: whoever lost their bills in
         a break of the network may serve another adapter.
         """
-        if not self._held_units({adapter_id: required_units}):
+        if not self._undelivered_units({adapter_id: required_units}):
             return 0
-        return self._held_units(self._raised(adapter_id, required_units))
+        return self._undelivered_units(self._raised(adapter_id, required_units))
 
     def _left_over(self, signed: Vector) -> dict[AdapterId, Units]:
         return left_over(self._ledger.channel, self._open_requests, signed)
@@ -163,7 +163,7 @@ class Undelivered:
         """Say whether a demand of so much would be refused, or be held against the node."""
         if required_units <= self._ledger.channel.signed_units(adapter_id):
             return False
-        return self._owes(adapter_id, required_units) > self.rest_units or self._is_full(
+        return self._undelivered_at(adapter_id, required_units) > self.rest_units or self._is_full(
             adapter_id, required_units
         )
 
@@ -188,7 +188,7 @@ class Undelivered:
             return True
         signed = self._raised(adapter_id, units)
         spare = sum(self._left_over(signed).values()) <= self._room_units // 2
-        return spare and self._held_units(signed) <= self.rest_units
+        return spare and self._undelivered_units(signed) <= self.rest_units
 
     def note_ahead(self, signed: Vector) -> None:
         """Note how much is signed ahead for answers under way: a break may cost that once."""
@@ -204,7 +204,9 @@ class Undelivered:
         """
         channel, standing = self._ledger.channel, self._ledger.standing
         if required_units > channel.signed_units(adapter_id):
-            standing = standing.owing(self._owes(adapter_id, required_units), self._all_bills)
+            standing = standing.before_signing(
+                self._undelivered_at(adapter_id, required_units), self._all_bills
+            )
             if not standing.fault and self._is_full(adapter_id, required_units):
                 raise self._refusal(adapter_id, required_units)
             for each in self._under_way(adapter_id):

@@ -30,7 +30,7 @@ from viz.buyer.vouchers.bills import Bills
 from viz.buyer.vouchers.held_by_node import HeldByNode
 from viz.buyer.vouchers.signed_vouchers import (
     base_named,
-    owed_named,
+    demand_of,
     require_own_vouchers,
     signed_row,
     within_deposit,
@@ -258,11 +258,11 @@ class VoucherSigner:
                     self.follow(error)
                 except PaymentRequired as error:
                     # The node delivered on credit more than the voucher pays, and delivers on.
-                    owing, units = owed_named(error)
-                    if self.allows(owing, units) and units > targets.get(owing, 0):
-                        self._judge(owing, units)
-                        targets[owing] = self._target(owing, units, units + ahead_units)
-                        if targets[owing] > units:  # this ends, at the ceiling
+                    asked_for, units = demand_of(error)
+                    if self.allows(asked_for, units) and units > targets.get(asked_for, 0):
+                        self._judge(asked_for, units)
+                        targets[asked_for] = self._target(asked_for, units, units + ahead_units)
+                        if targets[asked_for] > units:  # this ends, at the ceiling
                             ahead_units, attempts = 2 * ahead_units, ATTEMPTS
                     elif required_units:
                         raise

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from viz.domain.ports.chain import Deployment
 
 # On real chains a statement ends this many blocks below the head, because newer blocks may change.
-SETTLED_BLOCKS: Final = 64
+FINAL_BLOCKS: Final = 64
 _MAX_STATEMENT_BYTES: Final = 64 * 1024 * 1024
 _MAX_STATEMENT_VALUES: Final = 4_000_000
 _SHOWN: Final = 20
@@ -256,9 +256,9 @@ async def _blocks(
     from viz.domain.ports.chain import DEVELOPMENT_CHAINS
 
     head = await chain.rpc.block_number()
-    settled = head if trusted.chain_id in DEVELOPMENT_CHAINS else head - SETTLED_BLOCKS
+    final = head if trusted.chain_id in DEVELOPMENT_CHAINS else head - FINAL_BLOCKS
     first = await _block(chain, events, start, "--from") if start else events.first_block
-    last = await _block(chain, events, end, "--to") - 1 if end else settled
+    last = await _block(chain, events, end, "--to") - 1 if end else final
     if last > head:
         raise _in_future(end, f"block, {head}")
     first = max(first, events.first_block)

@@ -262,7 +262,7 @@ def _paragraphs(pages: Sequence[list[PdfLine]]) -> list[str]:
             else:
                 found[-1] = _joined(found[-1], line.text.strip())
             last, fresh = line, False
-    return [text for text in map(_settled, found) if text]
+    return [text for text in map(_cleaned, found) if text]
 
 
 def _begins(last: PdfLine, line: PdfLine, setting: _Setting, *, fresh: bool) -> bool:
@@ -289,5 +289,5 @@ def _joined(text: str, more: str) -> str:
     return f"{text.rstrip(chr(0xFFFE) + chr(2))} {more}"
 
 
-def _settled(text: str) -> str:
+def _cleaned(text: str) -> str:
     return " ".join(text.replace("\ufffe", "-").replace("\x02", "-").split())

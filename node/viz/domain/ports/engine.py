@@ -102,7 +102,7 @@ class Piece:
 
 
 class Generation(Protocol):
-    """A running sequence: an async iterator of pieces, bounded by an allowance of tokens."""
+    """A running sequence: an async iterator of its pieces, up to the tokens that it is allowed."""
 
     def __aiter__(self) -> AsyncIterator[Piece]: ...
 

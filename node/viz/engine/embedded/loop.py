@@ -209,7 +209,7 @@ class EngineLoop:
     def _guesses(self, batch: list[Sequence]) -> list[list[int]]:
         """Return guesses of each sequence's next tokens; none if a check costs more than it saves.
 
-        A sequence that gets several tokens at once keeps to its allowance.
+        A sequence that gets several tokens at once gets no more than is paid for.
         """
         most = _GUESSING_ROWS // len(batch) - 1
         # The torch path's rows depend on how many there are: a guess could change a token.

@@ -169,7 +169,7 @@ class TrainingCheck:
         defaults = {"threads": self._threads, **defaults_on(device)}
         settings = await asyncio.to_thread(settings_of, request, works, limits, defaults)
         settings, memory = await asyncio.to_thread(
-            self._resources.settle,
+            self._resources.fit,
             works,
             settings,
             request.get("settings") or {},

@@ -58,7 +58,7 @@ class TrainingResources:
         except InvalidRequest:
             return _CPU
 
-    def settle(
+    def fit(
         self,
         works: Sequence[Work],
         settings: TrainingSettings,

@@ -79,7 +79,7 @@ def test_memory_is_judged_before_a_run_starts(
     def settle(memory: int, **chosen: Any) -> tuple[TrainingSettings, Any]:
         bounds = Bounds(memory_bytes=memory)
         held = TrainingResources("cpu", bounds, tmp_path / "cache")
-        return held.settle(works, settings, chosen, base_model=base)
+        return held.fit(works, settings, chosen, base_model=base)
 
     settled, whole = settle(8 * GIB)
     assert whole is not None and not settled.recompute and not whole.device
@@ -93,15 +93,15 @@ def test_memory_is_judged_before_a_run_starts(
     have(monkeypatch, 1, free=GIB // 4)
     roomy = TrainingResources("auto", Bounds(), tmp_path / "cache")
     with pytest.raises(InvalidRequest, match="on its device, where 256 are free"):
-        roomy.settle(works, on_cuda, {}, base_model=base)
+        roomy.fit(works, on_cuda, {}, base_model=base)
     have(monkeypatch, 2)
-    assert roomy.settle(works, on_cuda, {}, base_model=base, cuda_index=1)[1] is not None
+    assert roomy.fit(works, on_cuda, {}, base_model=base, cuda_index=1)[1] is not None
 
 
 def test_nothing_is_refused_where_the_base_is_not_at_hand(tmp_path: Path) -> None:
     """A base that is converted at its first use has no architecture to read yet."""
     held = TrainingResources("cpu", Bounds(memory_bytes=1), tmp_path)
-    assert held.settle(_works(), TrainingSettings(), {}, base_model=DEFAULT_BASE) == (
+    assert held.fit(_works(), TrainingSettings(), {}, base_model=DEFAULT_BASE) == (
         TrainingSettings(),
         None,
     )
