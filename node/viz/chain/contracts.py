@@ -190,7 +190,9 @@ class AdapterRegistry(Contract):
             ) from error
         if found["ok"]:
             return ServingState(None, found["until"] if why is ServiceStatus.ENDING else None)
-        return ServingState(_REASONS.get(why, why.name.lower().replace("_", " ")))
+        permitted = why not in (ServiceStatus.NOT_PERMITTED, ServiceStatus.PERMISSION_ENDED)
+        reason = _REASONS.get(why, why.name.lower().replace("_", " "))
+        return ServingState(reason, permitted=permitted)
 
     async def enforceable(self, adapter_id: AdapterId, words: Sequence[int]) -> int | None:
         """Return the first row of the share table for which ``enforce`` would retire the adapter.

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final, TypeVar
+from urllib.parse import quote
 
 import aiohttp
 
@@ -57,6 +58,10 @@ class NodeClient:
     async def info(self) -> NodeInfo:
         """Return the node's description of itself; it is not verified."""
         return read_as(NodeInfo.from_json, await self._call("GET", payment.NODE_PATH))
+
+    async def require_model(self, model: str) -> None:
+        """Raise what the node says against a model: AdapterSuspended, AdapterEnded and others."""
+        await self._call("GET", f"{payment.MODELS_PATH}/{quote(model, safe='')}")
 
     async def challenge(self, signer: Address) -> Session:
         """Return the Session struct that the node wants signed."""

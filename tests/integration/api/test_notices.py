@@ -6,9 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 from tests.fakes.chain import DEPLOYMENT
 from tests.fakes.engine import FakeEngine
 from tests.integration.api.harness import ADAPTER, OPERATOR_TOKEN, Buyer, Node, running_node
+from tests.integration.buyer.conftest import buying
 
 from viz.domain.eip712 import content_registry_domain, public_address, sign
 from viz.domain.notices import NoticeKind, NoticeRule
@@ -16,6 +18,7 @@ from viz.domain.ports.chain import ContentState
 from viz.domain.ports.ledger import OfferedWork
 from viz.domain.typed_data import Notice
 from viz.domain.units import ZERO_HASH, AdapterId, ContentId, Units
+from viz.errors import AdapterSuspended, UnknownModel
 from viz.protocol.messages import NodeInfo
 from viz.protocol.notices import MAX_NOTICE_BYTES, NOTICES_PATH, SignedNotice
 from viz.protocol.payment import NeedVoucher
@@ -120,6 +123,24 @@ async def test_a_stranger_s_notice_shows_at_once_and_counts_at_its_deadline(tmp_
         assert (await buyer.call("GET", f"/v1/models/{MODEL}"))[0] == 200
         node.clock.now += 1
         assert (await buyer.call("GET", f"/v1/models/{MODEL}"))[0] == 451
+
+
+async def test_the_buyer_s_own_client_says_why_an_adapter_is_not_sold(tmp_path: Path) -> None:
+    """Asking for a suspended adapter names the notice, and not only the models that are left."""
+    (tmp_path / "node").mkdir()
+    async with running_node(tmp_path / "node") as node:
+        await owned(node)
+        async with buying(node, tmp_path / "buyer") as client:
+            assert (await client.offer_of(MODEL)).adapter_id == ADAPTER
+            body = signed(node, OWNER_KEY)
+            assert (await Buyer(node).call("POST", NOTICES_PATH, body=body))[0] == 201
+            await client.refresh_info()
+            with pytest.raises(AdapterSuspended) as refused:
+                await client.offer_of(MODEL)
+            assert refused.value.extensions["reason"] == "personal-data"
+            for other in ("viz-adapter-99", "viz-adapter-0", "tides"):
+                with pytest.raises(UnknownModel, match="it serves"):
+                    await client.offer_of(other)
 
 
 class Interrupting(Buyer):

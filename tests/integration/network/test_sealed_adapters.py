@@ -173,11 +173,18 @@ async def test_permissions_are_the_trainers_alone(network: Network) -> None:
 
 
 async def test_a_permission_that_is_there_costs_no_gas(network: Network) -> None:
-    """Protects the trainer's coin from a command that is repeated; a revoked one is given anew."""
+    """Protects the trainer's coin from a command that is repeated; a revoked one is given anew.
+
+    The same for revoking what was never permitted, is ending already, or has ended.
+    """
+    assert (await network.permit(allowed=False))[1]["hash"] is None
     first = (await network.permit())[1]
     again = (await network.permit())[1]
     assert first["hash"] and again["hash"] is None and again["serves"] is True
-    await network.permit(allowed=False)
+    ending = (await network.permit(allowed=False))[1]
+    again = (await network.permit(allowed=False))[1]
+    assert ending["hash"] and again["hash"] is None
+    assert again["serves"] is True and again["servesUntil"] == ending["servesUntil"]
     assert (await network.permit())[1]["hash"]
 
 

@@ -43,7 +43,7 @@ async def notices(request: web.Request) -> web.Response:
 async def permit(request: web.Request) -> web.Response:
     """Permit another node to serve an adapter that was trained here, or end the permission.
 
-    The answer's hash is null if the node had the permission already: then nothing was sent.
+    The answer's hash is null if nothing had to be changed: then nothing was sent.
     """
     _, body = await trusted_body_of(request)
     reader = Reader(body, "the request")

@@ -16,8 +16,8 @@ from viz.buyer.terms.offers import find_offer, unknown
 from viz.client.node_client import NodeClient
 from viz.domain.ports.chain import ChainReader, Deployment
 from viz.domain.units import BASE_MODEL, AdapterId, Hash32
-from viz.errors import NodeNotTrusted
-from viz.protocol.messages import AdapterOffer, NodeInfo
+from viz.errors import AdapterEnded, AdapterSuspended, NodeNotTrusted, VizError
+from viz.protocol.messages import AdapterOffer, NodeInfo, adapter_of_model
 from viz.services.market.node_claims import check_node, check_offer, check_tokenizer
 
 
@@ -55,7 +55,10 @@ class KnownNode:
         return info
 
     async def offer_of(self, model: str) -> AdapterOffer:
-        """Return the offer with this id or name; raise UnknownModel, NodeNotTrusted."""
+        """Return the offer with this id or name.
+
+        Raises UnknownModel, NodeNotTrusted, AdapterSuspended, AdapterEnded.
+        """
         for again in (False, True):
             if again:
                 await self.refresh()
@@ -64,7 +67,19 @@ class KnownNode:
                 exact = (await self.counter(offer)).exact
                 self._pins.check(offer, self.info.base_of(offer), exact=exact)
                 return offer
+        await self._require_sold(model)
         raise unknown(self.info.adapters, model)
+
+    async def _require_sold(self, model: str) -> None:
+        """Raise AdapterSuspended or AdapterEnded if the node says so of a model that it sold."""
+        if adapter_of_model(model) is None:
+            return
+        try:
+            await self._api.require_model(model)
+        except (AdapterSuspended, AdapterEnded):
+            raise
+        except VizError:
+            return  # it is not among the node's offers, whatever else the node says of it
 
     async def renewed_offer(self, model: str) -> AdapterOffer:
         """Read the description again, because it is out of date; return the offer in it."""

@@ -123,10 +123,12 @@ class ServingState:
 
     ``reason`` says why it may not; None if it may. ``until_s`` is the chain time at which the
     permission ends, by the adapter's retirement or by withdrawal; None if no end is set.
+    ``permitted`` is False if its trainer gave no permission, or the permission has ended.
     """
 
     reason: str | None = None
     until_s: int | None = None
+    permitted: bool = True
 
 
 @dataclass(frozen=True, slots=True)

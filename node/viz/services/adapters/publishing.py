@@ -144,7 +144,8 @@ class Publishing:
     ) -> Transaction | None:
         """Permit another node to serve an adapter that this node trained, or end the permission.
 
-        Returns None, and sends nothing, for a node that may serve it already, without an end.
+        Returns None, and sends nothing, if that changes nothing: a node may serve it already,
+        without an end, or has no permission that could be ended.
         Raises InvalidRequest, UnknownAdapter, AdapterNotServable for an adapter of another trainer,
         TransactionFailed, OutcomeUnknown.
         """
@@ -160,7 +161,10 @@ class Publishing:
             raise InvalidRequest(f"{node} is this node: its trainer may always serve an adapter")
         if node == ZERO_ADDRESS:
             raise InvalidRequest("the zero address is nobody's node: write the node's address")
-        if allowed and await self._reader.servable(adapter_id, node) == ServingState():
+        standing = await self._reader.servable(adapter_id, node)
+        until_s = standing.until_s or adapter.retires_at
+        ended = not standing.permitted or until_s < adapter.retires_at
+        if standing == ServingState() if allowed else ended:
             return None
         sent = await self._writer.submit(
             Call("AdapterRegistry", "setServing", (adapter_id, node, allowed))
