@@ -20,7 +20,7 @@ import rfc8785
 
 from viz.domain.eip712 import is_signed_by, keccak, public_address, sign
 from viz.domain.strict_json import load_json
-from viz.domain.units import Address, ContentId, Hash32, hex_of, parse_address, parse_hash
+from viz.domain.units import BPS, Address, ContentId, Hash32, hex_of, parse_address, parse_hash
 from viz.errors import InvalidRequest, InvalidSignature, VizError
 
 PAYLOAD_TYPE: Final = "application/vnd.in-toto+json"
@@ -175,12 +175,12 @@ def shares_by_tokens(works: Sequence[SourceWork]) -> tuple[tuple[ContentId, int]
     Raises InvalidRequest if there are no works, too many, or none with tokens.
     """
     total = sum(work.tokens for work in works)
-    if not works or total <= 0 or len(works) > 10_000:
+    if not works or total <= 0 or len(works) > BPS:
         raise InvalidRequest("shares need works with tokens")
-    spare = 10_000 - len(works)
+    spare = BPS - len(works)
     exact = {work.content_id: divmod(work.tokens * spare, total) for work in works}
     shares = {content: 1 + whole for content, (whole, _) in exact.items()}
-    left = 10_000 - sum(shares.values())
+    left = BPS - sum(shares.values())
     for content in sorted(exact, key=lambda each: (-exact[each][1], each))[:left]:
         shares[content] += 1
     return tuple(sorted(shares.items()))

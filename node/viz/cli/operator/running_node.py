@@ -34,7 +34,7 @@ from viz.cli.operator.answers import require_operators_form, require_progress
 from viz.cli.operator.training_progress import stands
 from viz.domain.display import moment, percent
 from viz.domain.strict_json import load_json
-from viz.domain.units import parse_units
+from viz.domain.units import BPS, parse_units
 from viz.errors import ConfigError, InvalidRequest
 from viz.given_file import read_secret
 from viz.local_socket import OPERATOR_SOCKET, is_listening
@@ -48,11 +48,11 @@ adapter_app = typer.Typer(
 )
 
 RoyaltyOption = Annotated[
-    int, typer.Option(min=0, max=10_000, help="The works' part of gross revenue, in basis points.")
+    int, typer.Option(min=0, max=BPS, help="The works' part of gross revenue, in basis points.")
 ]
 TrainerPartOption = Annotated[
     int,
-    typer.Option(min=0, max=10_000, help="The trainer's part of gross revenue, in basis points."),
+    typer.Option(min=0, max=BPS, help="The trainer's part of gross revenue, in basis points."),
 ]
 PromptPriceOption = Annotated[
     str, typer.Option(help="Price of a million prompt tokens, such as 1.25.")

@@ -64,17 +64,17 @@ def stack(
     import torch
 
     rank = bucket_of(weights.header.rank)
-    resident = LoadedAdapter(adapter_id, rank, {}, {}, {})
+    loaded = LoadedAdapter(adapter_id, rank, {}, {}, {})
     for group, members in GROUPS.items():
         into = shape.linear(members[0])[1]
         down = torch.zeros(shape.layers, len(members) * rank, into, dtype=dtype)
-        resident.down[group] = down
+        loaded.down[group] = down
         for place, linear in enumerate(members):
             up = torch.zeros(shape.layers, rank, shape.linear(linear)[0], dtype=dtype)
             lower, upper = _by_rank(weights, linear, shape.layers)
             down_lift, up_lift = (_lift(part, dtype) for part in (lower, upper))
-            resident.up[linear] = up
-            resident.factors[linear] = 1.0 / (down_lift * up_lift)
+            loaded.up[linear] = up
+            loaded.factors[linear] = 1.0 / (down_lift * up_lift)
             for own, (layers, stacked) in lower.items():
                 rows = slice(place * rank, place * rank + own)
                 lifted = stacked if down_lift == 1.0 else stacked * down_lift
@@ -82,7 +82,7 @@ def stack(
             for own, (layers, stacked) in upper.items():
                 lifted = stacked if up_lift == 1.0 else stacked * up_lift
                 up[layers, :own] = lifted.to(dtype).transpose(1, 2)
-    return resident
+    return loaded
 
 
 _Stacks = dict[int, tuple["slice | list[int]", "torch.Tensor"]]

@@ -352,6 +352,6 @@ def _require_worth(chosen: Sequence[ChannelRecord], policy: ClaimPolicy, fee_wei
     value, cost = weigh(chosen, policy, fee_wei)
     if chosen and cost >= value:
         raise InvalidRequest(
-            f"to claim this channel's {value} units would cost {cost} units of gas: request the "
+            f"to claim this channel's {value} units costs {cost} units in gas: request the "
             "close on chain instead, and withdraw after its delay"
         )
