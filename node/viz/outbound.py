@@ -4,7 +4,8 @@ Owns the protection of this machine and its network against such URLs (server-si
 Invariants: connections go only to public addresses, checked when a name is resolved for the
 connection (if the operator has not allowed private ones); redirects are not followed; no proxy of
 the environment, cookie or stored credential is used; every answer is limited in bytes and time; a
-compressed answer is not unpacked.
+compressed answer is not unpacked; names are resolved in threads of their own, so one that resolves
+slowly makes nothing else wait.
 
 For a node that the person chose, use ``viz.client.node_client`` instead.
 """
@@ -16,13 +17,15 @@ import ipaddress
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from functools import partial
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import aiohttp
 from aiohttp import hdrs
 from aiohttp.abc import AbstractResolver, ResolveResult
 
+from viz.daemon_thread import in_daemon_thread
 from viz.domain.http_url import http_origin
 from viz.errors import AddressNotPublic, NodeRefused, NodeUnreachable
 from viz.protocol.answers import read_as, value_of
@@ -33,6 +36,7 @@ MAX_JSON_BYTES: Final = 4 * 1024 * 1024
 MAX_JSON_VALUES: Final = 262_144
 MAX_CONNECTIONS: Final = 32
 MAX_CONNECTIONS_EACH: Final = 4
+_NAMES_AT_ONCE: Final = 8
 _PIECE_BYTES: Final = 64 * 1024
 _NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
 # All IPv6 addresses of the internet are in here; site-local ones, local NAT64 (RFC 8215), IPv4
@@ -162,7 +166,7 @@ def guarded_session(
     For a URL with an IP address call ``require_allowed`` first: the resolver does not see it.
     """
     connector = aiohttp.TCPConnector(
-        resolver=None if private_addresses else PublicResolver(),
+        resolver=NameResolver(private_addresses=private_addresses),
         limit=connections,
         limit_per_host=MAX_CONNECTIONS_EACH,
     )
@@ -175,25 +179,61 @@ def guarded_session(
     )
 
 
-class PublicResolver(AbstractResolver):
-    """Resolves names, and refuses a name with an address that is not public."""
+class NameResolver(AbstractResolver):
+    """Resolves names in threads of its own; refuses a name with an address that is not public.
 
-    def __init__(self) -> None:
-        self._inner = aiohttp.ThreadedResolver()
+    The threads of the event loop serve everything else: parsing, files, tokenising. A stranger's
+    name server can hold a thread for half a minute, so it gets none of those.
+    """
+
+    def __init__(self, *, private_addresses: bool = False) -> None:
+        self._private = private_addresses
+        self._places = asyncio.Semaphore(_NAMES_AT_ONCE)
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
-        """Return the addresses of a name; raise AddressNotPublic if one of them is not public."""
-        found = await self._inner.resolve(host, port, family)
-        for each in found:
-            if not is_public(ipaddress.ip_address(each["host"].partition("%")[0])):
+        """Return the addresses of a name.
+
+        Raises AddressNotPublic if one of them is not public and only public ones are allowed, and
+        OSError if there is none.
+        """
+        ask = partial(
+            socket.getaddrinfo,
+            host,
+            port,
+            family,
+            socket.SOCK_STREAM,
+            flags=socket.AI_ADDRCONFIG,
+        )
+        found: list[ResolveResult] = []
+        await self._places.acquire()
+        asked = asyncio.ensure_future(in_daemon_thread(ask, name="viz-names"))
+        asked.add_done_callback(self._answered)
+        for family_, _, protocol, _, address in await asyncio.shield(asked):
+            place = str(address[0])
+            if not self._private and not is_public(ipaddress.ip_address(place.partition("%")[0])):
                 raise _refused(host)
+            found.append(
+                ResolveResult(
+                    hostname=host,
+                    host=place,
+                    port=int(address[1]),
+                    family=family_,
+                    proto=protocol,
+                    flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
+                )
+            )
         return found
 
+    def _answered(self, asked: asyncio.Future[Any]) -> None:
+        """Free the place when the thread ends, also if nobody waits for the name any more."""
+        self._places.release()
+        if not asked.cancelled():
+            asked.exception()
+
     async def close(self) -> None:
-        """Close the resolver below."""
-        await self._inner.close()
+        """Nothing is open."""
 
 
 def is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:

@@ -14,6 +14,7 @@ MAX_LINES: Final = 150
 HELPERS: Final = {
     "child_process",
     "clock",
+    "daemon_thread",
     "given_file",
     "local_socket",
     "log",

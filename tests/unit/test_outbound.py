@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import socket
+import threading
+from typing import Any
 
 import pytest
-from aiohttp.abc import ResolveResult
 
-from viz.errors import AddressNotPublic
-from viz.outbound import Outbound, PublicResolver, is_public
+from viz.errors import AddressNotPublic, NodeUnreachable
+from viz.outbound import NameResolver, Outbound, is_public
 
 
 @pytest.mark.parametrize(
@@ -74,19 +76,54 @@ async def test_only_plain_http_urls_are_asked(url: str) -> None:
     await strict.close()
 
 
-async def test_one_private_address_among_public_ones_refuses_the_name() -> None:
+async def test_one_private_address_among_public_ones_refuses_the_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """A name with two answers must not be tried until the private one is taken."""
 
-    class Two:
-        async def resolve(
-            self, host: str, port: int, family: socket.AddressFamily
-        ) -> list[ResolveResult]:
-            return [
-                ResolveResult(hostname=host, host=each, port=port, family=family, proto=0, flags=0)
-                for each in ("8.8.8.8", "10.0.0.1")
-            ]
+    def two(*_: object, **__: object) -> list[tuple[Any, ...]]:
+        kind = (socket.AF_INET, socket.SOCK_STREAM, 6, "")
+        return [(*kind, (each, 80)) for each in ("8.8.8.8", "10.0.0.1")]
 
-    resolver = PublicResolver()
-    resolver._inner = Two()  # type: ignore[assignment]
+    monkeypatch.setattr(socket, "getaddrinfo", two)
     with pytest.raises(AddressNotPublic):
-        await resolver.resolve("two.example", 80)
+        await NameResolver().resolve("two.example", 80)
+    found = await NameResolver(private_addresses=True).resolve("two.example", 80)
+    assert [each["host"] for each in found] == ["8.8.8.8", "10.0.0.1"]
+
+
+async def test_names_that_resolve_slowly_hold_up_nothing_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Strangers' name servers that never answer take none of the threads that parse requests."""
+    answer, began = threading.Event(), asyncio.Event()
+    asked: list[str] = []
+    loop = asyncio.get_running_loop()
+
+    def slow(host: str, *_: object, **__: object) -> list[tuple[Any, ...]]:
+        asked.append(host)
+        loop.call_soon_threadsafe(began.set)
+        answer.wait(30)
+        return []
+
+    monkeypatch.setattr(socket, "getaddrinfo", slow)
+    outbound = Outbound(connections=64)
+    calls = [
+        asyncio.create_task(
+            outbound.call("GET", f"http://slow-{n}.example/", max_bytes=1, timeout_s=1)
+        )
+        for n in range(64)
+    ]
+    await began.wait()
+    others = [asyncio.to_thread(int, number) for number in range(64)]
+    assert await asyncio.gather(*others) == list(range(64))
+    assert not any(call.done() for call in calls), "the names still wait"
+    refused = await asyncio.gather(*calls, return_exceptions=True)
+    assert all(isinstance(each, NodeUnreachable) for each in refused)
+    refused += await asyncio.gather(
+        outbound.call("GET", "http://later.example/", max_bytes=1, timeout_s=0.1),
+        return_exceptions=True,
+    )
+    assert len(asked) <= 8, "names at the same time are bounded, also those given up"
+    answer.set()
+    await outbound.close()

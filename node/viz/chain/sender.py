@@ -47,8 +47,12 @@ _REFUSALS: Final = (
     "invalid sender",
     "size",
 )
-# How far a nonce may be ahead of those that are known: others may send with the key by hand.
-MOST_AHEAD: Final = 64
+# How far an endpoint's two counts may differ beyond this sender's own open transactions: others may
+# send with the key by hand.
+MOST_APART: Final = 64
+# So long a block that this process saw counts for more than an endpoint that does not have it:
+# endpoints behind one address differ by some blocks. After that the block may be gone.
+SEEN_FOR_S: Final = 60.0
 _log = structlog.get_logger()
 
 
@@ -81,10 +85,10 @@ class Sender:
         self._chain_id = deployment.chain_id if deployment else chain_id
         self._max_fee_wei = max_fee_wei
         self._lock = asyncio.Lock()
-        # The highest nonce that was used or told in this process.
-        self._known_nonce: int | None = None
-        # How many transactions this process saw in blocks.
+        # How many of the account's transactions are in blocks, as far as this process knows.
         self._mined = 0
+        # The loop's time at which this process last saw one of them.
+        self._seen_s = float("-inf")
         self._tracker = TransactionTracker(
             rpc,
             account,
@@ -199,6 +203,7 @@ class Sender:
         end = await self._tracker.wait(entry, urgent=urgent)
         if not end.outcome.undecided:
             self._mined = max(self._mined, entry.nonce + 1)
+            self._seen_s = asyncio.get_running_loop().time()
         return end
 
     async def _arrived(self, entry: SignedTransaction, refusal: ChainError) -> bool:
@@ -224,28 +229,30 @@ class Sender:
         raise failed from refusal
 
     async def _next_nonce(self) -> int:
-        """Return the nonce to use; raise ChainUnreachable if the endpoint tells of one far ahead.
+        """Return the lowest nonce that neither the chain nor an open transaction of ours has.
 
-        A transaction with such a nonce would never be mined, and all later ones wait behind it. If
-        one was signed that is a little ahead, the gap before it is filled first.
+        So a gap before a nonce is filled first. An endpoint's one count is compared with the other
+        where it contradicts what this process knows: with a nonce far ahead nothing would be mined
+        any more. Raises ChainUnreachable if the two contradict each other; the next try asks for
+        both again.
         """
-        counted, taken = await self._rpc.transaction_count(self.address), set[int]()
-        for entry in await self._journal.pending(self.address):
-            taken.add(entry.nonce)
-        if taken or self._known_nonce is None:
-            # Not less than this process saw: endpoints behind one address differ by some blocks.
-            mined = max(self._mined, await self._rpc.mined_count(self.address))
-            self._known_nonce = max(mined, self._known_nonce or 0)
-            if taken and mined < min(taken):
-                return mined
-        nonce = max(counted, *(each + 1 for each in taken)) if taken else counted
-        if nonce > self._known_nonce + MOST_AHEAD:
-            raise ChainUnreachable(
-                f"the endpoint says that {self.address} has sent {counted} transactions, and "
-                f"{self._known_nonce} are known: nothing was sent. Try again, or name another "
-                "rpc_url; if other programs use this key, restart this one"
-            )
-        self._known_nonce = nonce
+        just_seen = asyncio.get_running_loop().time() < self._seen_s + SEEN_FOR_S
+        least = self._mined if just_seen else 0
+        counted = max(least, await self._rpc.transaction_count(self.address))
+        taken = {entry.nonce for entry in await self._journal.pending(self.address)}
+        apart = MOST_APART + len(taken)
+        if not self._mined or not self._mined <= counted <= self._mined + apart:
+            mined = await self._rpc.mined_count(self.address)
+            if abs(counted - mined) > apart:
+                raise ChainUnreachable(
+                    f"the endpoint says that {self.address} has sent {counted} transactions, and "
+                    f"that {mined} of them are in blocks: nothing was sent. Try again, or name "
+                    "another rpc_url"
+                )
+            self._mined = max(least, mined)
+        nonce = max(counted, self._mined)
+        while nonce in taken:
+            nonce += 1
         return nonce
 
     async def _sign(

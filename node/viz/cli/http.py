@@ -9,13 +9,13 @@ from contextlib import suppress
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from pathlib import Path
 from socket import SHUT_RDWR
-from threading import Thread
-from typing import Annotated, Any, Final, TypeVar, cast
+from typing import Annotated, Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 import typer
 
 from viz.client.node_address import checked
+from viz.daemon_thread import in_daemon_thread
 from viz.errors import NodeUnreachable, VizError
 from viz.local_socket import OPERATOR_SOCKET, connected, listeners, may_read, peer_uid
 from viz.protocol.answers import AnswerObject, read_as, too_long, value_of
@@ -79,9 +79,8 @@ async def ask(
 async def _whole(
     node: str | Path, exchange: Exchange, read: Callable[[], T], timeout_s: float, remedy: str
 ) -> T:
-    loop = asyncio.get_running_loop()
     try:
-        return await asyncio.wait_for(_in_daemon_thread(loop, read), timeout_s)
+        return await asyncio.wait_for(in_daemon_thread(read, name="http"), timeout_s)
     except (OSError, HTTPException, TimeoutError, ValueError) as error:
         raise unreachable(node, error, remedy) from error
     finally:
@@ -196,40 +195,14 @@ def _connection(node: str | Path, timeout_s: float) -> tuple[HTTPConnection, str
     return kind(parts.hostname or "", parts.port, timeout=timeout_s), parts.path
 
 
-async def _in_daemon_thread(loop: asyncio.AbstractEventLoop, work: Callable[[], T]) -> T:
-    """Run ``work`` in a daemon thread, so that Ctrl-C need not wait for it; return its result."""
-    done: asyncio.Future[T] = loop.create_future()
-
-    def resolve(result: T | None, error: Exception | None) -> None:
-        if done.done():
-            return
-        if error is not None:
-            done.set_exception(error)
-        else:
-            done.set_result(cast(T, result))
-
-    def runs() -> None:
-        result, error = None, None
-        try:
-            result = work()
-        except Exception as caught:  # noqa: BLE001  raised in the caller
-            error = caught
-        with suppress(RuntimeError):  # the loop has ended, and nobody is waiting
-            loop.call_soon_threadsafe(resolve, result, error)
-
-    Thread(target=runs, daemon=True, name="http").start()
-    return await done
-
-
 async def events(
     node: str | Path, path: str, *, token: str, silence_s: float
 ) -> AsyncIterator[ServerEvent]:
     """Yield a node's server-sent events; raise as ``ask`` does."""
     exchange = Exchange("GET", node, path, None, token=token, timeout_s=silence_s)
-    loop = asyncio.get_running_loop()
     stream, reader = exchange.chunks(), SseReader(MAX_EVENT_BYTES)
     try:
-        while (chunk := await _in_daemon_thread(loop, lambda: next(stream, b""))) != b"":
+        while (chunk := await in_daemon_thread(lambda: next(stream, b""), name="http")) != b"":
             for event in reader.feed(chunk):
                 yield event
     except (OSError, HTTPException, TimeoutError, ValueError) as error:

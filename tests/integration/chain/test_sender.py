@@ -10,7 +10,7 @@ from tests.integration.chain.testnet import Testnet, terms
 from viz.chain.keys import development_account
 from viz.chain.memory_journal import MemoryJournal
 from viz.chain.rpc import Rpc, TransactionReceipt
-from viz.chain.sender import Sender
+from viz.chain.sender import MOST_APART, Sender
 from viz.domain.ports.transactions import Call, Outcome
 from viz.domain.units import Address, Hash32, hex_of
 from viz.errors import ChainError, ChainUnreachable, FeeTooHigh, TransactionFailed, VizError
@@ -103,10 +103,10 @@ async def test_one_wrong_count_of_an_endpoint_stops_no_later_transaction(net: Te
     rpc = Miscounting(net.anvil.url)
     sender = Sender(rpc, development_account(1), net.deployment)
     assert (await sender.submit(mint(sender, 1))).outcome is Outcome.MINED
-    rpc.counts_wrong = True
+    rpc.wrong["transaction_count"] = 2**60
     with pytest.raises(ChainUnreachable, match="nothing was sent"):
         await sender.submit(mint(sender, 2))
-    rpc.counts_wrong = False
+    rpc.wrong.clear()
     assert (await sender.submit(mint(sender, 4))).outcome is Outcome.MINED
     assert await net.chain.token_balance(sender.address) == 5
     await rpc.close()
@@ -117,23 +117,97 @@ async def test_a_gap_before_a_nonce_is_filled(net: Testnet) -> None:
     sender takes its place, and both are mined."""
     rpc = Miscounting(net.anvil.url)
     sender = Sender(rpc, development_account(1), net.deployment, wait_s=0.3)
-    rpc.counts_wrong, rpc.more = True, 1
+    rpc.more["transaction_count"] = 1
     assert (await sender.submit(mint(sender, 1))).outcome is Outcome.PENDING
-    rpc.counts_wrong = False
+    rpc.more.clear()
     assert (await sender.submit(mint(sender, 2))).outcome is Outcome.MINED
     assert set((await recovered(sender)).values()) == {Outcome.MINED}
     assert await net.chain.token_balance(sender.address) == 3
     await rpc.close()
 
 
-class Miscounting(Rpc):
-    """An endpoint that may answer a count of the right form that is too large."""
+@pytest.mark.parametrize("which", ["transaction_count", "mined_count"])
+@pytest.mark.parametrize("answer", [0, 2**60])
+async def test_a_wrong_count_is_forgotten_when_the_endpoint_is_right_again(
+    net: Testnet, monkeypatch: pytest.MonkeyPatch, which: str, answer: int
+) -> None:
+    """Of a key that has sent much, one wrong answer before the first transaction of a process, or
+    after a pause, must not stop all later ones: deposits, closes and claims."""
+    await net.rpc.request("anvil_setNonce", [development_account(1).address, hex(MOST_APART + 10)])
+    rpc = Miscounting(net.anvil.url)
+    for pause in (False, True):
+        sender = Sender(rpc, development_account(1), net.deployment, wait_s=2)
+        if pause:
+            assert (await sender.submit(mint(sender, 1))).outcome is Outcome.MINED
+            monkeypatch.setattr("viz.chain.sender.SEEN_FOR_S", 0.0)
+        rpc.wrong[which] = answer
+        try:
+            assert (await sender.submit(mint(sender, 1))).outcome is Outcome.MINED
+        except ChainUnreachable as error:
+            assert "nothing was sent" in error.detail
+        rpc.wrong.clear()
+        for _ in range(2):
+            assert (await sender.submit(mint(sender, 1))).outcome is Outcome.MINED
+    await rpc.close()
 
-    counts_wrong, more = False, 2**60
+
+async def test_an_endpoint_that_is_some_blocks_behind_takes_no_used_nonce(net: Testnet) -> None:
+    """Right after a block, an endpoint that does not have it yet counts one less."""
+    rpc = Miscounting(net.anvil.url)
+    sender = Sender(rpc, development_account(1), net.deployment, wait_s=2)
+    for _ in range(2):
+        assert (await sender.submit(mint(sender, 1))).outcome is Outcome.MINED
+        rpc.more = dict.fromkeys(("transaction_count", "mined_count"), -1)
+    await rpc.close()
+
+
+async def test_a_block_that_is_gone_leaves_no_gap_for_good(
+    net: Testnet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reorganisation took a transaction that was seen in a block: its nonce is used again."""
+    rpc = Rpc(net.anvil.url)
+    sender = Sender(rpc, development_account(1), net.deployment, wait_s=0.3)
+    before = await net.anvil.snapshot()
+    assert (await sender.submit(mint(sender, 1))).outcome is Outcome.MINED
+    await net.anvil.revert(before)
+    assert (await sender.submit(mint(sender, 2))).outcome is Outcome.PENDING, "behind the gap"
+    monkeypatch.setattr("viz.chain.sender.SEEN_FOR_S", 0.0)
+    assert (await sender.submit(mint(sender, 4))).outcome is Outcome.MINED
+    assert set((await recovered(sender)).values()) == {Outcome.MINED}
+    assert await net.chain.token_balance(sender.address) == 6
+    await rpc.close()
+
+
+async def test_what_was_sent_by_hand_is_not_replaced(net: Testnet) -> None:
+    """The operator's own transfer waits in the pool, and the node's transactions queue behind."""
+    account = development_account(1)
+    await net.anvil.automine(False)
+    by_hand = Sender(net.rpc, account, net.deployment, wait_s=0.1)
+    assert (await by_hand.submit(mint(by_hand, 1))).outcome is Outcome.PENDING
+    sender = Sender(net.rpc, account, net.deployment, wait_s=0.1)
+    for amount in (2, 4):
+        assert (await sender.submit(mint(sender, amount))).outcome is Outcome.PENDING
+    await net.anvil.mine()
+    assert await net.chain.token_balance(sender.address) == 7
+    await net.anvil.automine(True)
+
+
+class Miscounting(Rpc):
+    """An endpoint whose counts of a key's transactions may be wrong: told, or with ``more``."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.wrong: dict[str, int] = {}
+        self.more: dict[str, int] = {}
 
     async def transaction_count(self, address: Address) -> int:
-        counted = await super().transaction_count(address)
-        return counted + self.more if self.counts_wrong else counted
+        return self._told("transaction_count", await super().transaction_count(address))
+
+    async def mined_count(self, address: Address) -> int:
+        return self._told("mined_count", await super().mined_count(address))
+
+    def _told(self, which: str, true: int) -> int:
+        return self.wrong.get(which, true + self.more.get(which, 0))
 
 
 async def test_a_new_transaction_waits_its_turn_behind_an_unknown_one(net: Testnet) -> None:
@@ -293,18 +367,12 @@ async def test_a_used_nonce_is_no_failure_while_the_chain_is_not_sure(net: Testn
 
 async def test_two_processes_with_one_key_lose_nothing(net: Testnet) -> None:
     """Whoever comes second with a nonce learns that it did not happen, and may try again."""
-
-    class Stale(Rpc):
-        stale = True
-
-        async def transaction_count(self, address: Address) -> int:
-            return await super().transaction_count(address) - int(self.stale)
-
     await net.done(net.sender(1), "Token", "mint", net.sender(1).address, 2)
-    rpc = Stale(net.anvil.url)
+    rpc = Miscounting(net.anvil.url)
+    rpc.more = dict.fromkeys(("transaction_count", "mined_count"), -1)
     sender = Sender(rpc, development_account(1), net.deployment)
     assert (await sender.submit(mint(sender, 5))).outcome is Outcome.UNKNOWN
-    rpc.stale = False
+    rpc.more.clear()
     (found,) = await sender.recover()
     assert found.outcome is Outcome.FAILED
     assert (await sender.submit(mint(sender, 5))).outcome is Outcome.MINED
