@@ -6,7 +6,8 @@ owner's key and asks the person. Chain and registry come from the trusted deploy
 custodian's age key from the custodian that the person named.
 
 Invariants: sealed work and key are on disk before anything is sent, and a second attempt uses them
-again, so that all custodians hold the same blob; nothing is signed for a custodian on another
+again, so that all custodians hold the same blob; only the file that was registered is sealed, and
+a sealed file is replaced only by one of the same text; nothing is signed for a custodian on another
 chain, or with another origin than the one that was contacted.
 """
 
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,7 +36,15 @@ from viz.domain.strict_json import load_json
 from viz.domain.trust import require_as_trusted
 from viz.domain.typed_data import Custody, EndCustody
 from viz.domain.units import Address, Cid, ContentId
-from viz.errors import InvalidRequest, NodeNotTrusted, StorageUnavailable, VizError
+from viz.domain.work import check_commitment, parse_work
+from viz.errors import (
+    CommitmentMismatch,
+    InvalidRequest,
+    InvalidWork,
+    NodeNotTrusted,
+    StorageUnavailable,
+    VizError,
+)
 from viz.given_file import read_given
 from viz.private import write_private
 from viz.protocol.custody import (
@@ -101,23 +111,58 @@ def sealed_path(work: Path) -> Path:
 def seal_work(work: Path, record: Registration) -> SealedWork:
     """Seal a registered work, or return the earlier sealed file of the same bytes. Blocks.
 
-    Raises InvalidRequest, StorageUnavailable.
+    An earlier sealed file that does not open to the same text, and its key, get another name.
+    Raises as ``registered_bytes``, and StorageUnavailable.
     """
+    raw = registered_bytes(work, record)
     asked = work.with_name(QUESTIONS_FILE)
     questions = read_given(asked, MAX_PLAIN_BYTES) if asked.is_file() else b""
-    plain = plain_bytes(record, read_given(work, MAX_PLAIN_BYTES), questions)
+    plain = plain_bytes(record, raw, questions)
     path = sealed_path(work)
-    key = _kept_key(path, plain)
-    if key is None:
+    key, kept = _kept(path)
+    if kept != plain:
         key = new_identity()
-        _write_private(_key_path(path), f"# key of {path.name}\n{key}\n")
         partial = path.with_name(f".{uuid.uuid4().hex}.part")
         try:
             seal(plain, partial, key)
+            if kept.partition(b"\n")[2] != raw:
+                _set_aside(path)
+            _write_private(_key_path(path), f"# key of {path.name}\n{key}\n")
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
     return SealedWork(path, key, root_of_source(path), path.stat().st_size)
+
+
+def registered_bytes(work: Path, record: Registration) -> bytes:
+    """Return the bytes of a work's file; raise CommitmentMismatch if another was registered.
+
+    Blocks. Raises InvalidRequest or InvalidWork if the file cannot be read.
+    """
+    raw = read_given(work, MAX_PLAIN_BYTES)
+    if not _is_registered(raw, record):
+        sealed = sealed_path(work)
+        _, kept = _kept(sealed)
+        back = (
+            f" (it is in {sealed}: `age -d -i {_key_path(sealed)} {sealed} | tail -n +2`)"
+            if kept and _is_registered(kept.partition(b"\n")[2], record)
+            else ""
+        )
+        raise CommitmentMismatch(
+            f"{work} is not the file that was registered as work {record.content_id}: nothing was "
+            f"sealed or sent. Put the registered file back{back}, or register the new text as a "
+            "work of its own, in another folder"
+        )
+    return raw
+
+
+def _is_registered(raw: bytes, record: Registration) -> bool:
+    try:
+        work = parse_work(record.kind, raw)
+        check_commitment(work, record.creator, record.salt, record.commitment)
+    except (CommitmentMismatch, InvalidWork):
+        return False
+    return True
 
 
 async def custodian_at(url: str, deployment: Deployment) -> CustodianNode:
@@ -287,15 +332,32 @@ def _key_path(sealed: Path) -> Path:
     return sealed.with_name(sealed.name + ".key")
 
 
-def _kept_key(path: Path, plain: bytes) -> str | None:
-    """Return the key of the sealed file beside the work, if the file has the same bytes."""
+def _kept(path: Path) -> tuple[str, bytes]:
+    """Return the key beside a sealed file, and what the file opens to; empty if it does not."""
     try:
         lines = _key_path(path).read_text(encoding="ascii").splitlines()
         key = next(line for line in lines if line.startswith(IDENTITY_PREFIX))
-        kept = unseal_bytes(path, key, max_bytes=MAX_PLAIN_BYTES)
+        return key, unseal_bytes(path, key, max_bytes=MAX_PLAIN_BYTES)
     except (OSError, ValueError, StopIteration, VizError):
-        return None  # whatever is wrong with it, the work is sealed again
-    return key if kept == plain else None
+        return "", b""  # whatever is wrong with it, the work is sealed again
+
+
+def _set_aside(path: Path) -> None:
+    """Give a sealed file and its key, where there are such, the first number that is free."""
+    number = 1
+    while any(map(os.path.lexists, _numbered(path, number))):
+        number += 1
+    try:
+        for old, new in zip((path, _key_path(path)), _numbered(path, number), strict=True):
+            if os.path.lexists(old):
+                old.rename(new)
+    except OSError as error:
+        raise StorageUnavailable(f"{path} cannot be kept: {error.strerror}") from error
+
+
+def _numbered(path: Path, number: int) -> tuple[Path, Path]:
+    aside = path.with_name(f"{path.name}.{number}")
+    return aside, _key_path(aside)
 
 
 def _write_private(path: Path, text: str) -> None:

@@ -227,6 +227,7 @@ def publish(
     """
     from viz.chain.keys import load_key_file
     from viz.creator.license_files import read_license
+    from viz.creator.sealed import registered_bytes
     from viz.services.work_records import load_record
 
     terms = work / "terms.toml" if work.is_dir() else work
@@ -238,6 +239,7 @@ def publish(
         raise InvalidRequest(
             f"{path} is not registered: register it first with `viz content register {work}`"
         )
+    registered_bytes(path, record)
     if license_file is not None:
         document = read_license(license_file)
         record = replace(record, license=document.to_json(), license_hash=document.license_hash)
