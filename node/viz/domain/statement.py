@@ -43,7 +43,9 @@ class StatementLine:
     ``kind`` is ``fee`` (a trainer paid the owner for a grant), ``earned`` (an adapter earned at a
     node: ``gross_units``, of which ``works_units`` for all its works), or ``paid`` (royalties were
     distributed: ``works_units`` to all works, the work's part to ``account``; ``credited`` if the
-    transfer failed and the amount joined the account's balance in Settlement).
+    transfer failed and the amount joined the account's balance in Settlement). ``royalty_bps`` is
+    the rate that was applied: all of it, 10,000, after the adapter's retirement; 0 for royalties
+    that were distributed together and were earned at both rates.
     """
 
     kind: str
@@ -68,6 +70,9 @@ class _AdapterSums:
     gross_units: Units = 0
     works_units: Units = 0
     distributed_units: Units = 0
+    retired: bool = False
+    # At which rates the undistributed royalties were earned.
+    waiting_bps: set[int] = field(default_factory=set)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +168,10 @@ def _earned(event: Event, rates: AdapterRates, held: _AdapterSums, owner: Addres
             f"adapter {rates.adapter_id} earned {amount} units in block {event.block_number}, of "
             f"which its rates give the works {split.to_contents_units}, and its event {works}"
         )
+    # It is final, so an amount that both rules split alike is told by those before it.
+    held.retired = held.retired or works != split.to_contents_units
+    applied_bps = BPS if held.retired and works == amount else rates.royalty_bps
+    held.waiting_bps.add(applied_bps)
     part = part_of(held.works_units, works, rates.share_bps)
     held.gross_units += amount
     held.works_units += works
@@ -177,7 +186,7 @@ def _earned(event: Event, rates: AdapterRates, held: _AdapterSums, owner: Addres
         Address(event.args["node"]),
         amount,
         works,
-        rates.royalty_bps,
+        applied_bps,
         rates.share_bps,
     )
 
@@ -191,6 +200,8 @@ def _paid(event: Event, rates: AdapterRates, held: _AdapterSums, owner: Address)
         )
     part = part_of(held.distributed_units, accrued, rates.share_bps)
     held.distributed_units += accrued
+    applied = held.waiting_bps or {rates.royalty_bps}
+    held.waiting_bps = set()
     return StatementLine(
         PAID,
         event.block_number,
@@ -200,7 +211,7 @@ def _paid(event: Event, rates: AdapterRates, held: _AdapterSums, owner: Address)
         part,
         rates.adapter_id,
         works_units=accrued,
-        royalty_bps=rates.royalty_bps,
+        royalty_bps=next(iter(applied)) if len(applied) == 1 else 0,
         share_bps=rates.share_bps,
     )
 

@@ -142,6 +142,46 @@ async def test_a_period_begins_with_what_waited(net: Testnet, tmp_path: Path) ->
     assert "50 % of 30 %" in told.stdout and "royalties that wait now" in told.stdout
 
 
+async def test_rates_after_retirement_are_those_that_were_paid(
+    net: Testnet, tmp_path: Path
+) -> None:
+    """Then the works get all. A statement that was made with the agreed rate still checks."""
+    desk = new_owner(tmp_path / "home", net)
+    work, _, adapter = await sold(net)
+    await net.done(net.sender(4), "AdapterRegistry", "retire", adapter)
+    state = await net.chain.adapter(AdapterId(adapter))
+    assert state is not None
+    await net.rpc.request("evm_setNextBlockTimestamp", [hex(state.retires_at + 1)])
+    await claim(net, adapter, 1_001, (1_000,))
+    await distribute(net, adapter)
+    found = await statement(desk, net, work)
+    before, after, paid = (line for line in found["lines"] if line["kind"] != "fee")
+    assert (before["gross"], before["works"], before["royaltyBps"]) == ("3003", "900", 3_000)
+    assert (after["gross"], after["works"], after["royaltyBps"]) == ("1000", "1000", 10_000)
+    assert paid["works"] == "1900" and "royaltyBps" not in paid
+    rpc = ("--rpc", net.anvil.url)
+    told = await desk.viz("content", "statement", work, *rpc, key=False, yes=False)
+    assert "50 % of 30 % " in told.stdout and "50 % of 100 %" in told.stdout, told.output
+    assert "50 % of 30 % and 100 %" in told.stdout and "after an adapter's ret" in told.stdout
+    told = await desk.viz("content", "royalties", work, *rpc, key=False, yes=False)
+    assert " 30 % and 100 % " in told.stdout and "after an adapter's ret" in told.stdout
+    told = await desk.viz("content", "statement", work, "--csv", *rpc, key=False, yes=False)
+    rows = list(csv.DictReader(io.StringIO(told.stdout)))
+    assert [row["royaltyBps"] for row in rows] == ["", "3000", "10000", ""]
+
+    path = tmp_path / "statement.json"
+    agreed = json.loads(json.dumps(found))
+    for line in agreed["lines"][1:]:
+        line["royaltyBps"] = 3_000
+    mixed = json.loads(json.dumps(agreed))
+    mixed["lines"][2]["royaltyBps"] = 10_000
+    check = ("content", "statement", work, "--check", path, *rpc)
+    for said, code in ((found, 0), (agreed, 0), (mixed, 13)):
+        path.write_text(json.dumps({"statements": [said]}), encoding="utf-8")
+        done = await desk.viz(*check, key=False, yes=False)
+        assert done.exit_code == code, done.output
+
+
 async def test_a_buyer_of_the_work_is_paid_and_named(net: Testnet, tmp_path: Path) -> None:
     """A line of a payment names the owner of that moment, not the one who registered the work."""
     desk = new_owner(tmp_path / "home", net)

@@ -72,6 +72,30 @@ def test_a_payment_names_the_owner_of_its_moment() -> None:
     ]
 
 
+def test_each_line_has_the_rate_that_gave_its_sum() -> None:
+    """After retirement the works get all: a line with the agreed rate would belie its money."""
+    events = [
+        event(1, "Transfer", to=OWNER),
+        earned(2, 1_000, 300),
+        event(3, "Distributed", adapterId=1, accrued=300),
+        earned(4, 10, 3),
+        earned(5, 1_000, 1_000),  # after the adapter's retirement
+        event(6, "Distributed", adapterId=1, accrued=1_003),
+        earned(7, 1, 1),  # by rounding, the agreed rate could give this one too
+        event(8, "Distributed", adapterId=1, accrued=1),
+    ]
+    lines = work_history(WORK, [RATES], events).lines
+    assert [(line.kind, line.royalty_bps) for line in lines] == [
+        (EARNED, 3_000),
+        (PAID, 3_000),
+        (EARNED, 3_000),
+        (EARNED, 10_000),
+        (PAID, 0),  # earned at both rates
+        (EARNED, 10_000),
+        (PAID, 10_000),
+    ]
+
+
 def test_events_that_contradict_each_other_give_no_statement() -> None:
     """Protects a creator from an endpoint that leaves out or invents what an adapter earned."""
     whole = [earned(1, 1_000, 300), event(2, "Distributed", adapterId=1, accrued=300)]

@@ -36,10 +36,13 @@ from viz.errors import InvalidRequest, LicenseError
 from viz.given_file import about, read_given
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from viz.chain.contracts import Chain
     from viz.chain.work_events import WorkEvents
     from viz.creator.statement import Statement
     from viz.domain.ports.chain import Deployment
+    from viz.domain.statement import StatementLine
 
 # On real chains a statement ends this many blocks below the head, because newer blocks may change.
 FINAL_BLOCKS: Final = 64
@@ -49,6 +52,9 @@ _SHOWN: Final = 20
 FEES_ARE_NOT_COUNTED: Final = (
     "no contract counts grants: an endpoint can hide the fee of one without an adapter "
     "(ask another --rpc)"
+)
+AFTER_RETIREMENT: Final = (
+    "100 %: after an adapter's retirement its works get all that it still earns"
 )
 SomeWorks = Annotated[list[int], typer.Argument(min=1, help="The works' ids on the chain.")]
 
@@ -132,7 +138,7 @@ def _print_royalties(found: Statement, trusted: Deployment) -> None:
         rows.append(
             (
                 each.adapter_id,
-                percent(each.royalty_bps),
+                " and ".join(map(percent, _rates(mine, each.royalty_bps))),
                 percent(each.share_bps),
                 amount(sum(line.gross_units for line in mine), trusted),
                 amount(earned, trusted),
@@ -144,9 +150,28 @@ def _print_royalties(found: Statement, trusted: Deployment) -> None:
         "#adapter", "#royalty", "#share of it", "#revenue", "#earned", "#paid", "#waits",
     )  # fmt: skip
     table(f"Royalties of work {found.content_id}, from the chain's logs", columns, rows)
+    _say_retired(found)
     fees = found.sums()["fees"]
     say(f"training fees  at least {amount(fees, trusted)}, paid to the owner with each grant")
     say(FEES_ARE_NOT_COUNTED)
+
+
+def _rates(lines: Sequence[StatementLine], agreed_bps: int) -> list[int]:
+    """Return the rates at which an adapter's works earned, the agreed one first."""
+    from viz.domain.statement import EARNED
+
+    applied = {line.royalty_bps for line in lines if line.kind == EARNED}
+    return [agreed_bps, *sorted(applied - {agreed_bps})]
+
+
+def _say_retired(found: Statement) -> None:
+    """Say why the works got more than the royalty, if they did in one of the lines."""
+    agreed = {each.adapter_id: each.royalty_bps for each in found.adapters}
+    if any(
+        line.adapter_id is not None and line.royalty_bps != agreed[line.adapter_id]
+        for line in found.lines
+    ):
+        say(AFTER_RETIREMENT)
 
 
 @guarded
@@ -311,10 +336,14 @@ async def _require_work(chain: Chain, number: int) -> None:
 
 def _print_statement(found: Statement, trusted: Deployment) -> None:
     rows = []
+    agreed_bps = {int(each.adapter_id): each.royalty_bps for each in found.adapters}
     for row in found.rows():
         rate = ""
         if row["royaltyBps"]:
             rate = f"{percent(row['shareBps'])} of {percent(row['royaltyBps'])}"
+        elif row["works"] != "0":
+            both = f"{percent(agreed_bps[row['adapter']])} and 100 %"
+            rate = f"{percent(row['shareBps'])} of {both}"
         gross = amount(int(row["gross"]), trusted) if row["gross"] != "0" else ""
         kind = f"{row['kind']}, to collect" if row["credited"] else row["kind"]
         who = row["node"] or row["account"]
@@ -331,6 +360,7 @@ def _print_statement(found: Statement, trusted: Deployment) -> None:
         "#the work's part",
     )  # fmt: skip
     table(title, columns, rows)
+    _say_retired(found)
     names = {
         "fees": "training fees",
         "waitingBefore": "royalties that waited before",
