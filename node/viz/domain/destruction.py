@@ -22,6 +22,12 @@ BEYOND_RECALL: Final = (
     "the work's commitment, terms and past payments on the chain",
 )
 
+# What a custodian has of a work for others, as kinds of items; it has no use of the work by it.
+SEALED_WORK: Final = "sealed work"
+SEALED_WORK_KEY: Final = "key of the sealed work"
+PLACE_IN_CUSTODY: Final = "place in custody"
+IN_CUSTODY: Final = frozenset({SEALED_WORK, SEALED_WORK_KEY, PLACE_IN_CUSTODY})
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class HeldItem:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Final
 
-from viz.domain.destruction import BEYOND_RECALL, HeldItem, LeftItem, items_hash
+from viz.domain.destruction import BEYOND_RECALL, IN_CUSTODY, HeldItem, LeftItem, items_hash
 from viz.domain.eip712 import Domain, is_signed_by, sign_compact
 from viz.domain.typed_data import Destruction
 from viz.domain.units import Address, ContentId
@@ -42,6 +42,12 @@ class DestructionCertificate(WireModel):
     left: Annotated[tuple[Annotated[LeftItem, _LEFT], ...], AtMost(MAX_ITEMS)]
     beyond_recall: Annotated[tuple[Annotated[str, text(400)], ...], AtMost(16)]
     signature: SignatureHex
+
+    @property
+    def of_custody_only(self) -> bool:
+        """Whether only what was held for others is gone: the node may still sell an adapter."""
+        kinds = {item.kind for item in self.destroyed}
+        return bool(kinds) and kinds <= IN_CUSTODY
 
     def verify(self, domain: Domain) -> None:
         """Raise InvalidSignature if the named node did not sign this content."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from viz.cli.console import (
     AsJson,
@@ -22,6 +22,11 @@ from viz.errors import NodeNotTrusted
 
 if TYPE_CHECKING:
     from viz.protocol.destruction import DestructionCertificate
+
+COVERS_CUSTODY: Final = (
+    "only what the node held for others; adapters that it serves with the work end by their own "
+    "dates, and have certificates of their own"
+)
 
 
 @guarded
@@ -60,11 +65,17 @@ def certificates(
 def say_certificate(made: DestructionCertificate) -> None:
     """Print one certificate."""
     signed = made.certificate
-    ended = [("withdrawn", moment(signed.withdrawn_at_s)), ("use ended", moment(signed.due_at_s))]
+    custody = made.of_custody_only
+    # The node may sell another adapter with the work after that: only of these things it is true.
+    told = [("custody ended" if custody else "use of these ended", moment(signed.due_at_s))]
+    if signed.withdrawn_at_s:
+        told.insert(0, ("withdrawn", moment(signed.withdrawn_at_s)))
+    if custody:
+        told.append(("covers", COVERS_CUSTODY))
     lines(
         f"Work {signed.content_id}, destroyed {moment(signed.time_s)}, signed by {signed.node}",
         [
-            *(ended if signed.withdrawn_at_s else [("custody ended", moment(signed.due_at_s))]),
+            *told,
             *(("destroyed", f"{item.kind} {item.name}") for item in made.destroyed),
             *(("left", f"{item.kind} {item.name}: {item.reason}") for item in made.left),
             *(("cannot recall", words) for words in made.beyond_recall),

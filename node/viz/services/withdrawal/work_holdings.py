@@ -11,6 +11,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from viz.domain.destruction import PLACE_IN_CUSTODY as RECORD
+from viz.domain.destruction import SEALED_WORK as SEALED
+from viz.domain.destruction import SEALED_WORK_KEY as KEY
 from viz.domain.destruction import HeldItem, LeftItem
 from viz.domain.ports.blobs import DeniableStore
 from viz.domain.ports.custody import CustodyLedger, CustodyRecord, KeyStore
@@ -20,9 +23,6 @@ from viz.services.licensing.licensed_works import LicensedWorks
 from viz.services.withdrawal.held_blobs import stored
 
 OPENED: Final = "opened work"
-SEALED: Final = "sealed work"
-KEY: Final = "key of the sealed work"
-RECORD: Final = "place in custody"
 _LICENSED: Final = "in custody for others, whose grants to the work are still live"
 
 
