@@ -6,22 +6,80 @@ buyer's library, or the operator's interface of a running node, and holds no rul
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import signal
 import sys
+from collections.abc import Iterable
+from contextlib import suppress
 from types import FrameType
-from typing import Final
+from typing import Any, Final, TextIO, cast
 
 # The number of new objects after which the garbage collector runs. A command makes most of its
 # objects while it imports, and keeps them until it ends: with Python's 700, a short command spent a
 # fifth of its time in the collector. A long-running command sets Python's value again
 # (``console.until_signal``).
 _COLLECT_AFTER: Final = 100_000
+OUTPUT_LOST: Final = 15
+# What a shell shows of the tools that SIGPIPE ends. It stays ignored here: sockets would send it.
+PIPE_CLOSED: Final = 128 + 13
+
+
+class _Noting:
+    """A standard stream that remembers the first error of writing to it."""
+
+    def __init__(self, to: TextIO) -> None:
+        self._to = to
+        self.lost: OSError | None = None
+
+    def write(self, text: str) -> int:
+        """Write to the stream; raise OSError as it does."""
+        try:
+            return self._to.write(text)
+        except OSError as error:
+            self.lost = self.lost or error
+            raise
+
+    def flush(self) -> None:
+        """Write what waits; raise OSError as the stream does."""
+        try:
+            self._to.flush()
+        except OSError as error:
+            self.lost = self.lost or error
+            raise
+
+    def drop(self) -> None:
+        """Drop what waits and could not be written: it would fail again as the process ends."""
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self._to.fileno())
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._to, name)
 
 
 def main() -> None:
-    """Run the command line; ``viz --version`` alone imports nothing more."""
+    """Run the command line. If what it prints cannot be written, the exit code says so."""
+    if sys.stdout is None or sys.stderr is None:  # the caller closed them
+        _command()
+        return
+    outputs = _Noting(sys.stdout), _Noting(sys.stderr)
+    kept = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = (cast("TextIO", each) for each in outputs)
+    try:
+        _command()
+    except BaseException as ended:
+        _require_printed(outputs, ended)
+        if isinstance(ended, SystemExit):
+            _leave(ended.code)
+        raise
+    else:
+        _require_printed(outputs)
+    finally:
+        sys.stdout, sys.stderr = kept
+
+
+def _command() -> None:
+    """Run one command; ``viz --version`` alone imports nothing more."""
     if sys.argv[1:] == ["--version"]:
         from importlib.metadata import version
 
@@ -33,11 +91,30 @@ def main() -> None:
     from viz.private import be_private
 
     be_private()
-    try:
-        app()
-    except SystemExit as end:
-        _leave(end.code)
-        raise
+    app()
+
+
+def _require_printed(outputs: Iterable[_Noting], ended: BaseException | None = None) -> None:
+    """Return if all that was printed is written; else end the process, unless ``ended`` says more.
+
+    A reader that went away, such as ``head``, is no fault: the command ends silently.
+    """
+    lost: OSError | None = None
+    for output in outputs:
+        with suppress(OSError, ValueError):  # it is noted, or the stream is closed
+            output.flush()
+        if output.lost is not None:
+            lost = lost or output.lost
+            output.drop()
+    told = isinstance(ended, SystemExit) and ended.code not in (None, 0, 1)
+    other = ended is not None and not isinstance(ended, SystemExit | OSError | BaseExceptionGroup)
+    if lost is None or told or other:
+        return
+    code = PIPE_CLOSED if lost.errno == errno.EPIPE else OUTPUT_LOST
+    if code == OUTPUT_LOST:
+        sys.stderr.write(f"output-lost: what was printed cannot be written: {lost.strerror}\n")
+    _leave(code)
+    raise SystemExit(code) from None
 
 
 def _terminated(number: int, _: FrameType | None) -> None:

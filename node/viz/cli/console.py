@@ -26,6 +26,7 @@ from rich.table import Table
 from rich.text import Text
 
 from viz import errors
+from viz.cli import OUTPUT_LOST, PIPE_CLOSED
 from viz.domain.display import symbol_of
 from viz.domain.units import format_units
 from viz.errors import VizError
@@ -65,7 +66,9 @@ MEANINGS: dict[int, str] = {
     12: "the node does not answer, refuses or is not trusted",
     AUDIT_DIFFERENT: "an audit found something false",
     AUDIT_INCONCLUSIVE: "an audit proved nothing",
+    OUTPUT_LOST: "what was printed cannot be written",
     130: "interrupted",
+    PIPE_CLOSED: "the reader of the output went away",
     143: "ended by SIGTERM",
 }
 

@@ -7,10 +7,11 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from viz.cli import console
+from viz.cli import OUTPUT_LOST, PIPE_CLOSED, console
 from viz.cli.console import until_signal
 
 
@@ -59,3 +60,35 @@ def test_a_process_with_torch_ends_without_taking_the_interpreter_apart() -> Non
     assert left(None, torch=True).returncode == 0
     done = left(7, torch=False)
     assert (done.returncode, done.stdout) == (7, "the result\ntaken apart\n"), done.stderr
+
+
+CHECK = f"content check {Path(__file__).parents[3]}/docs/adr --node http://127.0.0.1:1"
+
+
+@pytest.mark.parametrize("words", ["--version", "--help", CHECK])
+def test_an_output_that_cannot_be_written_has_its_own_exit_code(words: str) -> None:
+    """Protects scripts and people: a full disk is named, and `| head` is no failure to explain."""
+    command = [sys.executable, "-m", "viz", *words.split()]
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == OUTPUT_LOST
+    assert done.stderr == (
+        "output-lost: what was printed cannot be written: No space left on device\n"
+    )
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as closed:
+        done = subprocess.run(
+            command, stdout=closed, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert (done.returncode, done.stderr) == (PIPE_CLOSED, "")
+
+
+def test_a_failure_that_was_told_keeps_its_exit_code() -> None:
+    """What went wrong first is what a script has to know."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "viz", "content", "nothing"]
+    with os.fdopen(writing, "wb") as closed:
+        done = subprocess.run(command, stdout=closed, stderr=subprocess.PIPE, check=False)
+    assert done.returncode == 2 and b"nothing" in done.stderr
