@@ -11,8 +11,9 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import Iterable
+from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from types import FrameType
 from typing import Any, Final, TextIO, cast
 
@@ -59,11 +60,8 @@ class _Noting:
 
 def main() -> None:
     """Run the command line. If what it prints cannot be written, the exit code says so."""
-    if sys.stdout is None or sys.stderr is None:  # the caller closed them
-        _command()
-        return
-    outputs = _Noting(sys.stdout), _Noting(sys.stderr)
     kept = sys.stdout, sys.stderr
+    outputs = _Noting(kept[0] or _nowhere()), _Noting(kept[1] or _nowhere())
     sys.stdout, sys.stderr = (cast("TextIO", each) for each in outputs)
     try:
         _command()
@@ -76,6 +74,11 @@ def main() -> None:
         _require_printed(outputs)
     finally:
         sys.stdout, sys.stderr = kept
+
+
+def _nowhere() -> TextIO:
+    """Return a stream for the place of a standard one that the caller closed (``>&-``)."""
+    return Path(os.devnull).open("w", encoding="utf-8")
 
 
 def _command() -> None:
@@ -94,7 +97,7 @@ def _command() -> None:
     app()
 
 
-def _require_printed(outputs: Iterable[_Noting], ended: BaseException | None = None) -> None:
+def _require_printed(outputs: Sequence[_Noting], ended: BaseException | None = None) -> None:
     """Return if all that was printed is written; else end the process, unless ``ended`` says more.
 
     A reader that went away, such as ``head``, is no fault: the command ends silently.
@@ -112,7 +115,12 @@ def _require_printed(outputs: Iterable[_Noting], ended: BaseException | None = N
         return
     code = PIPE_CLOSED if lost.errno == errno.EPIPE else OUTPUT_LOST
     if code == OUTPUT_LOST:
-        sys.stderr.write(f"output-lost: what was printed cannot be written: {lost.strerror}\n")
+        said = outputs[-1]
+        try:
+            said.write(f"output-lost: what was printed cannot be written: {lost.strerror}\n")
+            said.flush()
+        except OSError:
+            said.drop()
     _leave(code)
     raise SystemExit(code) from None
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from importlib import import_module
-from typing import Annotated, Any, Final
+from pathlib import Path
+from typing import Annotated, Any, Final, get_args
 
 import typer
 from typer.core import TyperGroup
@@ -34,6 +36,28 @@ TREE: Final = {
 }
 
 
+EMPTY_PATH: Final = "the path is empty: name a file or folder (the present folder is .)"
+
+
+def _refuse_empty_paths(command: Any) -> None:
+    """Let a command and those below it refuse an empty path, which Python reads as ``.``.
+
+    It is what a script gives whose variable is not set.
+    """
+    for each in getattr(command, "commands", {}).values():
+        _refuse_empty_paths(each)
+    for param in command.params:
+        kind = getattr(getattr(param, "type_descriptor", None), "annotation", None)
+        if Path in (kind, *get_args(kind)):
+            param.process_value = partial(_named, param.process_value)
+
+
+def _named(process: Callable[[Any, Any], Any], context: Any, value: Any) -> Any:
+    if value == "" or (isinstance(value, list | tuple) and "" in value):
+        raise typer.BadParameter(EMPTY_PATH)
+    return process(context, value)
+
+
 class _Commands(dict[str, Any]):
     """Map names to commands, and make a command when its name is looked up."""
 
@@ -49,6 +73,7 @@ class _Commands(dict[str, Any]):
             single.command(name)(found)
             made = typer.main.get_command(single)
         made.name = name
+        _refuse_empty_paths(made)
         self[name] = made
         return made
 

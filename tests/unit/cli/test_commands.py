@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -147,3 +148,16 @@ def test_a_command_that_runs_on_prints_one_line_of_json(capsys: pytest.CaptureFi
     assert console.show({"url": "http://here", "more": [1, 2]}, as_json=True, runs_on=True)
     assert capsys.readouterr().out == '{"url": "http://here", "more": [1, 2]}\n'
     assert not console.show({}, as_json=False) and capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_an_empty_path_is_wrong_usage(name: str) -> None:
+    """A script whose variable is not set must not read, or write to, the present folder."""
+    paths = [each for each in COMMANDS[name].params if "Path" in repr(each.type_descriptor)]
+    for each in paths:
+        for empty in ("", ["a", ""]):
+            with pytest.raises(typer.BadParameter, match="the path is empty"):
+                each.process_value(None, empty)
+    if name in ("content import", "content check", "license new"):
+        done = CliRunner().invoke(app, [*name.split(), ""])
+        assert done.exit_code == USAGE and "the path is empty" in done.output
