@@ -52,6 +52,7 @@ from viz.domain.ports.clock import Clock
 from viz.domain.typed_data import RequestClose
 from viz.domain.units import BASE_MODEL, Address, Units
 from viz.errors import (
+    BooksMismatch,
     InvalidRequest,
     InvalidSignature,
     NodeNotTrusted,
@@ -271,28 +272,41 @@ class BuyerClient:
     async def sync(self) -> None:
         """Read the channel, and every receipt that is not in the ledger yet.
 
-        Raises NodeNotTrusted, InvalidSignature.
+        Raises NodeNotTrusted, InvalidSignature, BooksMismatch.
         """
         await self._sync.sync()
 
-    async def look(self) -> None:
-        """Read the channel as ``sync`` does, but do not raise if its receipts do not verify."""
-        with suppress(NodeNotTrusted, InvalidSignature):
-            await self.sync()
+    async def look(self) -> str:
+        """Read the channel as ``sync`` does; do not raise if something does not verify.
+
+        Returns why the channel cannot be used if the ledgers and the chain disagree, else nothing.
+        """
+        try:
+            with suppress(NodeNotTrusted, InvalidSignature):
+                await self.sync()
+        except BooksMismatch as error:
+            return error.detail
+        return ""
 
     async def close_channel(self, payer: bytes | Wallet) -> CloseAnswer:
         """Close the channel at once with the node's consent; the rest goes back to the payer.
 
         The node is asked to close at what it billed (docs/adr/0011), but may close at what was
-        signed. The answer states the total.
+        signed. The answer states the total. A ledger that is older than the node's or the chain's,
+        or a node's that is older than this one, hinders no close.
         Raises NodeNotTrusted if the node's Close does not verify, and the node's refusals. To leave
         a node that does not answer, use ``viz.buyer.channels.unilateral_close``.
         """
         await self.look()
         request, signature = await self.request_close(payer)
-        now_s = await self._chain_time_s(self.info)
         return await close_together(
-            self.api, self.voucher_signer, self._deployment, request, signature, now_s=now_s
+            self.api,
+            self.voucher_signer,
+            self._deployment,
+            request,
+            signature,
+            now_s=await self._chain_time_s(self.info),
+            chain=self._chain,
         )
 
     async def sees_closed(self) -> bool | None:

@@ -59,7 +59,8 @@ async def ask(client: BuyerClient, found: ProbeEvidence, body: dict[str, Any]) -
 
 async def collect(client: BuyerClient, found: ProbeEvidence) -> None:
     """Read all receipts of the channel from the node; the record's must be among them."""
-    await client.look()
+    if mismatch := await client.look():
+        found.missing.append(f"the channel's state: {mismatch}")
     found.ended = not client.channel.deposit_units and client.channel.settled_units > 0
     try:
         found.receipts += [

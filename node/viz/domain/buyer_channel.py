@@ -27,6 +27,7 @@ from viz.domain.eip712 import Domain
 from viz.domain.node_channel import Vector
 from viz.domain.ports.chain import ChannelState
 from viz.domain.receipt import SignedReceipt, next_head
+from viz.domain.trust import LEAVE_AND_RENEW
 from viz.domain.typed_data import Voucher, channel_id
 from viz.domain.units import ZERO_ADDRESS, ZERO_HASH, AdapterId, Address, Hash32, Units
 from viz.domain.usage import Lines, check_lines, lines_of, sum_of, usage_hash
@@ -109,13 +110,13 @@ def observe(channel: BuyerChannel, seen: ChannelState) -> BuyerChannel:
     """Return the channel after a confirmed reading of the chain; forget end points below its total.
 
     It replaces whatever the node said. Raises BooksMismatch when the chain settled a total that
-    this ledger never signed (it was lost, or another process used the key): open a channel with a
-    new key.
+    this ledger never signed: it was lost, or another copy of it used the key.
     """
     if seen.settled_units < channel.proven_units or seen.settled_units not in channel.points:
         raise BooksMismatch(
             f"the chain settled {seen.settled_units} units, an end point that is not in this "
-            "ledger: close this channel and open one with a new session key"
+            "ledger. If the folder was copied or restored from a backup, go on with the latest copy"
+            f" alone. If there is none, {LEAVE_AND_RENEW}"
         )
     points = {end: at for end, at in channel.points.items() if end >= seen.settled_units}
     return replace(_known(channel, seen), proven_units=seen.settled_units, points=points)
@@ -132,8 +133,9 @@ def hear(channel: BuyerChannel, said: ChannelState) -> BuyerChannel:
     if said.settled_units not in channel.points:
         raise BooksMismatch(
             f"the node says that the chain settled {said.settled_units} units, an end point that "
-            "is not in this ledger: read the channel with --rpc, and if the chain says so too, "
-            "close it and open one with a new session key"
+            "is not in this ledger: read the channel with --rpc, which says whether that is true. "
+            "If the folder was copied or restored from a backup, go on with the latest copy alone. "
+            f"If there is none, {LEAVE_AND_RENEW}"
         )
     points = channel.points
     if len(points) > 2 * SAID_POINTS:

@@ -27,6 +27,7 @@ from viz.domain.claim_rows import SignedVoucher
 from viz.domain.display import moment
 from viz.domain.eip712 import Domain, address_bytes, recover_bytes
 from viz.domain.ports.chain import ChannelState
+from viz.domain.trust import PAYER_LEAVES
 from viz.domain.units import ZERO_ADDRESS, ZERO_HASH, AdapterId, Address, Hash32, Units
 from viz.domain.usage import Lines, check_lines, spelled_lines
 from viz.errors import (
@@ -161,8 +162,8 @@ def confirmed_claim(
     ends = [row.end_units for row in channel.frozen]
     if settled_units not in ends:
         raise BooksMismatch(
-            f"the chain settled {settled_units} units on the channel of {channel.signer}, and no "
-            f"claim in the ledger ends there (the ledger is at {channel.settled_units})"
+            f"the chain settled {settled_units} units on the channel of {channel.signer}: no claim "
+            f"of the ledger, which is at {channel.settled_units}, ends there. {PAYER_LEAVES}"
         )
     claimed = ends.index(settled_units) + 1
     return replace(

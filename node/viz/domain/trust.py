@@ -18,6 +18,16 @@ REPLICAS: Final = (
     "If several servers answer at its address, each with a ledger of its own, its operator must "
     "give them one; ask again later, or `viz channel leave` brings the rest of the deposit back"
 )
+# What to do about a channel that its ledger, or its node's, can no longer pay from.
+LEAVE_AND_RENEW: Final = (
+    "`viz channel close`, with --rpc, brings the rest of the deposit back, and if the node refuses "
+    "that, `viz channel leave` does; `viz channel renew` then lets you open another channel here, "
+    "with a new session key"
+)
+PAYER_LEAVES: Final = (
+    "Its payer gets the rest of the deposit back with `viz channel leave`, and can open another "
+    "channel after `viz channel renew`"
+)
 # Ends the text of a fault that no amount makes good: a bill for a request that nobody made.
 UNACCOUNTED: Final = "no request of this channel accounts for it"
 

@@ -79,7 +79,8 @@ _SAYS: Final[dict[type[StoreError], str]] = {
     StoreDiskFails: "the disk that holds the ledger does not read or write ({words}): check "
     "the disk and the system's log, and keep every file of the ledger",
     StoreDamaged: "the ledger's file is damaged, or is not a ledger ({words}): keep all its files, "
-    "they may hold unclaimed vouchers, and restore a backup in another data directory",
+    "they may hold unclaimed vouchers, and restore the latest backup in another data directory "
+    "(docs/operating.md says what an older one costs)",
     StoreError: "the ledger refused ({words}): check the database and its log",
 }
 

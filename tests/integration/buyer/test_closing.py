@@ -319,7 +319,8 @@ async def test_a_close_does_not_forgive_credit(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("total", "life_s", "transaction", "words"),
     [
-        (0, 60, b"\1" * 32, "less than what it billed"),
+        (0, 60, b"\1" * 32, "less than what was claimed"),
+        (7, 60, b"\1" * 32, "not in this ledger"),
         (None, -1, b"\1" * 32, "is over"),
         (None, 60, b"\1", "can be none"),
     ],
@@ -334,6 +335,8 @@ async def test_a_close_that_is_invented_is_not_taken(
     words: str,
 ) -> None:
     """A node that submits nothing may sign anything: its total, deadline and hash are checked."""
+    await ask(buyer)
+    await node.parts.settlement.step(force=True)
     await ask(buyer)
 
     async def invented(wanted: Any) -> CloseAnswer:

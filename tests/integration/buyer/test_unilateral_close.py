@@ -50,9 +50,16 @@ class Buyer:
     async def leave(self, *more: str, key: Path | None = None) -> Any:
         """Run `viz channel leave`; return its JSON, or its exit code and one line."""
         place = ("--data-dir", str(self.folder), "--rpc", self.net.anvil.url, "--json")
-        words = ["channel", "leave", "--key", str(key or self.wallet), *place, *more]
+        return await self.run("leave", "--key", str(key or self.wallet), *place, *more)
+
+    async def renew(self) -> Any:
+        """Run `viz channel renew`; return its JSON, or its exit code and one line."""
+        place = ("--data-dir", str(self.folder), "--rpc", self.net.anvil.url, "--json")
+        return await self.run("renew", *place)
+
+    async def run(self, *words: str) -> Any:
         runner = CliRunner(env={"VIZ_KEY_PASSWORD": PASSWORD})
-        done = await asyncio.to_thread(runner.invoke, app, words)
+        done = await asyncio.to_thread(runner.invoke, app, ["channel", *words])
         if done.exit_code == 0:
             return json.loads(done.stdout)
         assert done.stdout == "" and done.stderr.count("\n") == 1, done.output
@@ -97,6 +104,25 @@ async def test_a_buyer_leaves_a_node_that_is_gone(net: Testnet, buyer: Buyer) ->
     assert (gone["state"], gone["returned"]) == ("withdrawn", str(DEPOSIT - CLAIMED))
     assert await buyer.balance() == DEPOSIT - CLAIMED
     assert (await buyer.leave())["state"] == "empty"
+
+
+async def test_a_channel_that_was_left_is_begun_anew_with_another_key(
+    net: Testnet, buyer: Buyer
+) -> None:
+    """Only when the money is back: until then its key may still be needed."""
+    signer = await buyer.opened()
+    code, line = await buyer.renew()
+    assert code == INPUT and "`viz channel leave` first" in line
+    await buyer.leave()
+    code, line = await buyer.renew()
+    assert code == INPUT and "are in the channel" in line
+    await net.anvil.advance_time(CLOSE_DELAY_S)
+    assert (await buyer.leave())["state"] == "withdrawn"
+    await net.anvil.mine(5)
+    done = await buyer.renew()
+    assert done["signer"] == signer and Path(done["aside"], "session.key.json").exists()
+    buyer.keep(net.deployment, done["node"])
+    assert (await buyer.leave())[0] == PAYMENT, "the new key never opened a channel"
 
 
 async def test_a_wallet_without_gas_signs_and_another_key_relays(

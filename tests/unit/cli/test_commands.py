@@ -79,6 +79,7 @@ WRONG = {
     "channel receipts": (f"{{0}}/receipts.json {NOWHERE}", CONFIG),
     "channel close": ("--key {0}/none.json", INPUT),
     "channel forgive": (NOWHERE, CONFIG),
+    "channel renew": ("--deployment {0}/none.json", CONFIG),
     "channel leave": ("--key {0}/none.json --deployment {0}/none.json", CONFIG),
     "buyer ask": ("hi --max-tokens 0", USAGE),
     "buyer models": (NOWHERE, CONFIG),

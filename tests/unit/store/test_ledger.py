@@ -98,7 +98,7 @@ async def test_a_corrupt_file_is_refused_in_one_line(tmp_path: Path) -> None:
     """A file that is no ledger is named, not overwritten."""
     place = tmp_path / "l.db"
     place.write_bytes(b"not a database, but long enough to be mistaken for one" * 100)
-    with pytest.raises(StoreError, match="restore a backup"):
+    with pytest.raises(StoreError, match="restore the latest backup"):
         await SqlStore.open(place, IDENTITY)
     assert place.read_bytes().startswith(b"not a database")
 

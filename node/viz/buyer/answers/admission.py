@@ -173,6 +173,7 @@ class AnswerAdmission:
                 context.access.drop(token)
             elif rides is not None and isinstance(refusal, StaleVoucher | LineBelowBest):
                 context.voucher_signer.follow(refusal)
+                await context.sync.require_not_older()
             else:
                 await self._mend(refusal, quoted=known is not None)
             return None

@@ -297,6 +297,9 @@ class PaidAnswer:
             )
         try:
             check_receipt(signed, expected, self._admission.counter)
+            if signed.receipt.seq <= signer.channel.seq:
+                # It was read before, or the node gives a lost number anew: the next reading tells.
+                self._context.sync.read_again()
             signer.take(signed, self._open_request)
         except (NodeNotTrusted, InvalidSignature) as error:
             # Only what the node signed accuses it for good; all else is an answer that broke off.

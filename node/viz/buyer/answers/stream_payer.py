@@ -22,7 +22,7 @@ from viz.buyer.terms.request import AskedRequest
 from viz.domain.display import amount
 from viz.domain.node_channel import PresentedVoucher
 from viz.domain.units import BASE_MODEL, Units
-from viz.errors import NodeNotTrusted, PriceAboveCap
+from viz.errors import NodeNotTrusted, NodeRefused, PriceAboveCap
 from viz.protocol.payment import NeedVoucher
 
 # What an honest node may have sent at the moment when the buyer left.
@@ -208,6 +208,10 @@ class StreamPayer:
                 ahead_units=ahead,
                 base_units=need.base_units,
             )
+        except NodeRefused as refusal:
+            if not refusal.answered:
+                await self._context.sync.require_not_older()
+            raise
         except PriceAboveCap as refusal:
             step = self._node_step_tokens() * self._asked.choices
             tokens = min(self._max_tokens(), self.arrival.tokens + step)

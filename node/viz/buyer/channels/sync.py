@@ -17,8 +17,10 @@ from typing import Final
 
 from viz.buyer.channels.session import BuyerSession
 from viz.buyer.ledger.open_request import OpenRequest
+from viz.buyer.vouchers.signed_vouchers import older_ledger
 from viz.buyer.vouchers.voucher_signer import VoucherSigner
 from viz.client.node_client import NodeClient
+from viz.domain.buyer_channel import BuyerChannel
 from viz.domain.ports.chain import ChainReader, ChannelState
 from viz.domain.receipt import SignedReceipt
 from viz.domain.units import ZERO_ADDRESS, AdapterId, Units
@@ -55,12 +57,15 @@ class ChannelSync:
 
         The receipts of a node that is no longer trusted are not read. If the buyer's chain cannot
         be read, the last reading of this process serves. Raises ChainError if there is none,
-        NodeNotTrusted, InvalidSignature.
+        NodeNotTrusted, InvalidSignature, and BooksMismatch if buyer, node and chain disagree on
+        what was signed or billed.
         """
         signer = self._voucher_signer
         await self._observe_in_time()
+        known = signer.channel
         view = await self._access.use(partial(self._api.channel, signer.channel.signer))
         signer.note(view)
+        await self._require_not_older(view.seq, known)
         while view.seq > signer.channel.seq and not signer.fault:
             before = signer.channel.seq
             call = partial(self._api.receipts, signer.channel.signer, before)
@@ -70,6 +75,26 @@ class ChannelSync:
                 raise NodeNotTrusted("the node does not hand out the receipts of this channel")
         signer.all_receipts_known()
         self._synced = True
+
+    async def require_not_older(self) -> None:
+        """Raise BooksMismatch if the node's ledger has lost receipts that the node signed.
+
+        Then it refuses every voucher. Call it when a node refuses one.
+        """
+        known = self._voucher_signer.channel
+        view = await self._access.use(partial(self._api.channel, known.signer))
+        await self._require_not_older(view.seq, known)
+        if view.seq == known.seq and view.head != known.head:
+            raise older_ledger(view.seq, known.seq)
+
+    async def _require_not_older(self, seq: int, known: BuyerChannel) -> None:
+        """Compare a view's ``seq`` with what was known before it was asked for."""
+        if seq >= known.seq:
+            return
+        # A server on the way may have kept an older view. The node has what it signed.
+        last = partial(self._api.receipts, known.signer, known.seq - 1)
+        if not await self._access.use(last):
+            raise older_ledger(seq, known.seq)
 
     def _take_late(self, receipts: Iterable[SignedReceipt]) -> bool:
         """Keep the receipts up to one whose answer still arrives; return whether all were kept."""
@@ -127,6 +152,10 @@ class ChannelSync:
             await self.sync()
             if open_request.seq:
                 return
+
+    def read_again(self) -> None:
+        """Have the channel read before the next request."""
+        self._synced = False
 
     async def sync_if_behind(self) -> None:
         """Read the channel once per process, and after a request that ended without its receipt.

@@ -36,9 +36,12 @@ class ChannelControl:
         return self._client.deployment
 
     async def show(self) -> Json:
-        """Return what was deposited, signed and billed, read from the node now."""
-        await self._client.look()
-        return described(self._client)
+        """Return what was deposited, signed and billed, read from the node now.
+
+        ``mismatch`` says why the channel cannot be used, if the ledgers and the chain disagree.
+        """
+        mismatch = await self._client.look()
+        return described(self._client) | {"mismatch": mismatch}
 
     async def receipts(self) -> Json:
         """Return the channel's receipts as the node hands them out, and how many the ledger knows.

@@ -49,7 +49,7 @@ _KEY: Final = "session.key.json"
 # double that wait. With a lower cost the wallet's password is cheaper to guess too, because most
 # people use one password for both files. Files with 2^16 still open: each file names its own cost.
 _SCRYPT_N: Final = 2**17
-_DEPOSIT: Final = "deposit.json"
+DEPOSIT_FILE: Final = "deposit.json"
 _STANDING: Final = "standing.json"
 _ASKED: Final = "asked"
 _CHANNELS: Final = "channels"
@@ -98,7 +98,7 @@ class BuyerLedger:
         ConfigError (another process holds the channel, or its folder cannot be made), BooksMismatch
         (a file is damaged).
         """
-        directory = home / _CHANNELS / f"{_prefix(deployment)}{node[2:].lower()}"
+        directory = directory_of(home, deployment, node)
         try:
             for folder in (home, directory.parent, directory):
                 make_private_folder(folder)
@@ -106,8 +106,8 @@ class BuyerLedger:
             raise ConfigError(
                 f"{directory} cannot be made ({error.strerror}): name another --data-dir"
             ) from error
-        lock = _hold(directory)
-        close_if_there(*(directory / name for name in ("lock", _LEDGER, _KEY, _DEPOSIT)))
+        lock = hold(directory)
+        close_if_there(*(directory / name for name in ("lock", _LEDGER, _KEY, DEPOSIT_FILE)))
         try:
             key_file = directory / _KEY
             if key_file.exists():
@@ -204,7 +204,7 @@ class BuyerLedger:
 
     def keep_deposit(self, deposit: Json) -> None:
         """Make a signed deposit durable before it is sent, so that a retry sends the same one."""
-        self._replace(_DEPOSIT, deposit)
+        self._replace(DEPOSIT_FILE, deposit)
 
     def kept_deposit(self) -> Json | None:
         """Return the deposit that is not known to be confirmed; None if there is none.
@@ -212,18 +212,18 @@ class BuyerLedger:
         Raises BooksMismatch if its file cannot be read.
         """
         try:
-            return parse_json((self._directory / _DEPOSIT).read_bytes())
+            return parse_json((self._directory / DEPOSIT_FILE).read_bytes())
         except FileNotFoundError:
             return None
         except (OSError, InvalidRequest) as error:
             raise BooksMismatch(
-                f"{self._directory / _DEPOSIT} cannot be read: a deposit that it names may still "
-                "arrive; remove the file an hour after it was written"
+                f"{self._directory / DEPOSIT_FILE} cannot be read: a deposit that it names may "
+                "still arrive; remove the file an hour after it was written"
             ) from error
 
     def drop_deposit(self) -> None:
         """Forget the deposit, because it is confirmed or can no longer arrive."""
-        (self._directory / _DEPOSIT).unlink(missing_ok=True)
+        (self._directory / DEPOSIT_FILE).unlink(missing_ok=True)
 
     # records that hold no money
 
@@ -276,8 +276,9 @@ class BuyerLedger:
                 self._billed |= billed_by(line)
             except (ValueError, KeyError, TypeError, InvalidRequest) as error:
                 raise BooksMismatch(
-                    f"{path}, line {number}, cannot be read: restore it, or close the channel and "
-                    "open one with a new session key"
+                    f"{path}, line {number}, cannot be read: restore its latest copy. If there is "
+                    "none, `viz channel leave` brings the deposit back, and `viz channel renew` "
+                    "then begins with a new session key"
                 ) from error
             self._lines += 1
         return not cut
@@ -340,6 +341,11 @@ def _unwritable(path: Path, error: OSError) -> StoreError:
     )
 
 
+def directory_of(home: Path, deployment: Deployment, node: Address) -> Path:
+    """Return the folder of the channel to a node, which may not exist yet."""
+    return home / _CHANNELS / f"{_prefix(deployment)}{node[2:].lower()}"
+
+
 def directories_in(home: Path, deployment: Deployment) -> list[Path]:
     """Return the folder of every channel of this deployment in ``home``."""
     return sorted((home / _CHANNELS).glob(f"{_prefix(deployment)}*"))
@@ -372,7 +378,8 @@ def _prefix(deployment: Deployment) -> str:
     return f"{deployment.chain_id}-{deployment.settlement[2:10]}-".lower()
 
 
-def _hold(directory: Path) -> ProcessLock:
+def hold(directory: Path) -> ProcessLock:
+    """Lock a channel's folder; raise ConfigError if another process pays from it."""
     lock = ProcessLock.take(directory / "lock")
     if lock is None:
         raise ConfigError(

@@ -74,8 +74,9 @@ class RequestJournal:
                 found.append((path.stat().st_mtime, _read(path)))
             except (OSError, InvalidRequest) as error:
                 raise BooksMismatch(
-                    f"{path} cannot be read: restore it, or close the channel and open one with a "
-                    "new session key"
+                    f"{path} cannot be read: restore it. If there is no copy, `viz channel leave` "
+                    "brings the deposit back, and `viz channel renew` then begins with a new "
+                    "session key"
                 ) from error
         return [open_request for _, open_request in sorted(found, key=lambda each: each[0])]
 

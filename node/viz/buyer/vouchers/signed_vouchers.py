@@ -8,7 +8,7 @@ from typing import Final, TypeVar
 from viz.domain.buyer_channel import BuyerChannel, VoucherDraft
 from viz.domain.claim_rows import SignedVoucher
 from viz.domain.eip712 import Domain, sign_compact
-from viz.domain.trust import REPLICAS
+from viz.domain.trust import LEAVE_AND_RENEW, REPLICAS
 from viz.domain.units import AdapterId, Units
 from viz.domain.usage import Lines
 from viz.errors import (
@@ -29,7 +29,7 @@ OTHER_COPY: Final = (
     "the node holds a voucher of this key that is not in the ledger, so nothing more is signed. If "
     "the folder was copied (a second process, or a backup that was restored), another copy of it "
     "pays from this channel: go on with that copy alone. If there is none, the node or a server in "
-    "front of it says what is not true. `viz channel leave` brings the rest of the deposit back"
+    f"front of it says what is not true. {LEAVE_AND_RENEW}"
 )
 
 
@@ -84,6 +84,23 @@ def require_own_vouchers(channel: BuyerChannel, base_units: Units, best: Lines) 
     for adapter_id, units in best:
         if channel.signed_units(adapter_id) - at_base.get(adapter_id, 0) < units:
             raise BooksMismatch(OTHER_COPY)
+
+
+def older_ledger(seq: int, known_seq: int) -> BooksMismatch:
+    """Return the error for a node whose ledger has lost receipts that the node signed.
+
+    It knows ``seq`` receipts of the channel, and the buyer ``known_seq``. It can take no voucher,
+    because each names the latest receipt.
+    """
+    has = f"it has {seq} of this channel, and you hold {known_seq}"
+    if seq == known_seq:
+        has = f"it has others than the {seq} of this channel that you hold"
+    return BooksMismatch(
+        f"the node's ledger is older than receipts that the node signed: {has}. It was restored "
+        "from a backup, or begun anew, and can take no voucher here. So nothing more is signed or "
+        f"deposited. {LEAVE_AND_RENEW}. If several servers answer at the node's address, each with "
+        "a ledger of its own, ask again later instead"
+    )
 
 
 def demand_of(refusal: PaymentRequired) -> tuple[AdapterId, Units]:

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from viz.cli.console import data_dir
+from viz.cli.http import RPC_VARIABLE
 from viz.cli.own_chain import trusted_deployment
 from viz.client.node_address import checked
-from viz.domain.units import parse_units
-from viz.errors import InvalidRequest, VizError
+from viz.domain.units import Address, parse_address, parse_units
+from viz.errors import ChannelUnknown, InvalidRequest, VizError
 from viz.written_file import write_new
 
 if TYPE_CHECKING:
@@ -35,6 +36,12 @@ BuyerRpcOption = Annotated[
     typer.Option(
         "--rpc", help="JSON-RPC URL of a chain of your choice, to check the node's adapters."
     ),
+]
+NodeAddress = Annotated[
+    str, typer.Option("--node-address", help="The node's address, if you have several channels.")
+]
+ChainUrl = Annotated[
+    str, typer.Option("--rpc", envvar=RPC_VARIABLE, help="The chain's JSON-RPC URL.")
 ]
 MaxPrice = Annotated[
     str,
@@ -79,6 +86,34 @@ class Caps:
 def home_of(folder: Path | None) -> Path:
     """Return the folder of a buyer's session keys and ledgers: ``buyer`` in the data folder."""
     return data_dir(folder) / "buyer"
+
+
+def channel_kept(
+    folder: Path | None, here: Deployment, node_address: str, signer: str = ""
+) -> tuple[Address, Address]:
+    """Return signer and node of the channel that is meant; raise InvalidRequest, ChannelUnknown."""
+    from viz.buyer.ledger.ledger import channels_in
+
+    home = home_of(folder)
+    if signer:
+        if not node_address:
+            raise InvalidRequest("--signer needs --node-address too: add the node's address")
+        return parse_address(signer), parse_address(node_address)
+    kept = channels_in(home, here)
+    if node_address:
+        wanted = parse_address(node_address)
+        kept = {node: key for node, key in kept.items() if node == wanted}
+    if not kept:
+        raise ChannelUnknown(
+            f"{home} has no session key of such a channel: name its folder with --data-dir, or the "
+            "channel with --node-address and --signer"
+        )
+    if len(kept) > 1:
+        raise InvalidRequest(
+            f"you have channels to {', '.join(kept)}: name one with --node-address"
+        )
+    (node, key), *_ = kept.items()
+    return key, node
 
 
 @asynccontextmanager

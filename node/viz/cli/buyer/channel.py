@@ -11,8 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from viz.cli.buyer import receipts_out
-from viz.cli.buyer.buying import BuyerRpcOption, channel_control, home_of
+from viz.cli.buyer import receipts_out, renewing
+from viz.cli.buyer.buying import (
+    BuyerRpcOption,
+    ChainUrl,
+    NodeAddress,
+    channel_control,
+    channel_kept,
+)
 from viz.cli.buyer.networking import remember_node
 from viz.cli.console import (
     AsJson,
@@ -28,13 +34,13 @@ from viz.cli.console import (
     show,
     table,
 )
-from viz.cli.http import LOCAL_NODE, RPC_VARIABLE, NodeUrl
+from viz.cli.http import LOCAL_NODE, NodeUrl
 from viz.cli.own_chain import trusted_deployment
 from viz.client.node_address import checked
 from viz.domain.display import amount, moment
 from viz.domain.trust import way_back
-from viz.domain.units import Address, hex_of, parse_address, parse_units
-from viz.errors import ChannelUnknown, InvalidRequest, NodeNotTrusted
+from viz.domain.units import Address, hex_of, parse_units
+from viz.errors import NodeNotTrusted
 
 if TYPE_CHECKING:
     from eth_account.signers.local import LocalAccount
@@ -45,9 +51,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Open, show and close a payment channel to a node.")
 
-ChainUrl = Annotated[
-    str, typer.Option("--rpc", envvar=RPC_VARIABLE, help="The chain's JSON-RPC URL.")
-]
 GasKey = Annotated[
     Path | None,
     typer.Option(
@@ -55,15 +58,13 @@ GasKey = Annotated[
         help="Key file, with the same password, of the account that pays the gas. Default: --key.",
     ),
 ]
-NodeAddress = Annotated[
-    str, typer.Option("--node-address", help="The node's address, if you have several channels.")
-]
 Signer = Annotated[
     str, typer.Option("--signer", help="The session key's address, if its file is lost.")
 ]
 
 
 app.command("receipts")(receipts_out.receipts)
+app.command("renew")(renewing.renew)
 
 
 @app.command("open")
@@ -227,6 +228,8 @@ def _closed(found: dict[str, Any], here: Deployment, payer: str, again: str) -> 
         if found.get("seenClosed") is None:
             said += ". Only the node says so: look at the wallet, or name your chain with --rpc"
     billed, signed = (amount(int(found[name]), here) for name in ("billed", "signed"))
+    if int(found["settled"]) < int(found["billed"]):
+        said += ". That is less than was billed: the node's ledger lost the rest, which you keep"
     return f"{said}. Billed were {billed}; signed, {signed}"
 
 
@@ -280,41 +283,13 @@ def leave(
     from viz.chain.keys import load_key_file
 
     here = trusted_deployment(deployment, folder)
-    place = _channel(folder, here, node_address, signer)
+    place = channel_kept(folder, here, node_address, signer)
     secret = password(password_file)
     payer = load_key_file(key, secret)
     relayer = load_key_file(gas_key, secret) if gas_key else payer
     found = run(_leave(rpc, here, place, payer, relayer))
     if not show(_with_unit(found, here), as_json=as_json):
         _say_left(found, here)
-
-
-def _channel(
-    folder: Path | None, here: Deployment, node_address: str, signer: str
-) -> tuple[Address, Address]:
-    """Return signer and node of the channel to leave; raise InvalidRequest, ChannelUnknown."""
-    from viz.buyer.ledger.ledger import channels_in
-
-    home = home_of(folder)
-    if signer:
-        if not node_address:
-            raise InvalidRequest("--signer needs --node-address too: add the node's address")
-        return parse_address(signer), parse_address(node_address)
-    kept = channels_in(home, here)
-    if node_address:
-        wanted = parse_address(node_address)
-        kept = {node: key for node, key in kept.items() if node == wanted}
-    if not kept:
-        raise ChannelUnknown(
-            f"{home} has no session key of such a channel: name its folder with --data-dir, or the "
-            "channel with --node-address and --signer"
-        )
-    if len(kept) > 1:
-        raise InvalidRequest(
-            f"you have channels to {', '.join(kept)}: name one with --node-address"
-        )
-    (node, key), *_ = kept.items()
-    return key, node
 
 
 async def _leave(
@@ -383,6 +358,8 @@ def _print_channel(found: dict[str, Any], here: Deployment, *, as_json: bool) ->
         ("receipts", found["receipts"]),
     ]
     table(f"Channel to {found['node']}", ("what", "#value"), rows)
+    if found.get("mismatch"):
+        say(f"this channel cannot be used: {found['mismatch']}")
     if found["distrusted"]:
         fault = found["distrusted"]
         say(f"this node is not used any more: {fault}. {way_back(fault)}")

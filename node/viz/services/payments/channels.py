@@ -28,6 +28,7 @@ from viz.domain.ports.chain import ChainReader, ChannelState
 from viz.domain.ports.clock import Clock
 from viz.domain.ports.ledger import ChannelRecord, UnbilledRecord
 from viz.domain.ports.settlement_ledger import ChannelStoreLedger
+from viz.domain.trust import PAYER_LEAVES
 from viz.domain.units import ZERO_ADDRESS, Address, Units
 from viz.errors import BooksMismatch, ChainError, StoreConflict, StoreError, VizError
 from viz.services.payments.active_channel import ActiveChannel, Change, ChannelUpdate, Delivery
@@ -90,7 +91,7 @@ class ChannelStore:
         if signer in self._mismatched:
             raise BooksMismatch(
                 f"the node's ledger and the chain disagree on the channel of {signer}: nothing is "
-                "sold on it until the node's operator has checked it"
+                f"sold on it until the node's operator has checked it. {PAYER_LEAVES}"
             )
         active_channel = self._active_channels.get(signer)
         if active_channel is None:

@@ -53,6 +53,10 @@ async def require_new(
     Only the newest ``_MOST_READ`` channels are checked, because strangers can open many. The oldest
     channels are the first to be emptied.
     """
+    restore = (
+        "restore its latest backup (docs/operating.md says what an older one costs: channels that "
+        "were used since end)"
+    )
     begin = "or begin anew with --new-ledger, which gives up every voucher that was not claimed"
     opened: dict[Address, None] = {}
     try:
@@ -64,23 +68,23 @@ async def require_new(
             if found is not None and found.deposit_units:
                 raise LedgerMissing(
                     f"{missing.detail}, and the chain has deposits in channels of this node: point "
-                    f"data_dir to where the ledger is, restore its backup, {begin}"
+                    f"data_dir to where the ledger is, {restore}, {begin}"
                 )
         if len(opened) > _MOST_READ:
             raise LedgerMissing(
                 f"{missing.detail}, and {len(opened)} channels of this node were opened, of which "
-                f"the newest {_MOST_READ} are empty: restore the ledger's backup, {begin}"
+                f"the newest {_MOST_READ} are empty: {restore}, {begin}"
             )
         if not opened and sent is not None and (count := await sent()):
             raise LedgerMissing(
                 f"{missing.detail}, and the chain's endpoint knows no channel of this node, though "
                 f"its key has sent {count} transactions: point data_dir to where the ledger is, "
-                f"restore its backup, {begin}. If the key never served, there is none to give up"
+                f"{restore}, {begin}. If the key never served, there is none to give up"
             )
     except LedgerMissing:
         raise
     except ChainError as error:
         raise LedgerMissing(
             f"{missing.detail}, and the chain does not tell whether this node had channels "
-            f"({error.detail}): restore the ledger, try again later, {begin}"
+            f"({error.detail}): {restore}, try again later, {begin}"
         ) from error

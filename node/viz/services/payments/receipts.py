@@ -94,7 +94,8 @@ async def bill_interrupted(issuer: ReceiptIssuer, ledger: ChannelLedger) -> int:
         if record is None:
             raise BooksMismatch(
                 f"an answer to {each.signer} was booked, and no channel of that signer is in the "
-                "ledger: restore the latest backup that has it"
+                "ledger: restore the latest backup that has it, and read first what an older one "
+                "costs (docs/operating.md, the ledger and its backup)"
             )
         chain_end = ReceiptChainEnd(record.seq, record.head, record.total_units)
         signed, stored = issue(issuer, chain_end, each)
