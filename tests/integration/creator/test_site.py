@@ -169,6 +169,8 @@ async def test_a_barred_or_unreadable_site_is_not_fetched(server: Server) -> Non
         ("/robots.txt", "License: https://elsewhere.test/rsl.xml\n", "RSL", "cannot be read here"),
         ("/.well-known/tdmrep.json", '[{"location": "/diary", "tdm-reservation": 1}]', "TDMRep",
          "tdm-reservation: 1"),
+        ("/ai.txt", "User-Agent: *\nDisallow: *.html\n", "ai.txt", "*.html"),
+        ("/ai.txt", "Leave us alone.", "ai.txt", "cannot be read"),
         ("/.well-known/tdmrep.json", "not JSON", "TDMRep", "cannot be read"),
     ],
 )  # fmt: skip

@@ -1,9 +1,10 @@
 """Read the rules of a site in a folder that holds a copy of it, and apply them to its files.
 
-Owns which files of a folder are rules and not text: ``robots.txt``, ``tdmrep.json`` (beside it or
+Owns which files are rules and not text: ``robots.txt``, ``ai.txt``, ``tdmrep.json`` (beside it or
 in ``.well-known``), and the RSL documents that ``robots.txt`` names. They count for the files below
-the folder that ``robots.txt`` or ``.well-known`` is in, as they would on the site. Nothing is
-fetched: a license that is not in the folder cannot be read, which reserves.
+the folder that they or ``.well-known`` are in, as they would on the site; ``llms.txt``, which
+guides programs, says nothing of training. Nothing is fetched: a license that is not in the folder
+cannot be read, which reserves.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ from urllib.parse import unquote, urlsplit
 
 from viz.creator.intake.found import OptOut
 from viz.creator.intake.rsl_rules import RslRules, named_elsewhere
-from viz.creator.intake.site_rules import Robots, TdmRules
+from viz.creator.intake.site_rules import AI_TXT, AiTxt, Robots, TdmRules
 
-_RULES: Final = ("robots.txt", "tdmrep.json")
+_ROBOTS: Final = "robots.txt"
+_FOR_PROGRAMS: Final = ("llms.txt", "llms-full.txt")
+RULE_FILES: Final = frozenset({_ROBOTS, AI_TXT, "tdmrep.json", *_FOR_PROGRAMS})
 _READ: Final = 1 << 20
 
 
@@ -26,19 +29,25 @@ class FolderRules:
     """The rules found in a folder, each with the folder that it is the root of."""
 
     robots: list[tuple[Path, Robots]] = field(default_factory=list)
+    ai: list[tuple[Path, AiTxt]] = field(default_factory=list)
     tdm: list[tuple[Path, TdmRules]] = field(default_factory=list)
 
     def take(self, folder: Path, path: Path) -> bool:
         """Read a file if it holds rules, and return whether it does."""
-        if path.name.lower() not in _RULES or not path.is_file():
+        name = path.name.lower()
+        if name not in RULE_FILES or not path.is_file():
             return False
+        if name in _FOR_PROGRAMS:
+            return True
         root = path.parent
         if root.name == ".well-known" and root != folder:
             root = root.parent
         with path.open("rb") as file:
             raw = file.read(_READ)
-        if path.name.lower() == "robots.txt":
+        if name == _ROBOTS:
             self.robots.append((root, Robots.parse(raw)))
+        elif name == AI_TXT:
+            self.ai.append((root, AiTxt.parse(raw)))
         else:
             self.tdm.append((root, TdmRules.parse(raw)))
         return True
@@ -51,7 +60,8 @@ class FolderRules:
                 found += robots.statements(url)
                 for license_url in robots.licenses():
                     found += _license(root, license_url, url)
-        for root, rules in self.tdm:
+        others: list[tuple[Path, AiTxt | TdmRules]] = [*self.ai, *self.tdm]
+        for root, rules in others:
             if (url := _address(root, path)) is not None:
                 found += rules.statements(url)
         return tuple(dict.fromkeys(found))
@@ -67,7 +77,7 @@ def _address(root: Path, path: Path) -> str | None:
 def _license(root: Path, license_url: str, url: str) -> list[OptOut]:
     inside = root / unquote(urlsplit(license_url).path).lstrip("/")
     if ".." in inside.parts or not inside.is_file():
-        return [named_elsewhere(license_url, "robots.txt")]
+        return [named_elsewhere(license_url, _ROBOTS)]
     rules = RslRules()
     with inside.open("rb") as file:
         rules.add(license_url, file.read(_READ))

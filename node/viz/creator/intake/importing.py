@@ -24,7 +24,7 @@ from typing import Any, Final, Literal
 
 from viz.basemodel.safetensor_file import file_digest
 from viz.creator.intake.clean import cleaned
-from viz.creator.intake.folder_rules import FolderRules
+from viz.creator.intake.folder_rules import RULE_FILES, FolderRules
 from viz.creator.intake.found import Converted, OptOut
 from viz.creator.intake.kinds import KINDS_BY_ENDING, READABLE
 from viz.creator.intake.sandbox import Refused, SourceFile, parse
@@ -105,8 +105,8 @@ def sources_of(paths: Sequence[Path]) -> tuple[list[Source], list[dict[str, str]
     """Return the files of ``paths`` and their folders in order, and the files that are skipped.
 
     Files of a folder are ordered by name, with numbers by value. Links that lead out of the folder
-    are not followed. Raises InvalidWork if a path is not a file or folder, or if the files are too
-    many or too large.
+    are not followed. Raises InvalidWork if a path is not a file or folder, or a site's file of
+    rules, or if the files are too many or too large.
     """
     found: list[Source] = []
     skipped: list[dict[str, str]] = []
@@ -117,6 +117,11 @@ def sources_of(paths: Sequence[Path]) -> tuple[list[Source], list[dict[str, str]
                 raise InvalidWork(f"{path} has no file of a readable kind: {READABLE}")
             found += inside
             skipped += rest
+        elif path.is_file() and path.name.lower() in RULE_FILES:
+            raise InvalidWork(
+                f"{path} is a site's file for programs, and no text of a work: give it another "
+                "name if it is one"
+            )
         elif path.is_file():
             found.append(Source(shown_name(path.name), path))
         else:
@@ -140,7 +145,9 @@ def _in_folder(folder: Path) -> tuple[list[Source], list[dict[str, str]]]:
         name = shown_name(path.relative_to(folder).as_posix())
         inside = os.path.commonpath([whole, os.path.realpath(path)]) == whole
         if inside and rules.take(folder, path):
-            skipped.append({"name": name, "why": "site rules: what they say of training counts"})
+            skipped.append(
+                {"name": name, "why": "a site's file for programs: what it says of training counts"}
+            )
             continue
         if path.is_dir() or any(part.startswith(".") for part in path.relative_to(folder).parts):
             continue

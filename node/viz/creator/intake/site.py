@@ -23,6 +23,7 @@ from viz.creator.intake.rights import in_force
 from viz.creator.intake.rsl_rules import RslRules
 from viz.creator.intake.site_rules import (
     AGENT,
+    AiTxt,
     Robots,
     TdmRules,
     header_statements,
@@ -98,7 +99,8 @@ class SiteReader:
             raise InvalidRequest(f"1 to {MAX_PAGES} pages are fetched at once")
         self._http, self._start, self._origin = http, start, origin
         self._bounds, self._sleep = bounds, sleep
-        self._robots, self._tdm, self._rsl = Robots(), TdmRules(), RslRules()
+        self._robots, self._ai = Robots(), AiTxt()
+        self._tdm, self._rsl = TdmRules(), RslRules()
         self._licenses: set[str] = set()
         self._delay_s, self._asked, self._bytes = bounds.delay_s, False, 0
         self._site = FetchedSite()
@@ -129,7 +131,7 @@ class SiteReader:
         return self._site
 
     async def _rules(self) -> None:
-        """Read robots.txt, tdmrep.json, and the RSL documents that robots.txt names."""
+        """Read robots.txt, ai.txt, tdmrep.json, and the RSL documents that robots.txt names."""
         if (found := await self._rule("/robots.txt")) is not None:
             self._robots = Robots.parse(found)
         self._delay_s = max(self._delay_s, min(self._robots.delay_s(), _MAX_DELAY_S))
@@ -138,6 +140,8 @@ class SiteReader:
                 f"robots.txt of {self._origin} bars {AGENT} from {self._start}: nothing was "
                 "fetched. If the site is yours, allow it there, or import its files"
             )
+        if (found := await self._rule("/ai.txt")) is not None:
+            self._ai = AiTxt.parse(found)
         if (found := await self._rule("/.well-known/tdmrep.json")) is not None:
             self._tdm = TdmRules.parse(found)
         for address in self._robots.licenses():
@@ -235,7 +239,7 @@ class SiteReader:
 
     def _said(self, url: str) -> list[OptOut]:
         """Return what the site's rules say about a page."""
-        said = (self._robots, self._tdm, self._rsl)
+        said = (self._robots, self._ai, self._tdm, self._rsl)
         return [each for rules in said for each in rules.statements(url)]
 
     def _add(self, found: list[OptOut], url: str = "") -> None:

@@ -1,9 +1,10 @@
 """Read from a site's rules which pages may be fetched, and what the site says about training.
 
 Owns the reading of what a site publishes for machines: robots.txt (RFC 9309) with its preferences
-and its licenses' addresses, ``/.well-known/tdmrep.json`` (W3C TDMRep), and the headers of an
-answer; ``rsl_rules`` reads licenses. Pure: ``site`` fetches. The most restrictive statement counts.
-A rule that cannot be read counts as a reservation, because a site that wrote a rule wanted one.
+and its licenses' addresses, ai.txt (Spawning), ``/.well-known/tdmrep.json`` (W3C TDMRep), and the
+headers of an answer; ``rsl_rules`` reads licenses. Pure: ``site`` fetches. The most restrictive
+statement counts. A rule that cannot be read counts as a reservation, because a site that wrote a
+rule wanted one.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ _TRAINERS: Final = (
     "Bytespider", "Meta-ExternalAgent", "Amazonbot", "cohere-ai",
 )  # fmt: skip
 _PREFERENCE: Final = re.compile(r"^\s*(content-usage|content-signal)\s*:\s*(.+)$", re.I | re.M)
+AI_TXT: Final = "ai.txt"
+_DIRECTIVE: Final = re.compile(r"^(user-agent|allow|disallow)[ \t]*:[ \t]*(\S*)", re.I | re.M)
 _LICENSE: Final = re.compile(r"^\s*license\s*:\s*(\S+)", re.I | re.M)
 _LINK: Final = re.compile(r"<([^>]*)>((?:\s*;[^,;]*)*)")
 _LINK_ELEMENT: Final = re.compile(rb"<link\b[^>]{0,400}>", re.I)
@@ -93,6 +96,46 @@ class Robots:
         """Return whether a training crawler is barred by name; a rule for all bars this one too."""
         named = f"user-agent: {agent.lower()}" in re.sub(r"[ \t]+", " ", self.text.lower())
         return named and self.rules is not None and not self.rules.can_fetch(url, agent)
+
+
+@dataclass(frozen=True, slots=True)
+class AiTxt:
+    """A site's ai.txt: what may be trained on, in the form of robots.txt; whoever is named counts.
+
+    A line that permits takes nothing back: the most restrictive one wins.
+    """
+
+    barred: tuple[str, ...] = ()
+    readable: bool = True
+
+    @classmethod
+    def parse(cls, body: bytes) -> AiTxt:
+        """Return the rules in a file. Text without such a line reserves all; a web page nothing."""
+        text = body[:_READ].decode("utf-8", "replace").lstrip("\ufeff").strip()
+        if text.startswith("<"):
+            return cls()  # what some servers answer for each address that they do not know
+        said = [line.partition("#")[0].strip() for line in text.splitlines()]
+        lines = _DIRECTIVE.findall("\n".join(said))
+        paths = [
+            path if path[0] in "/*" else f"/{path}"
+            for name, path in lines
+            if name.lower() == "disallow" and path
+        ]
+        return cls(tuple(dict.fromkeys(paths)), bool(lines) or not any(said))
+
+    def statements(self, url: str) -> list[OptOut]:
+        """Return what it says about training with a page."""
+        if not self.readable:
+            return [OptOut(AI_TXT, "reserved", AI_TXT, "it cannot be read")]
+        place = place_of(url)
+        # A rule for a kind of file, such as *.html, is for the pages that have no name too.
+        last = place.rpartition("/")[2]
+        names = (place,) if "." in last else (place, f"{place}{'' if last else 'index'}.html")
+        for path in self.barred:
+            pattern = path_pattern(path)
+            if any(pattern.match(name) for name in names):
+                return [OptOut(AI_TXT, "reserved", AI_TXT, f"Disallow: {path[:200]}")]
+        return []
 
 
 @dataclass(frozen=True, slots=True)

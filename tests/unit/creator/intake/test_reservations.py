@@ -14,6 +14,7 @@ from viz.creator.intake import rights
 from viz.creator.intake.found import OptOut
 from viz.creator.intake.importing import import_sources, sources_of
 from viz.creator.intake.sandbox import Refused, SourceFile, parse
+from viz.errors import InvalidWork
 
 RSL = (
     '<rsl xmlns="https://rslstandard.org/rsl"><content url="https://a.test/"><license>'
@@ -218,6 +219,42 @@ def test_the_rules_in_a_copy_of_a_site_count_for_its_pages_and_are_no_text(tmp_p
     made = import_sources(*(sources_of([tmp_path])[:1]))
     unread = [each for each in made.opt_outs if each.scheme == "RSL"]
     assert {each.says for each in unread} == {"reserved"} and "is not read here" in unread[0].value
+
+
+@pytest.mark.parametrize(
+    ("rules", "reserved"),
+    [
+        ("User-Agent: *\nDisallow: /\n", ["about.html", "diary/index.html", "notes.txt"]),
+        ("User-Agent: *\nDisallow: *\nAllow: /\n", ["about.html", "diary/index.html", "notes.txt"]),
+        ("# Spawning\nUser-Agent: *\nDisallow: *.html\n", ["about.html", "diary/index.html"]),
+        ("User-Agent: Somebody\nDisallow: *.txt\nDisallow: *.jpg\n", ["notes.txt"]),
+        ("user-agent: *\ndisallow: diary/\n", ["diary/index.html"]),
+        ("User-Agent: *\nDisallow: *.jpg\nAllow: *.txt\nDisallow:\n", []),
+        ("# nothing\n", []),
+        ("<!DOCTYPE html><p>There is no such page.</p>", []),
+        ("Machines, leave my diary alone.", ["about.html", "diary/index.html", "notes.txt"]),
+    ],
+)
+def test_an_ai_txt_reserves_and_no_rule_file_is_text(
+    tmp_path: Path, rules: str, reserved: list[str]
+) -> None:
+    """Protects the rights in a copy of a site: it was read as a text of the work."""
+    (tmp_path / "diary").mkdir()
+    (tmp_path / "diary" / "index.html").write_bytes(page(""))
+    (tmp_path / "about.html").write_bytes(page("").replace(b"Ada", b"Eve"))
+    (tmp_path / "notes.txt").write_text("The boat came.")
+    (tmp_path / "ai.txt").write_text(rules)
+    (tmp_path / "LLMs.txt").write_text("# For machines\n\nRead this first.")
+    found, skipped = sources_of([tmp_path])
+    assert [each.name for each in found] == ["about.html", "diary/index.html", "notes.txt"]
+    assert {each["name"] for each in skipped} == {"ai.txt", "LLMs.txt"}
+    made = import_sources(found)
+    assert b"Disallow" not in made.raw and b"machines" not in made.raw.lower()
+    assert {each.scheme for each in made.opt_outs} <= {"ai.txt"}
+    assert [each.where.rpartition(" ")[2] for each in rights.in_force(made.opt_outs)] == reserved
+    for name in ("ai.txt", "LLMs.txt"):
+        with pytest.raises(InvalidWork, match="no text of a work"):
+            sources_of([tmp_path / name])
 
 
 def test_links_in_a_circle_and_names_that_are_no_text_are_read_over(tmp_path: Path) -> None:
