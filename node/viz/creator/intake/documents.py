@@ -15,6 +15,7 @@ from urllib.parse import unquote
 
 from viz.creator.intake.archive import Archive
 from viz.creator.intake.decode import decoded
+from viz.creator.intake.entities import with_entities
 from viz.creator.intake.found import Converted
 from viz.creator.intake.markup import PageText, hardened_xml_parser, html_tree, name_of
 from viz.creator.intake.signals import embedded_signals, epub_signals
@@ -159,8 +160,9 @@ def epub_file(file: BinaryIO) -> Converted:
         )
         read += 1
         text, _ = decoded(archive.read(name), declares=True)
+        text, lost = with_entities(text)
         page = PageText(html_tree(text, xml=True))
-        left_out += page.left_out
+        left_out += page.left_out + lost
         found.opt_outs += page.opt_outs
         if page.text.strip():
             pages.append(page.text)
