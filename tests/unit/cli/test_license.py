@@ -104,6 +104,14 @@ def test_a_file_without_terms_is_licensed_too(folder: Path) -> None:
     require_work(document, folder / "tale.md", "text")
 
 
+def test_a_license_of_the_public_domain_is_free(folder: Path) -> None:
+    """A preset with a price has none of a work that nobody owns."""
+    done = viz(folder, f"license new {{0}} --preset commercial --acquired public-domain {SAID}")
+    assert "nobody owns it" in done.output
+    document = read_license(folder / "license.toml")
+    assert (document.money.training_fee, document.money.min_royalty_bps) == ("0", 0)
+
+
 @pytest.mark.parametrize(
     ("command", "says"),
     [
@@ -117,6 +125,10 @@ def test_a_file_without_terms_is_licensed_too(folder: Path) -> None:
         ("license new {0} --preset research --fee 1e3 " + SAID, "money.training_fee"),
         ("license new {0} --preset research --royalty-bps 10001 " + SAID, "min_royalty_bps"),
         ("license new {0} --preset commercial --capacity agent " + SAID, "work.acquired"),
+        (
+            "license new {0} --preset commercial --acquired public-domain --fee 2 " + SAID,
+            "work.acquired is public-domain: nobody owns it",
+        ),
         ("license new {0}/deployment.json --title T --preset research " + SAID, "is not a work"),
         ("license new {0}/work.jsonl --preset research " + SAID, "--title is missing"),
         ("license new {0} --preset research --out {0}/terms.toml " + SAID, "exists already"),

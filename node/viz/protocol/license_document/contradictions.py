@@ -86,6 +86,13 @@ def _of_warranties(document: LicenseDocument) -> Iterator[tuple[str, str]]:
 def _of_money(document: LicenseDocument) -> Iterator[tuple[str, str]]:
     from viz.protocol.license_document.agreement import terms_of
 
+    if document.in_public_domain:
+        for field, asked in (
+            ("money.training_fee", bool(set(document.money.training_fee) - set("0."))),
+            ("money.min_royalty_bps", document.money.min_royalty_bps != 0),
+        ):
+            if asked:
+                yield field, "work.acquired is public-domain: nobody owns it, so it is free (0)"
     try:
         terms_of(document).check()
     except InvalidRequest as error:

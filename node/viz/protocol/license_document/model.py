@@ -278,6 +278,11 @@ class LicenseDocument(_LicenseTable):
         """Return the document as JSON values; parsing them gives an equal document."""
         return self.model_dump(mode="json")
 
+    @property
+    def in_public_domain(self) -> bool:
+        """Whether nobody owns the work: then there is nothing to reserve or to pay for."""
+        return self.work.acquired == "public-domain"
+
     @cached_property
     def canonical(self) -> bytes:
         """The document as canonical JSON (RFC 8785): the bytes that are hashed."""

@@ -61,7 +61,8 @@ def document_from_preset(
 ) -> LicenseDocument:
     """Return the preset's document with these facts; raise InvalidLicense for a wrong one."""
     preset = PRESETS[name]
-    default_fee, default_bps = ("0", 0) if preset.free else (DEFAULT_FEE, DEFAULT_ROYALTY_BPS)
+    free = preset.free or work["acquired"] == "public-domain"
+    default_fee, default_bps = ("0", 0) if free else (DEFAULT_FEE, DEFAULT_ROYALTY_BPS)
     owns = licensor["capacity"] != "agent" and not work["third_party"]
     owns = owns and work["acquired"] not in ("licensed", "public-domain")
     return license_from_values(

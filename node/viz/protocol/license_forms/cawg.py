@@ -2,7 +2,7 @@
 
 ``constrained`` means that the permission has conditions; a reader who does not know them must treat
 it as ``notAllowed``. Viz adapters are generative language models, so the license does not allow
-training of other kinds of models.
+training of other kinds of models. A work in the public domain is open to every use.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ def training_assertion(document: LicenseDocument, where: LicensePlace) -> dict[s
     }
     entries: dict[str, dict[str, str]] = {}
     for name in ENTRIES:
-        if open_uses[name] and not where.withdrawn_at:
+        if document.in_public_domain:
+            entries[name] = {"use": "allowed"}
+        elif open_uses[name] and not where.withdrawn_at:
             entries[name] = {
                 "use": "constrained",
                 "constraint_info": f"a grant is needed: {where.form('license.json')}",

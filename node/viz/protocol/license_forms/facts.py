@@ -25,7 +25,9 @@ ACQUIRED: Final = {
     "commissioned": "made on commission for the licensor",
     "assigned": "the rights were assigned to the licensor",
     "licensed": "the licensor has a license that permits this one",
-    "public-domain": "in the public domain",
+    "public-domain": (
+        "in the public domain: nobody owns it, and who has it from elsewhere needs no license"
+    ),
 }
 _EFFECTS: Final = {
     "keep": "no new grant; grants and adapters that exist run on as agreed",

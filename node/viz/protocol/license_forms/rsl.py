@@ -2,8 +2,9 @@
 
 ``permits`` is a closed list in RSL: what it does not name is not allowed. RSL has no value for
 research, so a research license permits only the users ``education`` and ``non-commercial``; the
-document says more. Amounts need a currency of ISO 4217, which a token is not, so the price is in
-the rate card, and ``custom`` names that.
+document says more. Of a work in the public domain nobody claims the copyright. Amounts need a
+currency of ISO 4217, which a token is not, so the price is in the rate card, and ``custom`` names
+that.
 """
 
 from __future__ import annotations
@@ -28,20 +29,30 @@ def rsl(document: LicenseDocument, where: LicensePlace) -> bytes:
     root = Element("rsl", {"xmlns": NAMESPACE})
     content = SubElement(root, "content", {"url": where.work_path})
     _license(SubElement(content, "license"), document, where)
-    contact = document.licensor.contact
-    holder: dict[str, str] = {"type": document.licensor.kind}
-    if contact.startswith("mailto:"):
-        holder["contactEmail"] = contact.removeprefix("mailto:")
-    else:
-        holder["contactUrl"] = contact
-    _text(content, "copyright", document.licensor.name, holder)
+    if not document.in_public_domain:
+        _text(content, "copyright", document.licensor.name, _holder(document))
     _text(content, "terms", where.form("summary.html"))
     indent(root)
     written: bytes = tostring(root, encoding="utf-8", xml_declaration=True)
     return written + b"\n"
 
 
+def _holder(document: LicenseDocument) -> dict[str, str]:
+    contact = document.licensor.contact
+    holder: dict[str, str] = {"type": document.licensor.kind}
+    if contact.startswith("mailto:"):
+        holder["contactEmail"] = contact.removeprefix("mailto:")
+    else:
+        holder["contactUrl"] = contact
+    return holder
+
+
 def _license(found: Element, document: LicenseDocument, where: LicensePlace) -> None:
+    if document.in_public_domain:
+        _text(found, "permits", "all", {"type": "usage"})
+        SubElement(found, "payment", {"type": "free"})
+        _text(found, "legal", where.form("license.json"), {"type": "proof"})
+        return
     trains = document.rights.copy_for_training and not where.withdrawn_at
     if trains:
         _text(found, "permits", "ai-train", {"type": "usage"})

@@ -1,8 +1,9 @@
 """Write a license as declarations of TDMRep (W3C Community Group, final report of 2024-05-10).
 
-A Viz license needs a grant, so the mining rights are always reserved, and the policy says how to
-get a grant. The policy follows TDMRep's profile of ODRL 2.2: one permission to mine, with the
-duties to obtain consent and to pay.
+A Viz license needs a grant, so the mining rights are reserved, and the policy says how to get a
+grant. Of a work in the public domain nobody can reserve them, and there is no policy. The policy
+follows TDMRep's profile of ODRL 2.2: one permission to mine, with the duties to obtain consent and
+to pay.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ POLICY: Final = "tdm-policy.json"
 
 
 def tdm_policy(document: LicenseDocument, where: LicensePlace) -> dict[str, Any] | None:
-    """Return the policy of the work; None if the work is not for license."""
-    if not document.rights.copy_for_training or where.withdrawn_at:
+    """Return the policy of the work; None if the work is not for license, or nobody's."""
+    if not document.rights.copy_for_training or where.withdrawn_at or document.in_public_domain:
         return None
     duties = [{"action": "obtainConsent"}]
     terms = terms_of(document)
@@ -60,13 +61,13 @@ def _assigner(document: LicenseDocument, where: LicensePlace) -> dict[str, str]:
     return party
 
 
-def tdm_rule(location: str, policy_url: str | None) -> dict[str, Any]:
+def tdm_rule(location: str, policy_url: str | None, *, reserved: bool = True) -> dict[str, Any]:
     """Return a rule of ``/.well-known/tdmrep.json``; without policy nothing is for license."""
-    rule = {"location": location, "tdm-reservation": 1}
+    rule = {"location": location, "tdm-reservation": int(reserved)}
     return rule if policy_url is None else {**rule, "tdm-policy": policy_url}
 
 
 def tdm_rules(document: LicenseDocument, where: LicensePlace) -> list[dict[str, Any]]:
     """Return the content of ``tdmrep.json`` for a site with this one work."""
     policy = where.form(POLICY) if tdm_policy(document, where) is not None else None
-    return [tdm_rule(where.work_path, policy)]
+    return [tdm_rule(where.work_path, policy, reserved=not document.in_public_domain)]

@@ -122,15 +122,19 @@ class LicenseDocuments:
 
     async def _rules_of(self, content_id: ContentId) -> list[dict[str, Any]]:
         policy: str | None = None
+        reserved = True
         try:
             kept = await self.get(content_id)
+            reserved = not kept.document.in_public_domain
             if kept.form(POLICY) is not None:
                 policy = kept.where.form(POLICY)
         except LicenseError as error:
             say = _log.info if isinstance(error, LicenseUnknown) else _log.warning
             say("a license is not shown", content_id=content_id, reason=error.detail)
         path = f"{CONTENTS_PATH}/{content_id}"
-        return [tdm_rule(location, policy) for location in (f"{path}$", f"{path}/")]
+        return [
+            tdm_rule(location, policy, reserved=reserved) for location in (f"{path}$", f"{path}/")
+        ]
 
     async def _checked(self, content_id: ContentId, document: LicenseDocument) -> KeptLicense:
         state = await self._chain.content(content_id)

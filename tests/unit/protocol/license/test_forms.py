@@ -241,6 +241,32 @@ def test_what_is_not_for_license_is_reserved_in_every_form(kind: str) -> None:
     assert not any(rule["action"] == "derive" for rule in permitted)
 
 
+@pytest.mark.parametrize("where", [WHERE, GONE], ids=["open", "withdrawn"])
+def test_a_work_in_the_public_domain_is_reserved_by_nobody(where: LicensePlace) -> None:
+    """Nobody owns it: no form names a holder of a copyright, reserves it, or asks for pay."""
+    document = changed(
+        {
+            "work.acquired": "public-domain",
+            "warranties.given": ["authority"],
+            "money.training_fee": "0",
+            "money.min_royalty_bps": 0,
+        }
+    )
+    written = rsl(document, where)
+    spec.check_rsl(written)
+    assert b"<copyright" not in written and b"prohibits" not in written
+    assert b"attestation" not in written and payment(document) == "free"
+    assert permits(document, where) == {"usage": "all"}
+    assert tdm_policy(document, where) is None
+    (rule,) = rules = tdm_rules(document, where)
+    spec.check_tdmrep(rules)
+    assert rule["tdm-reservation"] == 0
+    assert usage_preference(document) == "train-ai=y, ai-use=y"
+    made = training_assertion(document, where)
+    spec.check_training_assertion(made)
+    assert {each["use"] for each in made["data"]["entries"].values()} == {"allowed"}
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_odrl_says_each_right_once(kind: str) -> None:
     """Each of the seven rights is permitted or prohibited, and no two rules conflict."""

@@ -107,6 +107,9 @@ def test_a_field_that_is_wrong_is_named(field: str, value: Any, says: str) -> No
     assert len(refused.value.detail) < 400
 
 
+PUBLIC: dict[str, Any] = {"work.acquired": "public-domain", "warranties.given": ["authority"]}
+
+
 @pytest.mark.parametrize(
     ("changes", "field"),
     [
@@ -131,6 +134,8 @@ def test_a_field_that_is_wrong_is_named(field: str, value: Any, says: str) -> No
         ({"licensor.capacity": "agent", "work.acquired": "assigned"}, "licensor.capacity"),
         ({"work.third_party": True}, "work.third_party"),
         ({"work.acquired": "public-domain"}, "work.acquired"),
+        ({**PUBLIC, "money.min_royalty_bps": 0}, "money.training_fee"),
+        ({**PUBLIC, "money.training_fee": "0.00"}, "money.min_royalty_bps"),
         ({"work.created": "2099-01-01"}, "work.created"),
         ({"work.created": "2020-02-02", "work.published": "2020-02-01"}, "work.created"),
         ({"licensor.wallet": ZERO_ADDRESS}, "licensor.wallet"),
