@@ -159,12 +159,12 @@ class AdapterPool:
         self._loader.shutdown(wait=True, cancel_futures=True)
 
     def _register(self, adapter_id: AdapterId, path: Path) -> None:
-        resident, identity = self._read(adapter_id, path)
+        loaded, identity = self._read(adapter_id, path)
         with self._lock:
-            self._files[adapter_id] = _File(path, identity, resident.rank)
+            self._files[adapter_id] = _File(path, identity, loaded.rank)
             self._forget(adapter_id)
-            if self._make_room(self._sizes[resident.rank]):
-                self._keep(resident)
+            if self._make_room(self._sizes[loaded.rank]):
+                self._keep(loaded)
 
     def _load(self, adapter_id: AdapterId, file: _File, done: _OnLoaded) -> None:
         error: EngineError | None = None

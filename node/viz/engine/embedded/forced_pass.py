@@ -1,7 +1,8 @@
 """Compute what follows a prompt and given tokens, one token at a time, outside the serving loop.
 
-One sequence under the base and at most one adapter, in float32. For whoever replays an answer: the
-tokens are those of the answer, and not those that this pass would choose (teacher forcing).
+One sequence under the base and at most one adapter, by default in float32. For whoever replays an
+answer: the tokens are those of the answer, and not those that this pass would choose (teacher
+forcing).
 """
 
 from __future__ import annotations

@@ -3,8 +3,10 @@
 Owns the age limits, one renewal task for each reading, and how long to wait for an endpoint that
 fails or hangs. Invariants:
 
-- A paid request waits for the chain without a limit only if it has no usable reading: none yet, one
-  with a fault, or one older than ``OLDEST_S``. In every other case it waits at most ``PATIENCE_S``.
+- A paid request that has no reading yet waits for the chain's answer. While the endpoint is not
+  known to fail or hang, so does one whose reading has a fault or is older than ``OLDEST_S``, and
+  one that needs a fresh reading, because its voucher is above the deposit that was read. In every
+  other case it waits at most ``PATIENCE_S``.
 - Each reading has one renewal at a time. While the endpoint answers, a caller who wants a fresh
   reading starts one more.
 - While the endpoint fails, all readings together ask it less and less often.
