@@ -105,7 +105,9 @@ DeploymentFile = Annotated[
     ),
 ]
 Yes = Annotated[bool, typer.Option("--yes", help="Agree without being asked.")]
-WorkId = Annotated[int, typer.Argument(min=1, help="The work's id on the chain.")]
+# Ids are counted from 1, and JSON holds whole numbers so far exactly.
+MOST_WORKS: Final = 2**53 - 1
+WorkId = Annotated[int, typer.Argument(min=1, max=MOST_WORKS, help="The work's id on the chain.")]
 WorkPath = Annotated[Path, typer.Argument(help="A folder with a terms.toml, or a terms file.")]
 BaseModelOption = Annotated[str, typer.Option(help="Name or folder of the base model.")]
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from viz.domain.units import ContentId
 from viz.domain.work import Work
 from viz.protocol.listing import WorkListing
 from viz.services.work_records import read_work
@@ -70,10 +71,17 @@ def likeness(one: str, other: str) -> float | None:
     return max(0.0, 1 - 2 * differing / BITS)
 
 
-def alike(iscc: str, listings: Iterable[WorkListing]) -> list[AlikeWork]:
-    """Return the listed works that are similar, the most similar first. An estimate."""
+def alike(
+    iscc: str, listings: Iterable[WorkListing], own: Collection[ContentId] = ()
+) -> list[AlikeWork]:
+    """Return the listed works that are similar, the most similar first. An estimate.
+
+    ``own`` are not compared: the ids under which the work itself is registered.
+    """
     found = []
     for each in listings:
+        if each.content_id in own:
+            continue
         shared = likeness(iscc, each.iscc or "")
         if shared is not None and shared >= ALIKE:
             row = AlikeWork(int(each.content_id), each.title, each.credit, round(shared, 2))

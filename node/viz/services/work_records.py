@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
@@ -175,6 +176,23 @@ def draft(path: Path, description: WorkDescription, creator: Address) -> Registr
     )
     save_record(path, made)
     return made
+
+
+def records_in(place: Path) -> list[tuple[Path, Registration]]:
+    """Return the registered works of a folder, or of one file: their paths and records.
+
+    A record that cannot be read is left out.
+    """
+    end = record_path(Path("a")).name[1:]
+    files = sorted(place.glob(f"*{end}")) if place.is_dir() else [record_path(place)]
+    found = []
+    for file in files:
+        work = file.with_name(file.name.removesuffix(end))
+        with suppress(VizError):
+            record = load_record(work)
+            if record is not None and record.content_id is not None:
+                found.append((work, record))
+    return found
 
 
 def load_record(work: Path) -> Registration | None:

@@ -208,6 +208,11 @@ async def test_a_buyer_gets_the_file_that_the_audit_of_receipts_needs(
     assert len(whole) == 3 and "3 receipts" in found.stdout, found.output
     assert found.exit_code == 0, "more was claimed than billed, and the ledger knows of no receipt"
     assert "of it paid ahead" in found.stdout
+    other = ("audit", "receipts", file, "--node", development_account(PAYER).address,
+             "--rpc", market.net.anvil.url)  # fmt: skip
+    found = await market.desk.viz(*other, key=False, yes=False)
+    assert found.exit_code == 4 and "is not the node of these" in found.stderr, found.output
+    assert market.node.address in found.stderr and "not signed" not in found.output
     file.write_text(json.dumps({"receipts": whole[:2]}))
     found = await market.desk.viz(*audit, key=False, yes=False)
     assert found.exit_code == INCONCLUSIVE and "not billed by these receipts" in found.stdout

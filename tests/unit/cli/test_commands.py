@@ -159,6 +159,9 @@ def test_an_empty_path_is_wrong_usage(name: str) -> None:
         for empty in ("", ["a", ""]):
             with pytest.raises(typer.BadParameter, match="the path is empty"):
                 each.process_value(None, empty)
+    if name in ("content show", "content statement", "content license", "adapter show"):
+        done = CliRunner().invoke(app, [*name.split(), str(2**256)])
+        assert done.exit_code == USAGE and "less than or equal to" in done.output
     if name in ("content import", "content check", "license new"):
         done = CliRunner().invoke(app, [*name.split(), ""])
         assert done.exit_code == USAGE and "the path is empty" in done.output

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,9 +15,11 @@ from typer.testing import CliRunner, Result
 
 from viz.chain.deployment import save_deployment
 from viz.cli.main import app
-from viz.creator.license_files import read_license, require_work
+from viz.creator.license_files import read_described, read_license, require_work
+from viz.domain.units import ContentId, parse_address
 from viz.protocol.license_document.writing import license_to_toml
 from viz.protocol.license_forms.catalogue import NAMES
+from viz.services.work_records import draft, save_record
 
 WORK = Path("examples/works/varn-point")
 SAID = (
@@ -186,3 +189,27 @@ def test_every_form_is_exported(folder: Path) -> None:
     assert (folder / "out" / "tdmrep.json").read_text() == "[]"
     shown = viz(folder, "license show {0}/out/license.json --json")
     assert json.loads(shown.stdout) == preset().to_json()
+
+
+def test_an_export_of_an_edited_license_says_so(folder: Path) -> None:
+    """The chain has the hash of the one that the work was registered with."""
+    viz(folder, f"license new {{0}} --preset commercial {SAID}")
+    document = read_license(folder / "license.toml")
+    work, terms, owner = folder / "work.jsonl", folder / "terms.toml", parse_address(WALLET)
+    terms.write_text('title = "The keeper of Varn Point"\nkind = "dialogue"\nfile = "work.jsonl"\n')
+    described = read_described(terms, folder / "license.toml", DEPLOYMENT, owner)
+    save_record(work, replace(draft(work, described, owner), content_id=ContentId(4)))
+    command = "license export {0}/license.toml --url https://alma.test/l --path /book/ --to {0}"
+    assert "differs" not in viz(folder, command + "/one").output
+    edited = replace_fee(license_to_toml(document))
+    (folder / "license.toml").write_text(edited, encoding="utf-8")
+    done = viz(folder, command + "/two")
+    assert "differs  from the license that work 4 was registered with" in done.output
+    told = json.loads(viz(folder, command + "/two --json").stdout)
+    assert told["differsFrom"] == [4]
+
+
+def replace_fee(toml: str) -> str:
+    changed = toml.replace('training_fee = "2', 'training_fee = "3')
+    assert changed != toml
+    return changed

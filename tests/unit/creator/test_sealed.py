@@ -12,7 +12,7 @@ from viz.domain.license import Terms
 from viz.domain.units import Address, ContentId
 from viz.errors import CommitmentMismatch
 from viz.protocol.registration import WorkDescription
-from viz.services.work_records import Registration, draft
+from viz.services.work_records import Registration, draft, record_path, records_in, save_record
 from viz.storage.sealing import unseal_bytes
 
 CREATOR = Address("0x" + "ab" * 20)
@@ -85,3 +85,16 @@ def test_the_same_text_under_another_license_replaces_its_sealed_file(
     assert new.cid != old.cid and not work.with_name("work.txt.age.1").exists()
     opened = unseal_bytes(new.path, new.key, max_bytes=1 << 20)
     assert opened.endswith(b"\n" + TEXT.encode())
+
+
+def test_the_records_of_a_folder_are_those_of_registered_works(
+    work: Path, record: Registration
+) -> None:
+    """They tell a creator's own work from a near copy of it, and its license from an edited one."""
+    assert records_in(work.parent) == []
+    save_record(work, record)
+    for place in (work, work.parent):
+        ((path, found),) = records_in(place)
+        assert (path, found.content_id, found.salt) == (work, record.content_id, record.salt)
+    record_path(work).write_text("{")
+    assert records_in(work) == []

@@ -74,6 +74,8 @@ def test_listed_works_that_are_alike_come_in_order_and_old_listings_are_passed_o
     half = code_of("\n\n".join([*lines[:340], *novel("else", 60)]))
     listings = [listing(1, None), listing(2, half), listing(3, code_of(mine)), listing(4, "odd")]
     assert [each.content_id for each in alike(code_of(mine), listings)] == [3, 2]
+    found = alike(code_of(mine), listings, [ContentId(3)])
+    assert [each.content_id for each in found] == [2], "a work is no near copy of itself"
     assert "iscc" not in listing(1, None).to_json()
 
 

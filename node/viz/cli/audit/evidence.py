@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -28,8 +28,9 @@ from viz.given_file import about, read_given
 
 if TYPE_CHECKING:
     from viz.domain.ports.chain import Deployment
+    from viz.domain.ports.transactions import Event
     from viz.domain.receipt_audit import PublicReceipt
-    from viz.domain.units import Hash32
+    from viz.domain.units import Address, Hash32
 
 EXITS: Final = {"reproduced": 0, "different": AUDIT_DIFFERENT, "inconclusive": AUDIT_INCONCLUSIVE}
 _SEVERITY: Final = ("reproduced", "inconclusive", "different")
@@ -231,6 +232,7 @@ async def _receipts(
         history = SettlementHistory(chain)
         events = await history.events(last.number)
         channels = {each.receipt.channel_id for each in given}
+        _require_node_of(channels, events, address)
         await history.require_settled(events, channels, last.number)
     claims = [event for event in events if event.name == "Claimed"]
     domain = settlement_domain(trusted.chain_id, trusted.settlement)
@@ -250,6 +252,25 @@ async def _receipts(
         "findings": [*told["findings"], *published.findings],
         "missing": [*told["missing"], *published.missing],
     }
+
+
+def _require_node_of(channels: Collection[Hash32], events: Sequence[Event], node: Address) -> None:
+    """Raise InvalidRequest if a channel is with another node: then nothing could be held against
+    the one that was named. A channel's id is the hash of its signer and its node.
+    """
+    from viz.domain.typed_data import channel_id
+    from viz.domain.units import Address
+
+    for event in events:
+        if event.name != "ChannelOpened" or event.args["channelId"] not in channels:
+            continue
+        signer, its_node = Address(event.args["signer"]), Address(event.args["node"])
+        if its_node != node and channel_id(signer, its_node) == event.args["channelId"]:
+            raise InvalidRequest(
+                f"--node {node} is not the node of these receipts' channel, which is with "
+                f"{its_node}: name that one",
+                param="node",
+            )
 
 
 def _say_published(found: dict[str, Any], trusted: Deployment) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -16,6 +17,7 @@ from viz.domain.display import counted
 from viz.errors import VizError
 
 if TYPE_CHECKING:
+    from viz.domain.units import ContentId
     from viz.protocol.listing import WorkListing
 
 _SHOWN_OPT_OUTS: Final = 6
@@ -49,13 +51,29 @@ def check(
     told = check_work(made, _folder(sources[0]))
     listings, why = ([], "you said --alone") if alone else _listings(node)
     coded = sum(bool(each.iscc) for each in listings)
-    told["alike"] = [asdict(each) for each in alike(told["iscc"], listings)]
+    own = _registered(sources)
+    told["alike"] = [asdict(each) for each in alike(told["iscc"], listings, own)]
     told["compared"] = {
         "node": "" if why else node, "listings": len(listings), "withCode": coded, "why": why,
     }  # fmt: skip
     if show(told, as_json=as_json):
         return
     _tell(told)
+
+
+def _registered(sources: list[Path]) -> list[ContentId]:
+    """Return the ids under which these works are registered, by the records beside them."""
+    from viz.services.work_records import read_work, records_in
+
+    found = []
+    for source in sources:
+        for path, record in records_in(source):
+            # Of a file that was changed since, its registered form is another work.
+            with suppress(VizError):
+                if read_work(path, record.kind).merkle_root == record.merkle_root:
+                    assert record.content_id is not None
+                    found.append(record.content_id)
+    return found
 
 
 def _folder(source: Path) -> Path:

@@ -12,6 +12,7 @@ import typer
 
 from viz.cli.console import (
     AUDIT_DIFFERENT,
+    MOST_WORKS,
     AsJson,
     DataDir,
     DeploymentFile,
@@ -56,7 +57,9 @@ FEES_ARE_NOT_COUNTED: Final = (
 AFTER_RETIREMENT: Final = (
     "100 %: after an adapter's retirement its works get all that it still earns"
 )
-SomeWorks = Annotated[list[int], typer.Argument(min=1, help="The works' ids on the chain.")]
+SomeWorks = Annotated[
+    list[int], typer.Argument(min=1, max=MOST_WORKS, help="The works' ids on the chain.")
+]
 
 
 @guarded

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from viz.cli.console import (
+    MOST_WORKS,
     AsJson,
     DataDir,
     DeploymentFile,
@@ -151,7 +152,9 @@ def check_license(
     ] = None,
     content_id: Annotated[
         int | None,
-        typer.Option("--content", min=1, help="Id of the work whose terms to compare with."),
+        typer.Option(
+            "--content", min=1, max=MOST_WORKS, help="Id of the work whose terms to compare with."
+        ),
     ] = None,
     node: NodeUrl = LOCAL_NODE,
     rpc: CreatorRpcOption = "",
@@ -196,7 +199,10 @@ def check_license(
 def show_license(
     license_file: LicenseFileOrNone = None,
     content_id: Annotated[
-        int | None, typer.Option("--content", min=1, help="The work's id, to read it from a node.")
+        int | None,
+        typer.Option(
+            "--content", min=1, max=MOST_WORKS, help="The work's id, to read it from a node."
+        ),
     ] = None,
     node: NodeUrl = LOCAL_NODE,
     as_json: AsJson = False,
@@ -222,7 +228,7 @@ def export_license(
     ],
     to: Annotated[Path, typer.Option("--to", help="Folder to write to.")] = Path("license"),
     content_id: Annotated[
-        int | None, typer.Option("--content", min=1, help="The work's id.")
+        int | None, typer.Option("--content", min=1, max=MOST_WORKS, help="The work's id.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -246,11 +252,31 @@ def export_license(
         if not is_written(to / name, body):
             write_new(to / name, body)
     written = list(files)
-    if show({"folder": str(to), "files": written}, as_json=as_json):
+    differs = _registered_otherwise(document, license_file.parent)
+    told: dict[str, Any] = {"folder": str(to), "files": written}
+    if show(told | ({"differsFrom": differs} if differs else {}), as_json=as_json):
         return
     say(f"written  {to}: {', '.join(written)}")
     say(f"publish  them at {url}, and tdmrep.json at /.well-known/tdmrep.json of the work's site")
     say(f"robots   License: {where.form('rsl.xml')}")
+    for work in differs:
+        say(
+            f"differs  from the license that work {work} was registered with, whose hash the chain "
+            f"has: new terms count only after `viz content terms {work} FOLDER`"
+        )
+
+
+def _registered_otherwise(document: LicenseDocument, folder: Path) -> list[int]:
+    """Return the works whose records beside a license name another one than this, for its work."""
+    from viz.domain.units import hex_of
+    from viz.services.work_records import records_in
+
+    return [
+        int(record.content_id or 0)
+        for _, record in records_in(folder)
+        if hex_of(record.merkle_root) == document.work.root
+        and record.license_hash != document.license_hash
+    ]
 
 
 def _document(license_file: Path | None, content_id: int | None, node: str) -> LicenseDocument:

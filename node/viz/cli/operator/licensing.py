@@ -6,7 +6,18 @@ from typing import Annotated, Any, Final, NoReturn
 
 import typer
 
-from viz.cli.console import AsJson, DataDir, err, exit_code, guarded, run, say, show, table
+from viz.cli.console import (
+    MOST_WORKS,
+    AsJson,
+    DataDir,
+    err,
+    exit_code,
+    guarded,
+    run,
+    say,
+    show,
+    table,
+)
 from viz.cli.http import OperatedNode
 from viz.cli.operator.running_node import OperatorClient
 from viz.cli.operator.works_notices import say_notices
@@ -20,7 +31,9 @@ _NOWHERE: Final[dict[str, Any]] = {"path": None, "title": "", "detail": "", "err
 
 @guarded
 def license_work(
-    content_ids: Annotated[list[int], typer.Argument(help="Works to acquire a grant to.", min=1)],
+    content_ids: Annotated[
+        list[int], typer.Argument(help="Works to acquire a grant to.", min=1, max=MOST_WORKS)
+    ],
     max_fee: Annotated[str, typer.Option(help="Pay at most this much for each work.")] = "",
     offline: Annotated[
         bool, typer.Option("--offline", help="Only the grant: the owner gives you the work's file.")

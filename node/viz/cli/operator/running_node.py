@@ -34,7 +34,7 @@ from viz.cli.operator.answers import require_operators_form, require_progress
 from viz.cli.operator.training_progress import stands
 from viz.domain.display import moment, percent
 from viz.domain.strict_json import load_json
-from viz.domain.units import BPS, parse_units
+from viz.domain.units import BPS, UINT32_MAX, parse_units
 from viz.errors import ConfigError, InvalidRequest
 from viz.given_file import read_secret
 from viz.local_socket import OPERATOR_SOCKET, is_listening
@@ -65,7 +65,9 @@ PublishAnywayOption = Annotated[
 ]
 NameOption = Annotated[str, typer.Option(help="Name under which the adapter is sold.")]
 DescriptionOption = Annotated[str, typer.Option(help="Description of the adapter, for buyers.")]
-AdapterArgument = Annotated[int, typer.Argument(min=1, help="The adapter's id on the chain.")]
+AdapterArgument = Annotated[
+    int, typer.Argument(min=1, max=UINT32_MAX, help="The adapter's id on the chain.")
+]
 SharesOption = Annotated[
     list[str] | None,
     typer.Option(

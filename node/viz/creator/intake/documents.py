@@ -18,11 +18,13 @@ from viz.creator.intake.decode import decoded
 from viz.creator.intake.entities import with_entities
 from viz.creator.intake.found import Converted
 from viz.creator.intake.markup import PageText, hardened_xml_parser, html_tree, name_of
+from viz.creator.intake.rsl_rules import inline_statements
 from viz.creator.intake.signals import embedded_signals, epub_signals
 from viz.creator.intake.word_hidden import without_hidden
 from viz.domain.display import counted
 from viz.errors import InvalidWork
 
+_BOOKS_RSL: Final = "META-INF/rsl.xml"
 _OWN: Final = "viz-node " + version("viz-node")
 _LXML: Final = "lxml " + version("lxml")
 # These algorithms only obscure fonts; they do not lock text.
@@ -143,6 +145,8 @@ def epub_file(file: BinaryIO) -> Converted:
     if len(spine) > _MAX_PAGES:
         raise InvalidWork(f"the book has {len(spine)} pages, at most {_MAX_PAGES} are read")
     found = Converted("text", "", tools=[_LXML, _OWN], opt_outs=epub_signals(package))
+    if _BOOKS_RSL in archive:
+        found.opt_outs += inline_statements(archive.read(_BOOKS_RSL), _BOOKS_RSL)
     left_out: Counter[str] = Counter()
     pages: list[str] = []
     read = 0
@@ -277,5 +281,8 @@ def _first(root: Any, name: str) -> str:
 
 def embedded(found: Converted, raw: bytes) -> Converted:
     """Add the reservations of rights that are embedded uncompressed in a file of any kind."""
-    found.opt_outs += embedded_signals(raw)
+    known = {(each.scheme, each.says, each.value) for each in found.opt_outs}
+    found.opt_outs += [
+        each for each in embedded_signals(raw) if (each.scheme, each.says, each.value) not in known
+    ]
     return found

@@ -147,9 +147,10 @@ def embedded_signals(raw: bytes) -> list[OptOut]:
     """
     found: list[OptOut] = []
     for part in (raw, *_packed_metadata(raw)):
+        is_xmp = b"<x:xmpmeta" in part or b"<?xpacket" in part
         for match in _xmp_reservation(part).finditer(part):
             found += tdm_statements(match[1].decode(), "XMP metadata")
-        found += embedded_statements(part, "XMP metadata")
+        found += embedded_statements(part, "XMP metadata" if is_xmp else "inside the file")
     for match in _ASSERTION.finditer(raw):
         after = raw[match.end() : match.end() + _ASSERTION_BYTES]
         barred = b"notAllowed" in after or b"constrained" in after

@@ -194,6 +194,16 @@ def test_a_reservation_in_a_file_is_found(what: str, given: dict[str, Any]) -> N
     assert [s["says"] for s in given[what]["opt_outs"] if s["scheme"] == scheme] == says
 
 
+def test_a_books_own_rsl_document_is_named_as_what_it_is(tmp_path: Path) -> None:
+    """Whether it is compressed or not: the creator has to find what reserves."""
+    path = tmp_path / "a.epub"
+    path.write_bytes(documents.epub(["<p>Ada.</p>"], more={"META-INF/rsl.xml": RSL.format(NO)}))
+    made = import_sources(*sources_of([path])[:1])
+    assert [(each.scheme, each.says, each.where) for each in made.opt_outs] == [
+        ("RSL", "reserved", "META-INF/rsl.xml of a.epub")
+    ]
+
+
 def test_the_rules_in_a_copy_of_a_site_count_for_its_pages_and_are_no_text(tmp_path: Path) -> None:
     """A folder that wget or an export made has robots.txt and tdmrep.json as the site has them."""
     site = tmp_path / "a.test"
