@@ -157,11 +157,13 @@ def _child(
         assert child.stdout is not None
         assert child.stderr is not None
         late = threading.Timer(TIME_S, child.kill)
-        late.start()
+        # An interrupt at any line here must not leave a thread that the interpreter waits for.
+        late.daemon = True
         told: list[bytes] = []
         reader = threading.Thread(target=lambda: told.append(_tail(child.stderr)), daemon=True)
-        reader.start()
         try:
+            late.start()
+            reader.start()
             said = child.stdout.read(_MAX_ANSWER_BYTES + 1)
             if len(said) > _MAX_ANSWER_BYTES:
                 child.kill()
