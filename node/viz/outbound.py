@@ -36,7 +36,10 @@ MAX_JSON_BYTES: Final = 4 * 1024 * 1024
 MAX_JSON_VALUES: Final = 262_144
 MAX_CONNECTIONS: Final = 32
 MAX_CONNECTIONS_EACH: Final = 4
-_NAMES_AT_ONCE: Final = 8
+# A name server can hold a thread for half a minute, and ``MAX_CONNECTIONS`` names may be asked for
+# again meanwhile.
+NAMES_AT_ONCE: Final = 64
+NAME_WAITS_S: Final = 5.0
 _PIECE_BYTES: Final = 64 * 1024
 _NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
 # All IPv6 addresses of the internet are in here; site-local ones, local NAT64 (RFC 8215), IPv4
@@ -188,7 +191,7 @@ class NameResolver(AbstractResolver):
 
     def __init__(self, *, private_addresses: bool = False) -> None:
         self._private = private_addresses
-        self._places = asyncio.Semaphore(_NAMES_AT_ONCE)
+        self._places = asyncio.Semaphore(NAMES_AT_ONCE)
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
@@ -196,7 +199,8 @@ class NameResolver(AbstractResolver):
         """Return the addresses of a name.
 
         Raises AddressNotPublic if one of them is not public and only public ones are allowed, and
-        OSError if there is none.
+        OSError if there is none, or if too many names wait (aiohttp goes on with a name after its
+        request was given up).
         """
         ask = partial(
             socket.getaddrinfo,
@@ -207,7 +211,11 @@ class NameResolver(AbstractResolver):
             flags=socket.AI_ADDRCONFIG,
         )
         found: list[ResolveResult] = []
-        await self._places.acquire()
+        try:
+            async with asyncio.timeout(NAME_WAITS_S):
+                await self._places.acquire()
+        except TimeoutError as error:
+            raise OSError(f"{host[:200]} waits behind names that resolve too slowly") from error
         asked = asyncio.ensure_future(in_daemon_thread(ask, name="viz-names"))
         asked.add_done_callback(self._answered)
         for family_, _, protocol, _, address in await asyncio.shield(asked):

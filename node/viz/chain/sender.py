@@ -50,9 +50,8 @@ _REFUSALS: Final = (
 # How far an endpoint's two counts may differ beyond this sender's own open transactions: others may
 # send with the key by hand.
 MOST_APART: Final = 64
-# So long a block that this process saw counts for more than an endpoint that does not have it:
-# endpoints behind one address differ by some blocks. After that the block may be gone.
-SEEN_FOR_S: Final = 60.0
+# What a transaction that only uses its nonce is called in the journal.
+FILLER: Final = "nothing, to use a nonce"
 _log = structlog.get_logger()
 
 
@@ -87,8 +86,10 @@ class Sender:
         self._lock = asyncio.Lock()
         # How many of the account's transactions are in blocks, as far as this process knows.
         self._mined = 0
-        # The loop's time at which this process last saw one of them.
-        self._seen_s = float("-inf")
+        # The last of them that this process saw there.
+        self._seen: Hash32 | None = None
+        # The lowest free nonce before an open transaction, if the last `recover` saw one.
+        self._gap: int | None = None
         self._tracker = TransactionTracker(
             rpc,
             account,
@@ -164,9 +165,34 @@ class Sender:
     async def recover(self, *, urgent: bool = False) -> tuple[Transaction, ...]:
         """Look up every transaction without a known end, for example after a restart.
 
-        Sends again what the chain lost or leaves out, as ``TransactionTracker.recover`` says.
+        Sends again what the chain lost or leaves out, as ``TransactionTracker.recover`` says. A gap
+        before an open transaction that two calls in a row see is filled with empty transactions:
+        the open one could never be mined, and perhaps no other is sent for long.
         """
-        return await self._tracker.recover(urgent=urgent)
+        found = await self._tracker.recover(urgent=urgent)
+        try:
+            async with self._lock:
+                await self._fill_gap(urgent=urgent)
+        except ChainError as error:
+            _log.warning("a gap before a transaction is not filled", reason=error.detail)
+        return found
+
+    async def _fill_gap(self, *, urgent: bool) -> None:
+        taken = {entry.nonce for entry in await self._journal.pending(self.address)}
+        free = await self._next_nonce() if taken else 0
+        seen, self._gap = self._gap, free if taken and free < max(taken) else None
+        if self._gap is None or self._gap != seen:
+            return
+        gas = await self._rpc.estimate_gas(self.address, b"", self.address)
+        free_ones = [nonce for nonce in range(free, max(taken)) if nonce not in taken]
+        _log.warning("filling a gap before a transaction", first=free, missing=len(free_ones))
+        for nonce in free_ones[:MOST_APART]:
+            entry = await self._sign(self.address, b"", gas, FILLER, urgent=urgent, nonce=nonce)
+            await self._journal.record(entry)
+            try:
+                await self._rpc.broadcast(entry.raw)
+            except ChainError as error:  # the next call looks for it, and sends it again
+                _log.warning("broadcast failed", what=FILLER, reason=error.detail)
 
     async def _send(
         self,
@@ -201,9 +227,8 @@ class Sender:
                 if not await self._arrived(entry, error):
                     return Transaction(Outcome.UNKNOWN, entry.hash, error=error.detail)
         end = await self._tracker.wait(entry, urgent=urgent)
-        if not end.outcome.undecided:
-            self._mined = max(self._mined, entry.nonce + 1)
-            self._seen_s = asyncio.get_running_loop().time()
+        if not end.outcome.undecided and entry.nonce >= self._mined:
+            self._mined, self._seen = entry.nonce + 1, end.hash
         return end
 
     async def _arrived(self, entry: SignedTransaction, refusal: ChainError) -> bool:
@@ -236,9 +261,9 @@ class Sender:
         any more. Raises ChainUnreachable if the two contradict each other; the next try asks for
         both again.
         """
-        just_seen = asyncio.get_running_loop().time() < self._seen_s + SEEN_FOR_S
-        least = self._mined if just_seen else 0
-        counted = max(least, await self._rpc.transaction_count(self.address))
+        counted = await self._rpc.transaction_count(self.address)
+        if counted < self._mined and self._seen is not None and await self._rpc.receipt(self._seen):
+            counted = self._mined  # the block is there: only this count does not have it yet
         taken = {entry.nonce for entry in await self._journal.pending(self.address)}
         apart = MOST_APART + len(taken)
         if not self._mined or not self._mined <= counted <= self._mined + apart:
@@ -249,18 +274,26 @@ class Sender:
                     f"that {mined} of them are in blocks: nothing was sent. Try again, or name "
                     "another rpc_url"
                 )
-            self._mined = max(least, mined)
+            self._mined = mined
         nonce = max(counted, self._mined)
         while nonce in taken:
             nonce += 1
         return nonce
 
     async def _sign(
-        self, to: Address | None, data: bytes, gas: int, description: str, *, urgent: bool
+        self,
+        to: Address | None,
+        data: bytes,
+        gas: int,
+        description: str,
+        *,
+        urgent: bool,
+        nonce: int | None = None,
     ) -> SignedTransaction:
         if self._chain_id is None:
             self._chain_id = await self._rpc.chain_id()
-        nonce = await self._next_nonce()
+        if nonce is None:
+            nonce = await self._next_nonce()
         paid = fees.bounded(await self._rpc.fees(), self._max_fee_wei, urgent=urgent)
         fields: dict[str, Any] = {
             "type": 2,

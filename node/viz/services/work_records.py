@@ -147,12 +147,24 @@ def draft(path: Path, description: WorkDescription, creator: Address) -> Registr
     """Make the record of a work that will be registered, write it to disk, and return it.
 
     It takes the salt and the signature of an earlier record of the same file and creator. Raises
-    InvalidWork, and InvalidRequest if the work is already registered.
+    InvalidWork, and InvalidRequest if the work is already registered, or may be by another creator:
+    only the record holds the salt.
     """
     work = read_work(path, description.kind)
     earlier = load_record(path)
     salt, signed = Hash32(secrets.token_bytes(32)), None
-    if earlier is not None and earlier.creator == creator:
+    if earlier is not None and earlier.creator != creator:
+        if earlier.content_id is not None or earlier.signed is not None:
+            state = (
+                f"is registered already by {earlier.creator}, as work {earlier.content_id}"
+                if earlier.content_id is not None
+                else f"was signed for by {earlier.creator} and may be registered yet"
+            )
+            raise InvalidRequest(
+                f"{path} {state}, and only {record_path(path)} holds its salt: keep that, and "
+                "register with another key from a folder with a copy of the work alone"
+            )
+    elif earlier is not None:
         if earlier.content_id is not None:
             known = f"{path} is registered already, as work {earlier.content_id}"
             raise InvalidRequest(

@@ -31,7 +31,7 @@ from viz.protocol.registration import (
     SignedRegistration,
 )
 from viz.services.licensing.creator_relay import CreatorRelay
-from viz.services.work_records import load_record, read_work
+from viz.services.work_records import load_record, read_work, record_path
 
 ROOT = Path(__file__).parents[3]
 EXAMPLE = ROOT / "examples" / "works" / "varn-point"
@@ -117,8 +117,14 @@ async def test_a_work_is_registered_with_its_record(
         for words in ("2.000000 vUSD, once for each grant", "at least 8 % of", "365 days"):
             assert words in err, "what is signed is told in words"
         again = await script(work, "--key", key_file, *way)
+        held = record_path(work / "work.jsonl").read_bytes()
+        (tmp_path / "other").mkdir()
+        other_key, _ = new_key(tmp_path / "other")
+        other = await script(work, "--key", other_key, *way)
     assert again[0] == 4
     assert "registered already, as work 1" in again[2]
+    assert other[0] == 4 and f"registered already by {creator}, as work 1" in other[2]
+    assert record_path(work / "work.jsonl").read_bytes() == held, "only it holds the salt"
 
     record = load_record(work / "work.jsonl")
     assert record is not None

@@ -291,6 +291,8 @@ async def test_permissions_are_commands(net: Testnet, trainer: RealNode, tmp_pat
     done = await operated(trainer, "adapter", "permit", adapter, other)
     assert done.exit_code == 0 and f"{other} may serve adapter {adapter}" in done.stdout
     assert (await net.chain.servable(AdapterId(adapter), other)).reason is None
+    again = await operated(trainer, "adapter", "permit", adapter, other)
+    assert again.exit_code == 0 and "already so: nothing was sent" in again.stdout
     done = await operated(trainer, "adapter", "revoke", adapter, other)
     # The contract gives it a notice period, in which it still serves and gets the key.
     until_s = (await net.chain.servable(AdapterId(adapter), other)).until_s
@@ -298,3 +300,4 @@ async def test_permissions_are_commands(net: Testnet, trainer: RealNode, tmp_pat
     await net.anvil.advance_time(2 * 24 * 3_600)
     done = await operated(trainer, "adapter", "revoke", adapter, other)
     assert done.exit_code == 0 and "may no longer serve" in done.stdout
+    assert "already so: nothing was sent" in done.stdout

@@ -159,7 +159,7 @@ _SENT: Final = _members(
     {
         "gas_used": _WHOLE,
         "events": list_schema(_members({"name": _TEXT, "args": _members({"paid": _AMOUNT})})),
-        "hash": _TEXT,
+        "hash": nullable_schema(_TEXT),
         "serves": _FLAG,
         "servesUntil": _WHOLE,
     }
