@@ -257,7 +257,7 @@ class BuyerClient:
         for _ in range(CONFIRM_TRIES if refusal is None else REFUSED_TRIES):
             if await pending.is_confirmed(self.channel, self._chain):
                 await self._sync.observe_chain()  # the nonce is used, so this includes the deposit
-                self._ledger.drop_deposit()
+                pending.forget(self._ledger, self._chain)
                 return self.channel
             await asyncio.sleep(CONFIRM_WAIT_S)
             await self.sync()

@@ -66,7 +66,7 @@ class Restored:
 
     async def renew(self, signer: Address) -> Path:
         home = self.folder / "buyer"
-        return await renew(home, DEPLOYMENT, self.chain, signer, self.chain.address)
+        return (await renew(home, DEPLOYMENT, self.chain, signer, self.chain.address)).aside
 
 
 @pytest.fixture
@@ -110,17 +110,9 @@ async def test_a_restored_nodes_buyer_stops_closes_and_begins_anew(
             assert 0 < int(closed["settled"]) < int(closed["billed"]) == billed(client)
             assert place.chain.balances[PAYER] == 10**9 - int(closed["settled"])
             with pytest.raises(ConfigError, match="another process"):
-                await renew(
-                    place.folder / "buyer",
-                    DEPLOYMENT,
-                    place.chain,
-                    client.signer,
-                    node.chain.address,
-                )
+                await place.renew(client.signer)
             former = client.signer
-        aside = await renew(
-            place.folder / "buyer", DEPLOYMENT, place.chain, former, node.chain.address
-        )
+        aside = await place.renew(former)
         assert aside.parent.name == ASIDE and (aside / "session.key.json").exists()
         async with place.buyer(node, rpc=rpc) as client:
             assert client.signer != former

@@ -52,10 +52,10 @@ class Buyer:
         place = ("--data-dir", str(self.folder), "--rpc", self.net.anvil.url, "--json")
         return await self.run("leave", "--key", str(key or self.wallet), *place, *more)
 
-    async def renew(self) -> Any:
+    async def renew(self, *more: str) -> Any:
         """Run `viz channel renew`; return its JSON, or its exit code and one line."""
         place = ("--data-dir", str(self.folder), "--rpc", self.net.anvil.url, "--json")
-        return await self.run("renew", *place)
+        return await self.run("renew", *place, *more)
 
     async def run(self, *words: str) -> Any:
         runner = CliRunner(env={"VIZ_KEY_PASSWORD": PASSWORD})
@@ -123,6 +123,34 @@ async def test_a_channel_that_was_left_is_begun_anew_with_another_key(
     assert done["signer"] == signer and Path(done["aside"], "session.key.json").exists()
     buyer.keep(net.deployment, done["node"])
     assert (await buyer.leave())[0] == PAYMENT, "the new key never opened a channel"
+
+
+async def test_a_channel_whose_key_is_lost_is_begun_anew_by_its_addresses(
+    net: Testnet, buyer: Buyer
+) -> None:
+    """The message named a way that the command did not take, and one damaged key file stopped the
+    commands for every other channel."""
+    signer, node = await buyer.opened(), address(development_account(NODE))
+    (key_file,) = (buyer.folder / "buyer").rglob("session.key.json")
+    buyer.keep(net.deployment, ZERO_ADDRESS)
+    for other in set((buyer.folder / "buyer").rglob("session.key.json")) - {key_file}:
+        other.write_bytes(b"")
+    code, line = await buyer.leave("--node-address", ZERO_ADDRESS)
+    assert code == INPUT and "`viz channel renew`" in line and "--signer" in line
+    assert (await buyer.leave("--node-address", node))["state"] == "requested"
+    await net.anvil.advance_time(CLOSE_DELAY_S)
+    key_file.unlink()
+    code, line = await buyer.renew("--node-address", node)
+    assert code == PAYMENT and "--signer" in line
+    named = ("--node-address", node, "--signer", signer)
+    assert (await buyer.leave(*named))["state"] == "withdrawn"
+    await net.anvil.mine(5)
+    done = await buyer.renew(*named)
+    assert done["onChain"] and not key_file.parent.exists() and Path(done["aside"]).is_dir()
+    done = await buyer.renew("--node-address", ZERO_ADDRESS, "--signer", signer)
+    assert not done["onChain"] and Path(done["aside"], "session.key.json").exists()
+    code, line = await buyer.renew(*named)
+    assert code == PAYMENT and "nothing to set aside" in line
 
 
 async def test_a_wallet_without_gas_signs_and_another_key_relays(

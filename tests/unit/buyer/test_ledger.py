@@ -149,8 +149,13 @@ def test_the_session_key_needs_its_password(tmp_path: Path) -> None:
     with pytest.raises(InvalidKeyFile):
         opened(tmp_path, "wrong")
     busy(tmp_path).close()
-    next(tmp_path.rglob("session.key.json")).unlink()
-    with pytest.raises(BooksMismatch, match="session key"):
+    key_file = next(tmp_path.rglob("session.key.json"))
+    way_out = r"`viz channel leave`.*`viz channel renew`.*--signer"
+    key_file.write_bytes(b"")
+    with pytest.raises(InvalidKeyFile, match=way_out):
+        opened(tmp_path)
+    key_file.unlink()
+    with pytest.raises(BooksMismatch, match=rf"session key.*{way_out}"):
         opened(tmp_path)
 
 

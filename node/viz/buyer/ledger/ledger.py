@@ -2,7 +2,7 @@
 
 Owns one directory per channel: the session key (encrypted), an append-only file of changes to the
 channel's ``BuyerChannel``, the requests that are not billed yet, the node's standing, and the
-latest signed deposit until it is confirmed.
+latest signed deposit until it is confirmed, or can no longer arrive if only the node says so.
 
 Invariants: a change that a signature depends on is on disk (fsync) before its ``commit_`` call
 returns, and nothing is signed without it; one process at a time holds a channel's directory; a line
@@ -18,6 +18,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from viz.buyer.ledger.folders import (
+    DEPOSIT_FILE,
+    KEY_FILE,
+    NO_KEY,
+    SAID_DEPOSITS,
+    directory_of,
+    hold,
+    signer_in,
+)
 from viz.buyer.ledger.format import (
     billed_by,
     final_line,
@@ -35,7 +44,7 @@ from viz.chain.keys import create_key_file, load_key
 from viz.domain.buyer_channel import BuyerChannel, ReceiptLink, hear, observe
 from viz.domain.eip712 import public_address
 from viz.domain.ports.chain import ChannelState, Deployment
-from viz.domain.units import Address, Units, parse_address
+from viz.domain.units import Address, Units
 from viz.errors import BooksMismatch, ConfigError, InvalidKeyFile, InvalidRequest, StoreError
 from viz.private import close_if_there, make_private_folder, sync_to_disk, write_private
 from viz.process_lock import ProcessLock
@@ -44,15 +53,12 @@ from viz.protocol.wire import Json, parse_json
 COMPACT_AFTER_LINES: Final = 1_000
 MAX_RECORD_BYTES: Final = 4 * 1024 * 1024
 _LEDGER: Final = "ledger.jsonl"
-_KEY: Final = "session.key.json"
 # OWASP's minimum for r=8 and p=1. Every command opens the file, and the 2^18 of a wallet would
 # double that wait. With a lower cost the wallet's password is cheaper to guess too, because most
 # people use one password for both files. Files with 2^16 still open: each file names its own cost.
 _SCRYPT_N: Final = 2**17
-DEPOSIT_FILE: Final = "deposit.json"
 _STANDING: Final = "standing.json"
 _ASKED: Final = "asked"
-_CHANNELS: Final = "channels"
 
 
 class BuyerLedger:
@@ -107,13 +113,15 @@ class BuyerLedger:
                 f"{directory} cannot be made ({error.strerror}): name another --data-dir"
             ) from error
         lock = hold(directory)
-        close_if_there(*(directory / name for name in ("lock", _LEDGER, _KEY, DEPOSIT_FILE)))
+        close_if_there(*(directory / name for name in ("lock", _LEDGER, KEY_FILE, DEPOSIT_FILE)))
         try:
-            key_file = directory / _KEY
+            key_file = directory / KEY_FILE
             if key_file.exists():
-                key = load_key(key_file, password)
+                key = _loaded(directory, password)
             elif (directory / _LEDGER).exists():
-                raise BooksMismatch(f"{directory} has a ledger without its session key {_KEY}")
+                raise BooksMismatch(
+                    f"{directory} has a ledger without its session key {KEY_FILE}: {NO_KEY}"
+                )
             else:
                 made = create_key_file(key_file, password, scrypt_n=scrypt_n or _SCRYPT_N)
                 key = bytes(made.key)
@@ -224,6 +232,25 @@ class BuyerLedger:
     def drop_deposit(self) -> None:
         """Forget the deposit, because it is confirmed or can no longer arrive."""
         (self._directory / DEPOSIT_FILE).unlink(missing_ok=True)
+
+    def set_deposit_aside(self, name: str, valid_before_s: int) -> None:
+        """Let another deposit be signed, because the node says that this one is confirmed.
+
+        It is kept under another name until it can no longer arrive: a node that lies may still
+        relay it, and ``viz channel renew`` asks the buyer's own chain for it. Raises StoreError.
+        """
+        path = self._directory / DEPOSIT_FILE
+        try:
+            path.rename(path.with_name(f"deposit-{valid_before_s}-{name}.json"))
+        except OSError as error:
+            raise _unwritable(path, error) from error
+
+    def drop_deposits_aside(self, before_s: int) -> None:
+        """Forget the deposits set aside whose validity ended before this time."""
+        for path in self._directory.glob(SAID_DEPOSITS):
+            valid_before = path.name.split("-")[1]
+            if valid_before.isdecimal() and int(valid_before) < before_s:
+                path.unlink(missing_ok=True)
 
     # records that hold no money
 
@@ -341,48 +368,11 @@ def _unwritable(path: Path, error: OSError) -> StoreError:
     )
 
 
-def directory_of(home: Path, deployment: Deployment, node: Address) -> Path:
-    """Return the folder of the channel to a node, which may not exist yet."""
-    return home / _CHANNELS / f"{_prefix(deployment)}{node[2:].lower()}"
-
-
-def directories_in(home: Path, deployment: Deployment) -> list[Path]:
-    """Return the folder of every channel of this deployment in ``home``."""
-    return sorted((home / _CHANNELS).glob(f"{_prefix(deployment)}*"))
-
-
-def node_of(directory: Path) -> Address:
-    """Return the node that a channel's folder is named after."""
-    return parse_address("0x" + directory.name.rpartition("-")[2])
-
-
-def channels_in(home: Path, deployment: Deployment) -> dict[Address, Address]:
-    """Return the signer of every channel in ``home``, by its node; decrypt no key.
-
-    Raises InvalidKeyFile if a session key's file names no address.
-    """
-    found: dict[Address, Address] = {}
-    for directory in directories_in(home, deployment):
-        node, key_file = node_of(directory), directory / _KEY
-        if not key_file.exists():
-            continue
-        try:
-            signer = str(json.loads(key_file.read_text(encoding="utf-8"))["address"])
-            found[node] = parse_address("0x" + signer.removeprefix("0x"))
-        except (OSError, ValueError, KeyError, TypeError, InvalidRequest) as error:
-            raise InvalidKeyFile(f"{key_file} is not a key file: restore it") from error
-    return found
-
-
-def _prefix(deployment: Deployment) -> str:
-    return f"{deployment.chain_id}-{deployment.settlement[2:10]}-".lower()
-
-
-def hold(directory: Path) -> ProcessLock:
-    """Lock a channel's folder; raise ConfigError if another process pays from it."""
-    lock = ProcessLock.take(directory / "lock")
-    if lock is None:
-        raise ConfigError(
-            f"another process pays from {directory}: stop it, or use another buyer directory"
-        )
-    return lock
+def _loaded(directory: Path, password: str) -> bytes:
+    """Return the session key; say the way out if the file is damaged beyond its address."""
+    try:
+        return load_key(directory / KEY_FILE, password)
+    except InvalidKeyFile as error:
+        if signer_in(directory) is None:
+            raise InvalidKeyFile(f"{error.detail}: {NO_KEY}") from error
+        raise

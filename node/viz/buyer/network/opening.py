@@ -11,7 +11,7 @@ from pathlib import Path
 import aiohttp
 
 from viz.buyer.client import BuyerClient
-from viz.buyer.ledger.ledger import channels_in, directories_in, node_of
+from viz.buyer.ledger.folders import channels_in, directories_in, node_of
 from viz.buyer.ledger.spending import report_on_disk
 from viz.buyer.network.budget import Budget
 from viz.buyer.network.buyer import NetworkBuyer

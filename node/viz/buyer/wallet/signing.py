@@ -78,6 +78,13 @@ def require_depositable(channel: BuyerChannel, payer: Address) -> None:
         )
 
 
+async def has_arrived(deposit: Deposit, chain: ChainReader) -> bool:
+    """Say whether the chain used the deposit's nonce, at the confirmation depth; ChainError."""
+    kind = OPEN_KIND if deposit.action == "open" else TOP_UP_KIND
+    nonce = authorization_nonce(kind, deposit.signer, deposit.node, deposit.salt)
+    return await chain.authorization_used(deposit.payer, nonce)
+
+
 @dataclass(frozen=True, slots=True)
 class PendingDeposit:
     """A signed deposit, and the channel's limit before it."""
@@ -94,10 +101,18 @@ class PendingDeposit:
         """
         if chain is None:
             return channel.limit_units >= self.before_units + self.deposit.amount_units
-        deposit = self.deposit
-        kind = OPEN_KIND if deposit.action == "open" else TOP_UP_KIND
-        nonce = authorization_nonce(kind, deposit.signer, deposit.node, deposit.salt)
-        return await chain.authorization_used(deposit.payer, nonce)
+        return await has_arrived(self.deposit, chain)
+
+    def forget(self, ledger: BuyerLedger, chain: ChainReader | None) -> None:
+        """Let another deposit be signed, now that this one is confirmed.
+
+        If that is only the node's word, it is kept aside until it can no longer arrive. Raises
+        StoreError.
+        """
+        if chain is not None:
+            ledger.drop_deposit()
+        else:
+            ledger.set_deposit_aside(self.deposit.salt.hex()[:16], self.deposit.valid_before_s)
 
     @classmethod
     async def kept(
@@ -116,6 +131,7 @@ class PendingDeposit:
         raises InvalidRequest for a different deposit while the earlier one may still arrive. Raises
         BooksMismatch if the earlier one cannot be read.
         """
+        ledger.drop_deposits_aside(now_s - CLOCKS_DIFFER_S)
         found = ledger.kept_deposit()
         if found is None:
             return None
@@ -130,7 +146,7 @@ class PendingDeposit:
         if (deposit.payer, deposit.amount_units) == (payer, amount_units):
             return pending
         if await pending.is_confirmed(ledger.channel, chain):
-            ledger.drop_deposit()
+            pending.forget(ledger, chain)
             return None
         until = moment(deposit.valid_before_s + CLOCKS_DIFFER_S)
         raise InvalidRequest(

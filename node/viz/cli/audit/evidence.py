@@ -196,7 +196,7 @@ def _own_heads(
     given: Sequence[PublicReceipt], folder: Path | None, trusted: Deployment
 ) -> dict[Hash32, Hash32]:
     """Return the head of each of these channels in the data folder's own ledgers, if it has any."""
-    from viz.buyer.ledger.ledger import channels_in, directories_in, node_of
+    from viz.buyer.ledger.folders import channels_in, directories_in, node_of
     from viz.buyer.ledger.spending import channel_on_disk
     from viz.domain.buyer_channel import BuyerChannel
     from viz.domain.typed_data import channel_id

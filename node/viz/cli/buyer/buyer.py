@@ -303,7 +303,7 @@ def spending(
     The command only reads files in the data folder: it needs no password and no node, and works
     while a proxy is running.
     """
-    from viz.buyer.ledger.ledger import channels_in, directories_in, node_of
+    from viz.buyer.ledger.folders import channels_in, directories_in, node_of
     from viz.buyer.ledger.spending import report_on_disk
     from viz.domain.buyer_channel import BuyerChannel
 

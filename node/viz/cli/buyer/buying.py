@@ -83,6 +83,11 @@ class Caps:
         )
 
 
+Signer = Annotated[
+    str, typer.Option("--signer", help="The session key's address, if its file is lost.")
+]
+
+
 def home_of(folder: Path | None) -> Path:
     """Return the folder of a buyer's session keys and ledgers: ``buyer`` in the data folder."""
     return data_dir(folder) / "buyer"
@@ -92,17 +97,15 @@ def channel_kept(
     folder: Path | None, here: Deployment, node_address: str, signer: str = ""
 ) -> tuple[Address, Address]:
     """Return signer and node of the channel that is meant; raise InvalidRequest, ChannelUnknown."""
-    from viz.buyer.ledger.ledger import channels_in
+    from viz.buyer.ledger.folders import channels_in
 
     home = home_of(folder)
     if signer:
         if not node_address:
             raise InvalidRequest("--signer needs --node-address too: add the node's address")
         return parse_address(signer), parse_address(node_address)
-    kept = channels_in(home, here)
-    if node_address:
-        wanted = parse_address(node_address)
-        kept = {node: key for node, key in kept.items() if node == wanted}
+    # One that is named is read alone: what is damaged in another's folder does not hinder it.
+    kept = channels_in(home, here, parse_address(node_address) if node_address else None)
     if not kept:
         raise ChannelUnknown(
             f"{home} has no session key of such a channel: name its folder with --data-dir, or the "
@@ -212,7 +215,7 @@ async def _proxy_control(
     if not any(each.is_socket() for each in channels.glob("*/desk.sock")):
         return None
     from viz.buyer.control.client import find_proxies
-    from viz.buyer.ledger.ledger import directories_in
+    from viz.buyer.ledger.folders import directories_in
 
     proxies = await find_proxies(directories_in(home_of(folder), deployment), deployment)
     url = checked(node)

@@ -16,6 +16,7 @@ from viz.cli.buyer.buying import (
     BuyerRpcOption,
     ChainUrl,
     NodeAddress,
+    Signer,
     channel_control,
     channel_kept,
 )
@@ -58,10 +59,6 @@ GasKey = Annotated[
         help="Key file, with the same password, of the account that pays the gas. Default: --key.",
     ),
 ]
-Signer = Annotated[
-    str, typer.Option("--signer", help="The session key's address, if its file is lost.")
-]
-
 
 app.command("receipts")(receipts_out.receipts)
 app.command("renew")(renewing.renew)

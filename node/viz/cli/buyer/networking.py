@@ -165,7 +165,7 @@ async def network_control(
 
 async def _running_proxy(folder: Path | None, deployment: Deployment) -> ProxyControl | None:
     from viz.buyer.control.client import find_proxies
-    from viz.buyer.ledger.ledger import directories_in
+    from viz.buyer.ledger.folders import directories_in
 
     home = home_of(folder)
     for control in await find_proxies([home], deployment):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from viz.cli.buyer.buying import ChainUrl, NodeAddress, channel_kept, home_of
+from viz.cli.buyer.buying import ChainUrl, NodeAddress, Signer, channel_kept, home_of
 from viz.cli.console import AsJson, DataDir, DeploymentFile, guarded, out, run, show
 from viz.cli.own_chain import own_chain, trusted_deployment
 
@@ -12,6 +12,7 @@ from viz.cli.own_chain import own_chain, trusted_deployment
 @guarded
 def renew(
     node_address: NodeAddress = "",
+    signer: Signer = "",
     rpc: ChainUrl = "http://127.0.0.1:8545",
     folder: DataDir = None,
     deployment: DeploymentFile = None,
@@ -25,15 +26,22 @@ def renew(
     from viz.buyer.channels import renewal
 
     here = trusted_deployment(deployment, folder)
-    signer, node = channel_kept(folder, here, node_address)
+    key, node = channel_kept(folder, here, node_address, signer)
 
     async def work() -> dict[str, Any]:
         async with own_chain(rpc, here) as chain:
-            aside = await renewal.renew(home_of(folder), here, chain, signer, node)
-        return {"node": node, "signer": signer, "aside": str(aside)}
+            done = await renewal.renew(home_of(folder), here, chain, key, node)
+        return {"node": node, "signer": key, "aside": str(done.aside), "onChain": done.on_chain}
 
     found = run(work())
     if not show(found, as_json=as_json):
+        if not found["onChain"]:
+            out.print(
+                f"the chain at --rpc shows no channel of {key} to {node}. If it is on another "
+                f"chain, `viz channel leave --node-address {node} --signer {key}` with that "
+                "chain's --rpc brings its deposit back",
+                soft_wrap=True,
+            )
         out.print(
             f"the files of the old channel are in {found['aside']}; open a new one with `viz "
             "channel open`",
