@@ -50,8 +50,11 @@ _REFUSALS: Final = (
 # How far an endpoint's two counts may differ beyond this sender's own open transactions: others may
 # send with the key by hand.
 MOST_APART: Final = 64
-# What a transaction that only uses its nonce is called in the journal.
+# What a transaction that only uses its nonce is called in the journal, and its least gas.
 FILLER: Final = "nothing, to use a nonce"
+_EMPTY_GAS: Final = 21_000
+# A gap must last so long before it is filled: a transaction may be on its way to the endpoint.
+GAP_LASTS_S: Final = 30.0
 _log = structlog.get_logger()
 
 
@@ -86,10 +89,11 @@ class Sender:
         self._lock = asyncio.Lock()
         # How many of the account's transactions are in blocks, as far as this process knows.
         self._mined = 0
-        # The last of them that this process saw there.
+        # The last of them whose receipt this process saw, and how many they are up to it.
         self._seen: Hash32 | None = None
-        # The lowest free nonce before an open transaction, if the last `recover` saw one.
-        self._gap: int | None = None
+        self._up_to_seen = 0
+        # The lowest free nonce before an open transaction, and since when `recover` has seen it.
+        self._gap: tuple[int, float] | None = None
         self._tracker = TransactionTracker(
             rpc,
             account,
@@ -166,8 +170,8 @@ class Sender:
         """Look up every transaction without a known end, for example after a restart.
 
         Sends again what the chain lost or leaves out, as ``TransactionTracker.recover`` says. A gap
-        before an open transaction that two calls in a row see is filled with empty transactions:
-        the open one could never be mined, and perhaps no other is sent for long.
+        before an open transaction that lasts from one call to another is filled with empty
+        transactions: the open one could never be mined, and perhaps no other is sent for long.
         """
         found = await self._tracker.recover(urgent=urgent)
         try:
@@ -178,21 +182,32 @@ class Sender:
         return found
 
     async def _fill_gap(self, *, urgent: bool) -> None:
-        taken = {entry.nonce for entry in await self._journal.pending(self.address)}
-        free = await self._next_nonce() if taken else 0
-        seen, self._gap = self._gap, free if taken and free < max(taken) else None
-        if self._gap is None or self._gap != seen:
+        taken = [entry.nonce for entry in await self._journal.pending(self.address)]
+        free, now_s = await self._free_before(taken), asyncio.get_running_loop().time()
+        if free is None or self._gap is None or self._gap[0] != free:
+            self._gap = None if free is None else (free, now_s)
             return
-        gas = await self._rpc.estimate_gas(self.address, b"", self.address)
-        free_ones = [nonce for nonce in range(free, max(taken)) if nonce not in taken]
-        _log.warning("filling a gap before a transaction", first=free, missing=len(free_ones))
-        for nonce in free_ones[:MOST_APART]:
-            entry = await self._sign(self.address, b"", gas, FILLER, urgent=urgent, nonce=nonce)
+        if now_s < self._gap[1] + GAP_LASTS_S:
+            return
+        self._gap = None
+        _log.warning("filling a gap before a transaction", first=free, before=max(taken))
+        gas = 2 * max(_EMPTY_GAS, await self._rpc.estimate_gas(self.address, b"", self.address))
+        for _ in range(MOST_APART):
+            entry = await self._sign(self.address, b"", gas, FILLER, urgent=urgent)
+            if entry.nonce > max(taken):
+                return
             await self._journal.record(entry)
             try:
                 await self._rpc.broadcast(entry.raw)
-            except ChainError as error:  # the next call looks for it, and sends it again
-                _log.warning("broadcast failed", what=FILLER, reason=error.detail)
+            except ChainUnreachable as error:  # the next call looks for it, and sends it again
+                _log.warning("broadcast unanswered", what=FILLER, reason=error.detail)
+            except ChainError as error:
+                await self._arrived(entry, error)
+
+    async def _free_before(self, taken: Sequence[int]) -> int | None:
+        """Return the lowest free nonce before the last of ``taken``; None if there is none."""
+        free = await self._next_nonce() if taken else 0
+        return free if taken and free < max(taken) else None
 
     async def _send(
         self,
@@ -227,8 +242,9 @@ class Sender:
                 if not await self._arrived(entry, error):
                     return Transaction(Outcome.UNKNOWN, entry.hash, error=error.detail)
         end = await self._tracker.wait(entry, urgent=urgent)
-        if not end.outcome.undecided and entry.nonce >= self._mined:
-            self._mined, self._seen = entry.nonce + 1, end.hash
+        if not end.outcome.undecided and entry.nonce >= self._up_to_seen:
+            self._seen, self._up_to_seen = end.hash, entry.nonce + 1
+            self._mined = max(self._mined, self._up_to_seen)
         return end
 
     async def _arrived(self, entry: SignedTransaction, refusal: ChainError) -> bool:
@@ -262,8 +278,8 @@ class Sender:
         both again.
         """
         counted = await self._rpc.transaction_count(self.address)
-        if counted < self._mined and self._seen is not None and await self._rpc.receipt(self._seen):
-            counted = self._mined  # the block is there: only this count does not have it yet
+        if counted < self._up_to_seen and self._seen and await self._rpc.receipt(self._seen):
+            counted = self._up_to_seen  # the block is there: only this count does not have it yet
         taken = {entry.nonce for entry in await self._journal.pending(self.address)}
         apart = MOST_APART + len(taken)
         if not self._mined or not self._mined <= counted <= self._mined + apart:
@@ -288,12 +304,10 @@ class Sender:
         description: str,
         *,
         urgent: bool,
-        nonce: int | None = None,
     ) -> SignedTransaction:
         if self._chain_id is None:
             self._chain_id = await self._rpc.chain_id()
-        if nonce is None:
-            nonce = await self._next_nonce()
+        nonce = await self._next_nonce()
         paid = fees.bounded(await self._rpc.fees(), self._max_fee_wei, urgent=urgent)
         fields: dict[str, Any] = {
             "type": 2,

@@ -128,7 +128,7 @@ async def test_a_gap_before_a_nonce_is_filled(net: Testnet) -> None:
 
 @pytest.mark.parametrize("missing", [1, 60])
 async def test_a_transaction_that_waits_alone_behind_a_gap_is_mined(
-    net: Testnet, missing: int
+    net: Testnet, monkeypatch: pytest.MonkeyPatch, missing: int
 ) -> None:
     """What a lone claim waits for: nothing else is sent that would fill the gap before it, and the
     payer of a closing channel would get back what the node earned."""
@@ -140,10 +140,57 @@ async def test_a_transaction_that_waits_alone_behind_a_gap_is_mined(
     rpc.more.clear()
     mined = await rpc.mined_count(sender.address)
     assert [found.outcome for found in await sender.recover()] == [Outcome.PENDING]
-    assert await rpc.mined_count(sender.address) == mined, "seen once: one may be on its way"
+    await sender.recover()
+    assert await rpc.mined_count(sender.address) == mined, "one may be on its way"
+    monkeypatch.setattr("viz.chain.sender.GAP_LASTS_S", 0.0)
     assert set((await recovered(sender)).values()) == {Outcome.MINED}
     assert await rpc.mined_count(sender.address) == mined + missing + 1
     assert await net.chain.token_balance(sender.address) == 1
+    await rpc.close()
+
+
+async def test_filling_a_gap_replaces_nothing_and_is_tried_again(
+    net: Testnet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the operator sent by hand within the gap stays, and a filler that the endpoint refuses,
+    here for a wrong estimate of its gas, does not block the account."""
+    monkeypatch.setattr("viz.chain.sender.GAP_LASTS_S", 0.0)
+    rpc = Miscounting(net.anvil.url)
+    account = development_account(1)
+    await net.anvil.automine(False)
+    sender = Sender(rpc, account, net.deployment, wait_s=0.1)
+    for more, amount in ((3, 1), (1, 2)):  # the second is sent by hand, as from another program
+        rpc.more["transaction_count"] = more
+        sent = await Sender(
+            rpc, account, net.deployment, wait_s=0.1, journal=sender._journal if more == 3 else None
+        ).submit(mint(sender, amount))
+        assert sent.outcome is Outcome.PENDING
+    rpc.more.clear()
+    rpc.refused = 1
+    for _ in range(5):
+        await sender.recover()
+        await net.anvil.mine()
+    await net.anvil.automine(True)
+    assert set((await recovered(sender)).values()) <= {Outcome.MINED}
+    assert rpc.refused == 0
+    assert await net.chain.token_balance(sender.address) == 3
+    await rpc.close()
+
+
+async def test_counts_that_lied_together_are_forgotten(
+    net: Testnet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both counts were too high once, in a process that has sent: what was signed is reached."""
+    monkeypatch.setattr("viz.chain.sender.GAP_LASTS_S", 0.0)
+    rpc = Miscounting(net.anvil.url)
+    sender = Sender(rpc, development_account(1), net.deployment, wait_s=0.3)
+    assert (await sender.submit(mint(sender, 1))).outcome is Outcome.MINED
+    rpc.more = dict.fromkeys(("transaction_count", "mined_count"), 100)
+    assert (await sender.submit(mint(sender, 2))).outcome is Outcome.PENDING
+    rpc.more.clear()
+    assert (await sender.submit(mint(sender, 4))).outcome is Outcome.MINED
+    assert set((await recovered(sender)).values()) == {Outcome.MINED}
+    assert await net.chain.token_balance(sender.address) == 7
     await rpc.close()
 
 
@@ -214,6 +261,13 @@ class Miscounting(Rpc):
         super().__init__(url)
         self.wrong: dict[str, int] = {}
         self.more: dict[str, int] = {}
+        self.refused = 0
+
+    async def broadcast(self, raw: bytes) -> None:
+        if self.refused:
+            self.refused -= 1
+            raise ChainError("intrinsic gas too low")
+        await super().broadcast(raw)
 
     async def transaction_count(self, address: Address) -> int:
         return self._told("transaction_count", await super().transaction_count(address))
