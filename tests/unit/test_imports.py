@@ -1,16 +1,19 @@
 """What the domain and the services may import: they name it here, and anything else is refused.
 
 The linter holds the order of the layers. It can forbid names only one by one, so that a library
-which nobody thought of would be free.
+which nobody thought of would be free. And its contract against circles sees no module that imports
+the package above it, so circles are looked for here too.
 """
 
 from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Final
 
+import grimp
 import pytest
 
 PACKAGE: Final = Path(__file__).parents[2] / "node" / "viz"
@@ -94,3 +97,10 @@ def test_what_a_room_imports_is_named_here(room: str, allowed: frozenset[str]) -
 def test_anything_else_is_refused(source: str) -> None:
     """Also inside a function, and a module that is imported from its package."""
     assert _refused(source, DOMAIN) and _refused(source, SERVICES)
+
+
+def test_no_module_imports_itself_by_others() -> None:
+    """No circle anywhere, imports within functions and of the package above included."""
+    graph = grimp.build_graph("viz", exclude_type_checking_imports=True)
+    imports = {each: graph.find_modules_directly_imported_by(each) for each in graph.modules}
+    TopologicalSorter(imports).prepare()

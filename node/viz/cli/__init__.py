@@ -17,14 +17,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Final, TextIO, cast
 
+from viz.cli.exit_codes import OUTPUT_LOST, PIPE_CLOSED
+
 # The number of new objects after which the garbage collector runs. A command makes most of its
 # objects while it imports, and keeps them until it ends: with Python's 700, a short command spent a
 # fifth of its time in the collector. A long-running command sets Python's value again
 # (``console.until_signal``).
 _COLLECT_AFTER: Final = 100_000
-OUTPUT_LOST: Final = 15
-# What a shell shows of the tools that SIGPIPE ends. It stays ignored here: sockets would send it.
-PIPE_CLOSED: Final = 128 + 13
 
 
 class _Noting:

@@ -26,7 +26,7 @@ from rich.table import Table
 from rich.text import Text
 
 from viz import errors
-from viz.cli import OUTPUT_LOST, PIPE_CLOSED
+from viz.cli.exit_codes import OUTPUT_LOST, PIPE_CLOSED
 from viz.domain.display import symbol_of
 from viz.domain.units import format_units
 from viz.errors import VizError

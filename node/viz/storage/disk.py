@@ -1,6 +1,6 @@
 """Put many files on the disk together, begin to write a large one before its end.
 
-Owns the two calls of Linux that Python has no name for. ``syncfs(2)`` writes back a whole file
+Owns the calls of Linux that it takes from libc. ``syncfs(2)`` writes back a whole file
 system: one commit of its journal and one flush of the device, where ``fsync`` takes one of each for
 every file. It is used on file systems that are known to flush in it what ``fsync`` flushes, and to
 keep the order of renames over a crash; elsewhere each file is flushed by itself. Blocks the thread.

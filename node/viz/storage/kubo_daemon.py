@@ -31,7 +31,7 @@ _HINT: Final = "run scripts/setup --kubo, or set KUBO_BIN to an ipfs binary"
 def find_kubo(configured: Path | None = None) -> Path:
     """Return the ipfs binary: the configured one, else ``ipfs`` on PATH.
 
-    The configuration reads KUBO_BIN. Raises StorageUnavailable with the command to install it.
+    ``viz.localnet`` reads KUBO_BIN. Raises StorageUnavailable with the command to install it.
     """
     if configured is not None:
         if not os.access(configured, os.X_OK):

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from viz.cli import OUTPUT_LOST, PIPE_CLOSED, console
+from viz.cli import console
 from viz.cli.console import until_signal
+from viz.cli.exit_codes import OUTPUT_LOST, PIPE_CLOSED
 
 
 async def test_a_signal_is_answered_at_once_and_ends_the_work(

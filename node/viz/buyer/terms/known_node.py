@@ -105,9 +105,7 @@ class KnownNode:
         if offer.adapter_id != BASE_MODEL:
             state = await self._chain.adapter(offer.adapter_id)
             if state is None:
-                raise NodeNotTrusted(
-                    f"the node's adapter {offer.adapter_id} has other weights than the chain says"
-                )
+                raise NodeNotTrusted(f"the node's adapter {offer.adapter_id} is not on the chain")
             # The chain's base, whatever the node says: its tokenizer decides what may be billed.
             check_tokenizer(base.tokenizer_digest, state.base_model)
             check_offer(offer, base.digest, state)
