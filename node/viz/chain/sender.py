@@ -53,8 +53,13 @@ MOST_APART: Final = 64
 # What a transaction that only uses its nonce is called in the journal, and its least gas.
 FILLER: Final = "nothing, to use a nonce"
 _EMPTY_GAS: Final = 21_000
-# A gap must last so long before it is filled: a transaction may be on its way to the endpoint.
-GAP_LASTS_S: Final = 30.0
+# A gap must last so long before it is filled: a transaction may be on its way to the endpoint. So
+# long, too, must both counts stay far above what is known before they are believed.
+LASTS_S: Final = 30.0
+# A gap of more nonces is not filled: it would take days, and coins.
+MOST_FILLED: Final = 256
+# Calls whose repetition changes nothing: one that is out of reach is given up, and made again.
+REPEATABLE: Final = frozenset({"Settlement.claim"})
 _log = structlog.get_logger()
 
 
@@ -94,6 +99,8 @@ class Sender:
         self._up_to_seen = 0
         # The lowest free nonce before an open transaction, and since when `recover` has seen it.
         self._gap: tuple[int, float] | None = None
+        # A mined count far above what is known, and since when the endpoint tells of it.
+        self._told: tuple[int, float] | None = None
         self._tracker = TransactionTracker(
             rpc,
             account,
@@ -182,14 +189,21 @@ class Sender:
         return found
 
     async def _fill_gap(self, *, urgent: bool) -> None:
-        taken = [entry.nonce for entry in await self._journal.pending(self.address)]
+        pending = await self._journal.pending(self.address)
+        taken = [entry.nonce for entry in pending]
         free, now_s = await self._free_before(taken), asyncio.get_running_loop().time()
         if free is None or self._gap is None or self._gap[0] != free:
             self._gap = None if free is None else (free, now_s)
             return
-        if now_s < self._gap[1] + GAP_LASTS_S:
+        if now_s < self._gap[1] + LASTS_S:
             return
         self._gap = None
+        if max(taken) - free > MOST_FILLED:
+            _log.error("a transaction has a nonce out of reach", nonce=max(taken), free=free)
+            for entry in pending:
+                if entry.nonce > free + MOST_FILLED and entry.description in REPEATABLE:
+                    await self._journal.resolve(entry.hash, Outcome.FAILED)
+            return
         _log.warning("filling a gap before a transaction", first=free, before=max(taken))
         gas = 2 * max(_EMPTY_GAS, await self._rpc.estimate_gas(self.address, b"", self.address))
         for _ in range(MOST_APART):
@@ -199,8 +213,8 @@ class Sender:
             await self._journal.record(entry)
             try:
                 await self._rpc.broadcast(entry.raw)
-            except ChainUnreachable as error:  # the next call looks for it, and sends it again
-                _log.warning("broadcast unanswered", what=FILLER, reason=error.detail)
+            except ChainUnreachable:  # the next call looks for it, and sends it again
+                raise
             except ChainError as error:
                 await self._arrived(entry, error)
 
@@ -290,11 +304,25 @@ class Sender:
                     f"that {mined} of them are in blocks: nothing was sent. Try again, or name "
                     "another rpc_url"
                 )
-            self._mined = mined
+            self._believe(mined, apart)
         nonce = max(counted, self._mined)
         while nonce in taken:
             nonce += 1
         return nonce
+
+    def _believe(self, mined: int, apart: int) -> None:
+        """Take a mined count over; raise ChainUnreachable if it is too high, until that lasts."""
+        now_s = asyncio.get_running_loop().time()
+        if self._mined and mined > self._mined + apart:
+            if self._told is None or abs(mined - self._told[0]) > apart:
+                self._told = mined, now_s
+            if now_s < self._told[1] + LASTS_S:
+                raise ChainUnreachable(
+                    f"the endpoint says that {mined} transactions of {self.address} are in "
+                    f"blocks, and {self._mined} are known: nothing was sent. Try again in half a "
+                    "minute, or name another rpc_url"
+                )
+        self._mined, self._told = mined, None
 
     async def _sign(
         self,

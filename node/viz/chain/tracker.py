@@ -167,15 +167,23 @@ class TransactionTracker:
     async def _broadcast(
         self, entry: SignedTransaction, same_nonce: Sequence[SignedTransaction], *, urgent: bool
     ) -> Transaction:
-        """Send a recorded transaction, and wait for a receipt of any with its nonce."""
-        try:
-            await self._rpc.broadcast(entry.raw)
-        except ChainUnreachable:
-            return Transaction(Outcome.UNKNOWN, entry.hash)
-        except ChainError as error:
-            _log.warning("the chain refuses a recorded transaction", reason=error.detail)
-            return Transaction(Outcome.UNKNOWN, entry.hash, error=error.detail)
-        return await self._wait(entry, same_nonce, urgent=urgent)
+        """Send a recorded transaction, and wait for a receipt of any with its nonce.
+
+        If it is refused, for example because the account cannot pay its fee, those that it was to
+        replace are sent again: they may be out of the pool too, and the chain takes one of them.
+        """
+        refusal = ""
+        for each in (entry, *sorted(same_nonce, key=lambda one: -fees.max_fee_of(one.raw))):
+            try:
+                await self._rpc.broadcast(each.raw)
+            except ChainUnreachable:
+                return Transaction(Outcome.UNKNOWN, entry.hash)
+            except ChainError as error:
+                _log.warning("the chain refuses a recorded transaction", reason=error.detail)
+                refusal = refusal or error.detail
+            else:
+                return await self._wait(entry, same_nonce, urgent=urgent)
+        return Transaction(Outcome.UNKNOWN, entry.hash, error=refusal)
 
     async def _replacement(
         self, entry: SignedTransaction, asked: Fees, *, urgent: bool

@@ -7,9 +7,10 @@ import asyncio
 import pytest
 from tests.integration.chain.testnet import Testnet, terms
 
+from viz.chain import fees
 from viz.chain.keys import development_account
 from viz.chain.memory_journal import MemoryJournal
-from viz.chain.rpc import Rpc, TransactionReceipt
+from viz.chain.rpc import Fees, Rpc, TransactionReceipt
 from viz.chain.sender import MOST_APART, Sender
 from viz.domain.ports.transactions import Call, Outcome
 from viz.domain.units import Address, Hash32, hex_of
@@ -142,7 +143,7 @@ async def test_a_transaction_that_waits_alone_behind_a_gap_is_mined(
     assert [found.outcome for found in await sender.recover()] == [Outcome.PENDING]
     await sender.recover()
     assert await rpc.mined_count(sender.address) == mined, "one may be on its way"
-    monkeypatch.setattr("viz.chain.sender.GAP_LASTS_S", 0.0)
+    monkeypatch.setattr("viz.chain.sender.LASTS_S", 0.0)
     assert set((await recovered(sender)).values()) == {Outcome.MINED}
     assert await rpc.mined_count(sender.address) == mined + missing + 1
     assert await net.chain.token_balance(sender.address) == 1
@@ -154,7 +155,7 @@ async def test_filling_a_gap_replaces_nothing_and_is_tried_again(
 ) -> None:
     """What the operator sent by hand within the gap stays, and a filler that the endpoint refuses,
     here for a wrong estimate of its gas, does not block the account."""
-    monkeypatch.setattr("viz.chain.sender.GAP_LASTS_S", 0.0)
+    monkeypatch.setattr("viz.chain.sender.LASTS_S", 0.0)
     rpc = Miscounting(net.anvil.url)
     account = development_account(1)
     await net.anvil.automine(False)
@@ -177,20 +178,74 @@ async def test_filling_a_gap_replaces_nothing_and_is_tried_again(
     await rpc.close()
 
 
-async def test_counts_that_lied_together_are_forgotten(
+async def test_counts_that_lie_together_are_believed_only_if_that_lasts(
     net: Testnet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both counts were too high once, in a process that has sent: what was signed is reached."""
-    monkeypatch.setattr("viz.chain.sender.GAP_LASTS_S", 0.0)
+    """Both counts are too high, in a process that has sent: nothing is signed that is never mined.
+    If other programs did send so much with the key, the sender goes on after half a minute."""
     rpc = Miscounting(net.anvil.url)
-    sender = Sender(rpc, development_account(1), net.deployment, wait_s=0.3)
+    sender = Sender(rpc, development_account(1), net.deployment, wait_s=2)
     assert (await sender.submit(mint(sender, 1))).outcome is Outcome.MINED
-    rpc.more = dict.fromkeys(("transaction_count", "mined_count"), 100)
-    assert (await sender.submit(mint(sender, 2))).outcome is Outcome.PENDING
+    rpc.more = dict.fromkeys(("transaction_count", "mined_count"), 10**6)
+    with pytest.raises(ChainUnreachable, match="half a minute"):
+        await sender.submit(mint(sender, 2))
     rpc.more.clear()
     assert (await sender.submit(mint(sender, 4))).outcome is Outcome.MINED
-    assert set((await recovered(sender)).values()) == {Outcome.MINED}
-    assert await net.chain.token_balance(sender.address) == 7
+    nonce = await net.rpc.mined_count(sender.address) + 100
+    await net.rpc.request("anvil_setNonce", [sender.address, hex(nonce)])
+    with pytest.raises(ChainUnreachable, match="half a minute"):
+        await sender.submit(mint(sender, 8))
+    monkeypatch.setattr("viz.chain.sender.LASTS_S", 0.0)
+    assert (await sender.submit(mint(sender, 16))).outcome is Outcome.MINED
+    assert await net.chain.token_balance(sender.address) == 21
+    await rpc.close()
+
+
+async def test_a_gap_without_end_costs_nothing(
+    net: Testnet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process whose first two counts both lied signed what cannot be reached: no coins go there,
+    other transactions are mined, and a claim is given up, so that it is made again."""
+    monkeypatch.setattr("viz.chain.sender.LASTS_S", 0.0)
+    rpc = Miscounting(net.anvil.url)
+    sender = Sender(rpc, development_account(1), net.deployment, wait_s=0.3)
+    rpc.more = dict.fromkeys(("transaction_count", "mined_count"), 10**6)
+    assert (await sender.submit(mint(sender, 1))).outcome is Outcome.PENDING
+    rpc.more.clear()
+    mined = await rpc.mined_count(sender.address)
+    for _ in range(4):
+        await sender.recover()
+    assert await rpc.mined_count(sender.address) == mined
+    assert (await sender.submit(mint(sender, 2))).outcome is Outcome.MINED
+    assert len(await sender.recover()) == 1
+    monkeypatch.setattr("viz.chain.sender.REPEATABLE", {"Token.mint"})
+    for _ in range(3):
+        await sender.recover()
+    assert await sender.recover() == ()
+    await rpc.close()
+
+
+async def test_a_replacement_that_is_refused_leaves_the_original_its_chance(net: Testnet) -> None:
+    """The replacement's fee is above what the account has, and the pool forgot the original: it is
+    sent again, so that the account is not blocked for good."""
+    rpc = Miscounting(net.anvil.url)
+    account = development_account(1)
+    sender = Sender(rpc, account, net.deployment, wait_s=0.1)
+    await net.anvil.automine(False)
+    sent = await sender.submit(mint(sender, 1))
+    assert sent.outcome is Outcome.PENDING
+    (entry,) = await sender._journal.pending(sender.address)
+    asked = await rpc.fees()
+    higher = fees.replacement(
+        entry, account, Fees(asked.base_fee_wei, 10**20, 10**20), None, urgent=True
+    )
+    assert higher is not None
+    await sender._journal.record(higher)
+    await net.rpc.request("anvil_dropTransaction", [hex_of(sent.hash)])
+    await net.anvil.automine(True)
+    ends = await recovered(sender)
+    assert ends[sent.hash] is Outcome.MINED
+    assert await net.chain.token_balance(sender.address) == 1
     await rpc.close()
 
 
