@@ -177,8 +177,9 @@ class Sender:
         """Look up every transaction without a known end, for example after a restart.
 
         Sends again what the chain lost or leaves out, as ``TransactionTracker.recover`` says. A gap
-        before an open transaction that lasts from one call to another is filled with empty
-        transactions: the open one could never be mined, and perhaps no other is sent for long.
+        before an open transaction that lasts ``LASTS_S`` seconds is filled with empty transactions:
+        the open one could never be mined, and perhaps no other is sent for long. A claim that is
+        more than ``MOST_FILLED`` nonces away is given up.
         """
         found = await self._tracker.recover(urgent=urgent)
         try:

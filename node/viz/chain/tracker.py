@@ -7,8 +7,8 @@ that no block includes. ``viz.chain.sender`` decides what is sent, with which no
   again: the same bytes, or the same call with the same nonce at a higher fee. No chain executes
   both.
 - The wait ends with the receipt of any transaction with the nonce, and reports that one.
-- A transaction is in the journal before its broadcast, and stays there until one with its nonce
-  is in a block.
+- A transaction is in the journal before its broadcast, and stays open there until one with its
+  nonce is in a block, the chain refuses it, or the sender gives it up.
 - No fee above the operator's bound is signed.
 """
 
