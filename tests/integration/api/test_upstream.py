@@ -38,12 +38,20 @@ def grace_s() -> float:
 
 
 @pytest.fixture
-async def shop(tiny_root: Path, tmp_path: Path, grace_s: float) -> AsyncIterator[Shop]:
+def return_s() -> float:
+    """How long a request waits for a server that failed it to be ready again."""
+    return 1.0
+
+
+@pytest.fixture
+async def shop(
+    tiny_root: Path, tmp_path: Path, grace_s: float, return_s: float
+) -> AsyncIterator[Shop]:
     # Text of which each byte is a character, so that the canonical count is that of the tokens.
     server = FakeModelServer(tiny_root / "out", only_ids=range(3 + ord(" "), 3 + ord("~")))
     policy = ServingPolicy(step_tokens=STEP_TOKENS, voucher_grace_s=grace_s)
     async with (
-        upstream(tiny_root, tmp_path, [server], timeout_s=15.0) as engine,
+        upstream(tiny_root, tmp_path, [server], timeout_s=15.0, return_s=return_s) as engine,
         running_node(
             tmp_path, engine=engine, adapter_file=tiny_root / "1.safetensors", policy=policy
         ) as node,
@@ -66,6 +74,8 @@ async def test_an_answer_is_paid_step_by_step(shop: Shop) -> None:
     assert await spent_of(shop.node, buyer) == {ADAPTER: receipt.amount_units}
 
 
+# The server comes back after each break, on a crowded machine perhaps later than after a second.
+@pytest.mark.parametrize("return_s", [60.0])
 async def test_a_server_that_dies_in_mid_stream_is_billed_for_what_arrived(shop: Shop) -> None:
     """The buyer is told, and pays for the text that it has, and for no more."""
     buyer = await Buyer(shop.node).ready()
