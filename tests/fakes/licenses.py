@@ -74,3 +74,23 @@ def values_with(changes: dict[str, Any], name: str = "commercial") -> dict[str, 
 def changed(changes: dict[str, Any], name: str = "commercial") -> LicenseDocument:
     """Return the document of ``values_with``."""
     return license_from_values(values_with(changes, name))
+
+
+def of_public_domain(name: str = "commercial") -> LicenseDocument:
+    """Return the document of a work that nobody owns, as hostile to that as a document may be.
+
+    It states every limit and reservation that it can: a form must not repeat them as if they held.
+    """
+    return changed(
+        {
+            "work.acquired": "public-domain",
+            "warranties.given": ["authority"],
+            "money.training_fee": "0",
+            "money.min_royalty_bps": 0,
+            "rights.export": False,
+            "rights.excerpts.permitted": False,
+            "limits.field": "research",
+            "limits.territory": ["DE"],
+        },
+        name,
+    )

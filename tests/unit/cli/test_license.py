@@ -115,6 +115,22 @@ def test_a_license_of_the_public_domain_is_free(folder: Path) -> None:
     assert (document.money.training_fee, document.money.min_royalty_bps) == ("0", 0)
 
 
+def test_nobody_is_asked_to_limit_what_nobody_owns(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a work in the public domain only the terms of its registration are asked for."""
+    terminal = SimpleNamespace(stdin=SimpleNamespace(isatty=lambda: True))
+    monkeypatch.setattr("viz.cli.creator.license.sys", terminal)
+    command = f"license new {{0}} --preset guided --acquired public-domain {SAID}"
+    done = viz(folder, command, typed="30\nn\n1\n7\n")
+    for question in ("Fee of a grant", "royalty", "quote", "Countries", "handed on"):
+        assert question not in done.output.split("In the public domain")[0]
+    document = read_license(folder / "license.toml")
+    assert document.limits.grant_s == 30 * 86_400 and document.exit.revocation_class == 1
+    assert document.rights.excerpts.permitted and document.rights.export
+    assert document.warranties.given == []
+
+
 @pytest.mark.parametrize(
     ("command", "says"),
     [

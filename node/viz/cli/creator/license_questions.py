@@ -79,20 +79,27 @@ class LicenseAnswers:
         def number(field: str, question: str, unit: int = 1) -> None:
             self._until_valid(values, field, lambda old: unit * self._number(question, old // unit))
 
-        word("limits.field", "For: any, non-commercial or research")
-        word("money.training_fee", "Fee of a grant, in tokens")
-        number(
-            "money.min_royalty_bps", "Least royalty, in 1/100 of a per cent of an adapter's revenue"
-        )
+        # Of what nobody owns, nobody can reserve or limit a use, or ask for pay.
+        owned = values["work"]["acquired"] != "public-domain"
+        if owned:
+            word("limits.field", "For: any, non-commercial or research")
+            word("money.training_fee", "Fee of a grant, in tokens")
+            number(
+                "money.min_royalty_bps",
+                "Least royalty, in 1/100 of a per cent of an adapter's revenue",
+            )
         number("limits.grant_s", "Days that a grant lasts (0: without end)", _DAY_S)
         limits["approval_required"] = self._yes(
             "Do you approve each trainer?", limits["approval_required"]
         )
-        excerpts["permitted"] = self._yes("May answers quote the work?", excerpts["permitted"])
-        number("rights.excerpts.max_tokens", "Longest run that an adapter may repeat, in tokens")
-        rights["compose"] = self._yes("May it be used with other adapters?", rights["compose"])
-        rights["export"] = self._yes("May its plain weights be handed on?", rights["export"])
-        self._until_valid(values, "limits.territory", lambda _: self._places())
+        if owned:
+            excerpts["permitted"] = self._yes("May answers quote the work?", excerpts["permitted"])
+            number(
+                "rights.excerpts.max_tokens", "Longest run that an adapter may repeat, in tokens"
+            )
+            rights["compose"] = self._yes("May it be used with other adapters?", rights["compose"])
+            rights["export"] = self._yes("May its plain weights be handed on?", rights["export"])
+            self._until_valid(values, "limits.territory", lambda _: self._places())
         number(
             "exit.revocation_class",
             "A withdrawal: 0 changes no grant, 1 stops new adapters, 2 retires adapters",

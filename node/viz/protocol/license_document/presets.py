@@ -61,10 +61,14 @@ def document_from_preset(
 ) -> LicenseDocument:
     """Return the preset's document with these facts; raise InvalidLicense for a wrong one."""
     preset = PRESETS[name]
-    free = preset.free or work["acquired"] == "public-domain"
+    nobodys = work["acquired"] == "public-domain"
+    free = preset.free or nobodys
     default_fee, default_bps = ("0", 0) if free else (DEFAULT_FEE, DEFAULT_ROYALTY_BPS)
     owns = licensor["capacity"] != "agent" and not work["third_party"]
-    owns = owns and work["acquired"] not in ("licensed", "public-domain")
+    owns = owns and work["acquired"] != "licensed"
+    # Nobody has an authority over a work that nobody owns, and nothing of it can be reserved.
+    excerpts = preset.excerpts or nobodys
+    warranted = [] if nobodys else ["ownership"] if owns else ["authority"]
     return license_from_values(
         {
             "format": FORMAT,
@@ -78,15 +82,15 @@ def document_from_preset(
                 "serve": True,
                 "evaluate": True,
                 "compose": True,
-                "export": False,
+                "export": nobodys,
                 "excerpts": {
-                    "permitted": preset.excerpts,
-                    "max_tokens": EXCERPT_TOKENS if preset.excerpts else NO_EXCERPT_TOKENS,
+                    "permitted": excerpts,
+                    "max_tokens": EXCERPT_TOKENS if excerpts else NO_EXCERPT_TOKENS,
                 },
             },
             "limits": {
                 "bases": [],
-                "field": preset.field,
+                "field": "any" if nobodys else preset.field,
                 "territory": [],
                 "grant_s": preset.grant_s,
                 "approval_required": preset.approval,
@@ -102,7 +106,7 @@ def document_from_preset(
                 "erasure": "copies-and-keys",
             },
             "warranties": {
-                "given": ["ownership"] if owns else ["authority"],
+                "given": warranted,
                 "disclaimed": ["as-is"],
             },
             "law": {"governing": law, "courts": "", "precedence": "chain-first"},

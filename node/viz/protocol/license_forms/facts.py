@@ -1,7 +1,9 @@
 """Describe a license in plain words: the rows that every summary shows.
 
 A summary separates what the contracts enforce from what the licensee promises, so that nobody
-mistakes a promise for a technical guarantee. Invariant: texts of others have passed ``visible``.
+mistakes a promise for a technical guarantee. Nobody owns a work in the public domain: its summary
+permits, reserves and promises nothing, and says what the registration on the chain does. Invariant:
+texts of others have passed ``visible``.
 """
 
 from __future__ import annotations
@@ -68,6 +70,8 @@ class SummarySection:
 
 def sections(document: LicenseDocument, where: LicensePlace | None) -> list[SummarySection]:
     """Return the summary's sections, in order."""
+    if document.in_public_domain:
+        return _of_public_domain(document, where)
     found = [
         _parties(document),
         SummarySection("What the contracts on the chain hold", tuple(_held(document))),
@@ -84,13 +88,59 @@ def sections(document: LicenseDocument, where: LicensePlace | None) -> list[Summ
     return found
 
 
+def _of_public_domain(
+    document: LicenseDocument, where: LicensePlace | None
+) -> list[SummarySection]:
+    """Return the sections of a work that needs no permission, withdrawn or not."""
+    withdrawn_at = where.withdrawn_at if where is not None else 0
+    offers = (
+        f"nothing more: the registration was withdrawn on {moment(withdrawn_at)}, and the work "
+        "stays in the public domain"
+        if withdrawn_at
+        else "its registration on the chain, and a copy where a node holds one, free of charge"
+    )
+    free = (
+        ("permission", "none is needed, from anybody, for any use"),
+        ("fee and royalty", "none"),
+        ("the registrant offers", offers),
+    )
+    return [
+        SummarySection("In the public domain", free),
+        _parties(document),
+        SummarySection(
+            "What the contracts on the chain hold", tuple(_registered(document, withdrawn_at))
+        ),
+        _end(document),
+        _words(document),
+        _identity(document, where),
+    ]
+
+
+def _registered(document: LicenseDocument, withdrawn_at: int) -> list[tuple[str, str]]:
+    """Return what an adapter needs that names this registration of a work nobody owns."""
+    named = "an adapter that names this registration"
+    if not all(getattr(document.rights, right) for right, _ in _HELD):
+        return [(named, "is not possible: it was registered without training, adapters or answers")]
+    if withdrawn_at:
+        return [(named, "needs a grant of it, and no new one is given")]
+    limits = document.limits
+    lasts = duration(limits.grant_s) if limits.grant_s else "for ever"
+    who = "those that the registrant approves" if limits.approval_required else "anybody"
+    return [
+        (named, "needs a grant of it, free of charge; any other use needs none"),
+        ("a grant lasts", lasts),
+        ("who may have one", who),
+    ]
+
+
 def _parties(document: LicenseDocument) -> SummarySection:
     who, work = document.licensor, document.work
+    licensor = ("licensor", f"{visible(who.name)}, {_CAPACITIES[who.capacity]}")
     rows = [
         ("work", visible(work.title)),
         ("creators", ", ".join(map(visible, work.creators))),
         ("language", work.language),
-        ("licensor", f"{visible(who.name)}, {_CAPACITIES[who.capacity]}"),
+        ("registered by", visible(who.name)) if document.in_public_domain else licensor,
         ("contact", who.contact),
         ("how acquired", ACQUIRED[work.acquired]),
         ("work of others in it", _yes(work.third_party)),
@@ -137,7 +187,8 @@ def _end(document: LicenseDocument) -> SummarySection:
         ("a withdrawal", f"{_EFFECTS[said.effect]} (class {said.revocation_class})"),
         ("notice period", notice),
     )
-    return SummarySection("How it ends", rows)
+    free = document.in_public_domain
+    return SummarySection("How the registration ends" if free else "How it ends", rows)
 
 
 def _words(document: LicenseDocument) -> SummarySection:
@@ -152,7 +203,9 @@ def _words(document: LicenseDocument) -> SummarySection:
     if law.courts:
         rows.append(("courts", visible(law.courts)))
     if document.text:
-        rows.append(("further conditions", visible(document.text, keep="\n\t")))
+        free = document.in_public_domain
+        label = "further words of the registrant" if free else "further conditions"
+        rows.append((label, visible(document.text, keep="\n\t")))
     return SummarySection("Warranties and law", tuple(rows))
 
 

@@ -1,8 +1,9 @@
-"""Write a license as an ODRL 2.2 offer in JSON-LD (W3C Recommendation, 2018-02-15).
+"""Write a license as an ODRL 2.2 policy in JSON-LD (W3C Recommendation, 2018-02-15).
 
 The actions are those of ODRL's common vocabulary. Each right of the document becomes a permission
 or, if it is reserved, a prohibition. No two rules have the same action and purpose, so there are no
-conflicts.
+conflicts. A license is an offer of its licensor. Of a work in the public domain nobody has anything
+to offer: it is a set, without an assigner, that permits every use without a duty.
 """
 
 from __future__ import annotations
@@ -35,6 +36,13 @@ ACTIONS: Final = (
 def odrl(document: LicenseDocument, where: LicensePlace) -> dict[str, Any]:
     """Return the offer; that of a withdrawn work has only prohibitions."""
     target = work_name(document)
+    if document.in_public_domain:
+        return {
+            "@context": CONTEXT,
+            "@type": "Set",
+            "uid": where.form("odrl.jsonld"),
+            "permission": [_rule(target, "use", [])],
+        }
     permissions: list[dict[str, Any]] = []
     prohibitions: list[dict[str, Any]] = []
     limits = _constraints(document)

@@ -17,6 +17,10 @@ from viz.protocol.license_forms.facts import sections
 from viz.protocol.license_forms.place import LicensePlace
 
 _NOTE: Final = "This page explains the license. The document with the hash below is what binds."
+_FREE_NOTE: Final = (
+    "Nobody owns this work, and nobody needs a permission to use it. This page explains its "
+    "registration. The document with the hash below is what was registered."
+)
 _MARKS: Final = re.compile(r"([\\`*_\[\]<>#!|~&])")
 _STYLE: Final = (
     "body{font:16px/1.5 sans-serif;max-width:46rem;margin:2rem auto;padding:0 1rem}"
@@ -27,7 +31,8 @@ _STYLE: Final = (
 
 def summary_markdown(document: LicenseDocument, where: LicensePlace) -> str:
     """Return the summary as Markdown (CommonMark with tables)."""
-    parts = [f"# License: {in_markdown(visible(document.work.title))}", _NOTE]
+    head, note = _opening(document)
+    parts = [f"# {head}: {in_markdown(visible(document.work.title))}", note]
     for section in sections(document, where):
         rows = "\n".join(
             f"| {in_markdown(label)} | {in_markdown(said)} |" for label, said in section.rows
@@ -40,7 +45,8 @@ def summary_markdown(document: LicenseDocument, where: LicensePlace) -> str:
 def summary_html(document: LicenseDocument, where: LicensePlace) -> str:
     """Return the summary as a self-contained HTML page."""
     title = escape(visible(document.work.title))
-    body = [f"<h1>License: <bdi>{title}</bdi></h1>", f"<p>{_NOTE}</p>"]
+    head, note = _opening(document)
+    body = [f"<h1>{head}: <bdi>{title}</bdi></h1>", f"<p>{note}</p>"]
     for section in sections(document, where):
         body.append(f"<h2>{escape(section.title)}</h2>\n<table>")
         body += [
@@ -54,10 +60,15 @@ def summary_html(document: LicenseDocument, where: LicensePlace) -> str:
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f'<link rel="license" type="application/rsl+xml" href="{escape(where.form("rsl.xml"))}">\n'
-        f"<title>License: {title}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
+        f"<title>{head}: {title}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
         + "\n".join(body)
         + "\n</body>\n</html>\n"
     )
+
+
+def _opening(document: LicenseDocument) -> tuple[str, str]:
+    """Return the word before the title, and the sentence below it."""
+    return ("Public domain", _FREE_NOTE) if document.in_public_domain else ("License", _NOTE)
 
 
 def in_markdown(text: str) -> str:

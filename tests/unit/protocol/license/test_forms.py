@@ -9,7 +9,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from tests.fakes.licenses import WHERE, changed, preset
+from tests.fakes.licenses import WHERE, changed, of_public_domain, preset
 from tests.unit.protocol.license import specifications as spec
 
 from viz.protocol.license_document.model import LicenseDocument
@@ -244,14 +244,7 @@ def test_what_is_not_for_license_is_reserved_in_every_form(kind: str) -> None:
 @pytest.mark.parametrize("where", [WHERE, GONE], ids=["open", "withdrawn"])
 def test_a_work_in_the_public_domain_is_reserved_by_nobody(where: LicensePlace) -> None:
     """Nobody owns it: no form names a holder of a copyright, reserves it, or asks for pay."""
-    document = changed(
-        {
-            "work.acquired": "public-domain",
-            "warranties.given": ["authority"],
-            "money.training_fee": "0",
-            "money.min_royalty_bps": 0,
-        }
-    )
+    document = of_public_domain()
     written = rsl(document, where)
     spec.check_rsl(written)
     assert b"<copyright" not in written and b"prohibits" not in written
@@ -265,6 +258,15 @@ def test_a_work_in_the_public_domain_is_reserved_by_nobody(where: LicensePlace) 
     made = training_assertion(document, where)
     spec.check_training_assertion(made)
     assert {each["use"] for each in made["data"]["entries"].values()} == {"allowed"}
+    policy = odrl(document, where)
+    spec.check_odrl(policy)
+    assert policy["@type"] == "Set" and not {"assigner", "prohibition"} & set(policy)
+    (permission,) = policy["permission"]
+    assert set(permission) == {"target", "action"} and permission["action"] == "use"
+    card = rate_card(document, where)
+    assert card["permissionNeeded"] is False and "owner" not in json.dumps(card)
+    assert (card["grant"]["feeUnits"], card["royalty"]["minimumBps"]) == ("0", 0)
+    assert card["open"] is (where is WHERE), "grants of this registration end with it"
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -311,7 +313,7 @@ def test_the_price_is_in_odrl_and_on_the_rate_card() -> None:
     assert '"2.00"' in text and '"8.00"' in text
     card = rate_card(KINDS["commercial"], WHERE)
     assert card["grant"]["feeUnits"] == "2000000" and card["royalty"]["minimumBps"] == 800
-    assert card["royalty"]["perMillionUnits"] == "80000"
+    assert card["royalty"]["perMillionUnits"] == "80000" and card["permissionNeeded"] is True
     assert rate_card(KINDS["commercial"], GONE)["open"] is False
 
 

@@ -6,7 +6,7 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from tests.fakes.licenses import WHERE, changed, preset
+from tests.fakes.licenses import WHERE, changed, of_public_domain, preset
 
 from viz.domain.display import visible
 from viz.domain.units import hex_of
@@ -120,3 +120,34 @@ def test_a_withdrawn_work_s_page_says_so_first() -> None:
     gone = LicensePlace(WHERE.work_path, WHERE.forms_url, 1, withdrawn_at=1_800_000_000)
     assert sections(preset(), gone)[0].title == "This work was withdrawn"
     assert "2027-01-15" in summary_html(preset(), gone)
+
+
+@pytest.mark.parametrize("withdrawn_at", [0, 1_800_000_000], ids=["open", "withdrawn"])
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_page_of_a_work_that_nobody_owns_permits_and_reserves_nothing(
+    name: str, withdrawn_at: int
+) -> None:
+    """It says that no permission is needed, and what the registration is for."""
+    document = of_public_domain(name)
+    where = LicensePlace(WHERE.work_path, WHERE.forms_url, 1, withdrawn_at=withdrawn_at)
+    page = Page(summary_html(document, where)).text
+    for text in (page, summary_markdown(document, where)):
+        assert "Public domain: " in text and "nobody needs a permission" in text
+        assert "none is needed, from anybody, for any use" in text
+        assert ("stays in the public domain" in text) is bool(withdrawn_at)
+        for owned in (
+            "License: ", "licensor", "licensee", "reserved", "permitted", "of the rights",
+            "fee of a grant", "purposes that are", "at least",
+        ):  # fmt: skip
+            assert owned not in text, owned
+    assert hex_of(document.license_hash) in page
+    titles = [section.title for section in sections(document, where)]
+    assert titles[0] == "In the public domain" and len(set(titles)) == len(titles) == 6
+
+
+def test_a_work_that_nobody_owns_registered_without_training_names_no_adapter() -> None:
+    """The contract refuses such an adapter, whoever owns the work: the page says so."""
+    document = of_public_domain()
+    rights = document.rights.model_copy(update={"serve": False})
+    told = sections(document.model_copy(update={"rights": rights}), WHERE)
+    assert "is not possible" in told[2].rows[0][1]
