@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from tests.integration.api.harness import ADAPTER, Buyer, running_node
@@ -11,7 +12,7 @@ from tests.integration.buyer.conftest import buying
 
 from viz.domain.ports.services import AdapterEnd
 from viz.domain.units import AdapterId, ContentId
-from viz.errors import AdapterEnded
+from viz.errors import AdapterEnded, UnknownModel
 from viz.services.withdrawal.withdrawal_watch import WITHDRAWN
 
 END = AdapterEnd(ContentId(3), WITHDRAWN, 1_799_000_000, 1_799_900_000)
@@ -38,9 +39,30 @@ async def test_an_ended_adapter_is_unloaded_and_answers_451(tmp_path: Path) -> N
         )
         assert (status, problem["code"]) == (451, "adapter-ended")
         assert len(await node.store.adapters()) == 1, "the ledger keeps what it was"
+        for title in ("tides", " TIDES "):
+            status, problem, _ = await buyer.call("GET", f"/v1/models/{quote(title)}")
+            assert (status, problem["code"], problem["adapterId"]) == (451, "adapter-ended", 7)
         await node.parts.catalogue.drop(ADAPTER)
         status, problem, _ = await buyer.call("GET", f"/v1/models/{MODEL}")
         assert (status, problem["code"]) == (404, "unknown-adapter")
+        status, problem, _ = await buyer.call("GET", "/v1/models/tides")
+        assert (status, problem["code"]) == (404, "unknown-model")
+
+
+async def test_a_title_that_another_adapter_has_is_not_told_as_ended(tmp_path: Path) -> None:
+    """The title is sold: who asks the node by it is told to ask by an id, not that it ended."""
+    async with running_node(tmp_path) as node:
+        buyer = await Buyer(node).ready()
+        (record,) = node.parts.catalogue.records()
+        await node.parts.catalogue.end(record, END)
+        await node.engine.add_adapter(AdapterId(9), Path(record.path))
+        await node.parts.catalogue.add(replace(record, adapter_id=AdapterId(9)))
+        status, problem, _ = await buyer.call("GET", "/v1/models/tides")
+        assert (status, problem["code"]) == (404, "unknown-model")
+        later = replace(END, ended_s=END.ended_s + 1)
+        await node.parts.catalogue.end(node.parts.catalogue.records()[0], later)
+        status, problem, _ = await buyer.call("GET", "/v1/models/tides")
+        assert (status, problem["adapterId"]) == (451, 9), "of two, the one that ended last"
 
 
 async def test_the_buyer_s_own_client_says_why_and_since_when_it_ended(tmp_path: Path) -> None:
@@ -53,12 +75,16 @@ async def test_the_buyer_s_own_client_says_why_and_since_when_it_ended(tmp_path:
         (record,) = node.parts.catalogue.records()
         await node.parts.catalogue.end(record, END)
         await node.engine.add_adapter(AdapterId(9), Path(record.path))
-        await node.parts.catalogue.add(replace(record, adapter_id=AdapterId(9)))
+        await node.parts.catalogue.add(replace(record, adapter_id=AdapterId(9), name="tides 2"))
         await node.parts.catalogue.succeed(ADAPTER, AdapterId(9))
         await client.refresh_info()
-        with pytest.raises(AdapterEnded) as refused:
-            await client.offer_of(MODEL)
-        told = refused.value.detail
-        assert "ended 2027-01-" in told and "work 3 was withdrawn 2027-01-" in told
-        assert "its successor is viz-adapter-9" in told
-        assert refused.value.extensions["reason"] == WITHDRAWN
+        for asked in (MODEL, "Tides"):
+            with pytest.raises(AdapterEnded) as refused:
+                await client.offer_of(asked)
+            told = refused.value.detail
+            assert "ended 2027-01-" in told and "work 3 was withdrawn 2027-01-" in told
+            assert "its successor is viz-adapter-9" in told
+            assert refused.value.extensions["reason"] == WITHDRAWN
+        for nothing in ("..", "a/b", "\udcff", "x" * 5_000, "\n"):
+            with pytest.raises(UnknownModel):
+                await client.offer_of(nothing)

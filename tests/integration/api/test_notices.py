@@ -135,10 +135,11 @@ async def test_the_buyer_s_own_client_says_why_an_adapter_is_not_sold(tmp_path: 
             body = signed(node, OWNER_KEY)
             assert (await Buyer(node).call("POST", NOTICES_PATH, body=body))[0] == 201
             await client.refresh_info()
-            with pytest.raises(AdapterSuspended) as refused:
-                await client.offer_of(MODEL)
-            assert refused.value.extensions["reason"] == "personal-data"
-            for other in ("viz-adapter-99", "viz-adapter-0", "tides"):
+            for asked in (MODEL, "Tides"):
+                with pytest.raises(AdapterSuspended) as refused:
+                    await client.offer_of(asked)
+                assert refused.value.extensions["reason"] == "personal-data"
+            for other in ("viz-adapter-99", "viz-adapter-0", "tidal"):
                 with pytest.raises(UnknownModel, match="it serves"):
                     await client.offer_of(other)
 

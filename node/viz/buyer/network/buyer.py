@@ -24,6 +24,7 @@ from viz.buyer.network.policy import Request, ranked
 from viz.buyer.network.pool import NodePool
 from viz.buyer.network.record import NetworkFile, NodeHistory
 from viz.buyer.terms.checks import Limits
+from viz.buyer.terms.offers import is_askable
 from viz.buyer.terms.request import AskedRequest
 from viz.domain.ports.chain import Deployment
 from viz.domain.ports.clock import Clock
@@ -35,6 +36,7 @@ from viz.errors import (
     PriceAboveCap,
     StoreError,
     UnknownModel,
+    VizError,
 )
 from viz.protocol.market import MarketModel, MarketOffer
 from viz.protocol.payment import CHAT_PATH
@@ -74,17 +76,27 @@ class NetworkBuyer:
         return with_words(await self._finder.models(), words)
 
     async def model(self, wanted: str) -> MarketModel:
-        """Return the model with this id, or with this name; raise UnknownModel."""
+        """Return the model with this id, or with this name.
+
+        Raises UnknownModel, AdapterEnded or AdapterSuspended if a node that sold it says so.
+        """
         for again in (False, True):
             models = await self._finder.models(again=again)
             if (found := _find(models, wanted)) is not None:
                 self._pin(wanted, found)
                 return found
+        if is_askable(wanted) and (why := await self._why_not_sold(wanted)) is not None:
+            raise why
         names = [_shown(model) for model in models[:NAMES_SHOWN]]
         raise UnknownModel(
             f"no known node serves {wanted[:80]!r}; the models on offer are: {', '.join(names)}",
             param="model",
         )
+
+    async def _why_not_sold(self, wanted: str) -> VizError | None:
+        """Ask why no node sells a model; a title stands for the model that it meant before, too."""
+        before = self._file.read().names.get(wanted.strip().casefold())
+        return await self._finder.why_not_sold([wanted] if before is None else [before, wanted])
 
     async def usual_model(self) -> MarketModel:
         """Return the default model: the only adapter, else the only base model.

@@ -29,6 +29,7 @@ from viz.buyer.network.pool import NodePool
 from viz.domain.display import amount
 from viz.domain.units import Address, Units
 from viz.errors import (
+    AdapterEnded,
     BooksMismatch,
     BudgetSpent,
     InvalidKeyFile,
@@ -179,7 +180,8 @@ class NetworkAnswer:
                 self._client = await self._pool.ready(self._offer)
                 self._part = await self._enter(self._client, body)
             except VizError as error:
-                last = error
+                # That an adapter ended holds for all nodes; that one is down does not.
+                last = last if isinstance(last, AdapterEnded) else error
                 if self._is_of_the_request(error):
                     raise
                 self._note(self._offer, None)
@@ -237,7 +239,10 @@ class NetworkAnswer:
         raise NodeUnreachable("the node refuses every length")
 
     async def _offer_at(self, client: BuyerClient) -> AdapterOffer:
-        """Return the node's offer of the model; raise UnknownModel if it serves other weights."""
+        """Return the node's offer of the model.
+
+        Raises AdapterEnded, AdapterSuspended, UnknownModel if it serves other weights.
+        """
         wanted = self._wanted.adapter_id, self._wanted.weights_digest
         for again in (False, True):
             if again:
@@ -245,6 +250,7 @@ class NetworkAnswer:
             for offer in client.info.adapters:
                 if (offer.adapter_id, offer.weights_digest) == wanted:
                     return offer
+        await client.node.require_sold(self.model)
         raise UnknownModel(f"the node no longer serves {self.model} with these weights")
 
     def _is_of_the_request(self, error: VizError) -> bool:

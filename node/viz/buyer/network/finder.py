@@ -17,6 +17,7 @@ import time
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
+from urllib.parse import quote
 
 import structlog
 
@@ -24,11 +25,18 @@ from viz.client.node_address import origin_of
 from viz.domain.ports.chain import ChainReader, Deployment
 from viz.domain.ports.clock import Clock
 from viz.domain.ports.peers import PeerHttp
-from viz.domain.units import AdapterId, Address
-from viz.errors import ConfigError, InvalidRequest, NodeUnreachable, VizError
+from viz.domain.units import UINT32_MAX, AdapterId, Address
+from viz.errors import (
+    AdapterEnded,
+    AdapterSuspended,
+    ConfigError,
+    InvalidRequest,
+    NodeUnreachable,
+    VizError,
+)
 from viz.protocol.market import MARKET_PATH, MarketModel, MarketPage
-from viz.protocol.messages import NodeInfo
-from viz.protocol.payment import NODE_PATH
+from viz.protocol.messages import NodeInfo, adapter_of_model
+from viz.protocol.payment import MODELS_PATH, NODE_PATH
 from viz.services.market.discovery import Discovery, NodeOffers, unchecked_models
 from viz.services.market.node_claims import check_node
 from viz.services.market.remote_nodes import MAX_DESCRIPTION_BYTES, origin_in
@@ -45,6 +53,8 @@ ASKED_AT_ONCE: Final = 128
 STRANGER_TIMEOUT_S: Final = 5.0
 ROUND_S: Final = 15.0
 TIMEOUT_S: Final = 10.0
+# So many nodes are asked why a model is no longer sold.
+WHY_ASKED: Final = 32
 _log = structlog.get_logger()
 
 
@@ -68,11 +78,13 @@ class NodeFinder:
         ``met`` are the URLs of nodes that were found earlier; ``strangers_http`` asks them. These
         and ``paid``, with which the buyer has channels, are asked before the others.
         """
-        self._deployment = deployment
+        self._deployment, self._chain = deployment, chain
         self._known_http, self._strangers_http = known_http, strangers_http
         self._urls = list(dict.fromkeys(map(origin_of, urls)))
         self._met = met
         self._known: dict[str, NodeOffers] = {}
+        # The URLs of other nodes that answered in the last search.
+        self._answering: list[str] = []
         self._discovery = (
             None
             if chain is None
@@ -117,6 +129,47 @@ class NodeFinder:
             raise NodeUnreachable(self._nobody())
         return self._found
 
+    async def why_not_sold(self, wanted: Sequence[str]) -> VizError | None:
+        """Return why a model that no node sells was sold before: AdapterEnded, AdapterSuspended.
+
+        ``wanted`` are its id and title, as far as they are known. The nodes that the buyer named
+        are asked first, then those it met, then others; the first of them that says why is named,
+        unless this buyer's own chain has another state of that adapter.
+        """
+        urls = dict.fromkeys([*self._known, *self._met.values(), *self._answering])
+        asked = [(url, name) for url in list(urls)[:WHY_ASKED] for name in wanted if url]
+        said = await asyncio.gather(*(self._why(*each) for each in asked))
+        for error in said:
+            if error is not None and await self._chain_agrees(error):
+                return error
+        return None
+
+    async def _why(self, url: str, wanted: str) -> VizError | None:
+        """Return what one node says against a model that it sold, with the node's URL."""
+        http = self._known_http if url in self._known else self._strangers_http
+        question = f"{url}{MODELS_PATH}/{quote(wanted, safe='')}"
+        try:
+            await http.ask("GET", question, timeout_s=STRANGER_TIMEOUT_S)
+        except (AdapterEnded, AdapterSuspended) as error:
+            named = adapter_of_model(wanted)
+            if named is None or named == error.extensions.get("adapterId"):
+                return type(error)(f"{url} says: {error.detail}", **error.extensions)
+        except VizError as error:
+            _log.debug("a node says nothing of a model", url=url, reason=error.detail)
+        return None
+
+    async def _chain_agrees(self, said: VizError) -> bool:
+        """Return whether this buyer's chain has the adapter, retired if the node says so."""
+        if self._chain is None:
+            return True
+        adapter_id = said.extensions.get("adapterId")
+        if type(adapter_id) is not int or not 0 < adapter_id <= UINT32_MAX:
+            return False
+        state = await self._chain.adapter(AdapterId(adapter_id))
+        if state is None or isinstance(said, AdapterSuspended):
+            return state is not None
+        return state.retires_at <= await self._chain.chain_time()
+
     def _nobody(self) -> str:
         asked = ", ".join(self._urls) or "none is known"
         where = "in the directory and " if self.checked else ""
@@ -132,11 +185,13 @@ class NodeFinder:
         }
         if self._discovery is not None:
             await self._discovery.step_on(self._named_by_found)
+            self._answering = self._discovery.urls()
             return self._discovery.index.models
         named = await self._named(self._known)
         mine = {each.node for each in self._known.values()}
         asked = [(url, node) for node, url in named.items() if node not in mine][:ASKED_NODES]
         strangers = await self._described(asked, known=False)
+        self._answering = [each.url for each in strangers]
         return one_each(unchecked_models([*self._known.values(), *strangers]))
 
     async def _described(

@@ -12,12 +12,12 @@ import asyncio
 
 from viz.buyer.terms.counting import Counter, Counters
 from viz.buyer.terms.counting_pins import CountingPins
-from viz.buyer.terms.offers import find_offer, unknown
+from viz.buyer.terms.offers import find_offer, is_askable, unknown
 from viz.client.node_client import NodeClient
 from viz.domain.ports.chain import ChainReader, Deployment
 from viz.domain.units import BASE_MODEL, AdapterId, Hash32
 from viz.errors import AdapterEnded, AdapterSuspended, NodeNotTrusted, VizError
-from viz.protocol.messages import AdapterOffer, NodeInfo, adapter_of_model
+from viz.protocol.messages import AdapterOffer, NodeInfo
 from viz.services.market.node_claims import check_node, check_offer, check_tokenizer
 
 
@@ -67,12 +67,12 @@ class KnownNode:
                 exact = (await self.counter(offer)).exact
                 self._pins.check(offer, self.info.base_of(offer), exact=exact)
                 return offer
-        await self._require_sold(model)
+        await self.require_sold(model)
         raise unknown(self.info.adapters, model)
 
-    async def _require_sold(self, model: str) -> None:
-        """Raise AdapterSuspended or AdapterEnded if the node says so of a model that it sold."""
-        if adapter_of_model(model) is None:
+    async def require_sold(self, model: str) -> None:
+        """Raise AdapterSuspended or AdapterEnded if the node says so of an id or a title."""
+        if not is_askable(model):
             return
         try:
             await self._api.require_model(model)

@@ -15,6 +15,7 @@ from viz.errors import UnknownModel
 from viz.protocol.messages import AdapterOffer
 
 NAMES_SHOWN: Final = 20
+ASKED_CHARS: Final = 256
 T = TypeVar("T")
 # The key of records about the base model that were kept when a node had only one.
 ONE_BASE_KEY: Final = str(BASE_MODEL)
@@ -58,6 +59,11 @@ def find_offer(offers: Sequence[AdapterOffer], wanted: str) -> AdapterOffer | No
             f"{wanted[:80]!r} is the name of several models: say which of {models}", param="model"
         )
     return named[0] if named else None
+
+
+def is_askable(wanted: str) -> bool:
+    """Return whether a model's id or title can be asked for in a URL: visible, and not long."""
+    return wanted.isprintable() and 0 < len(wanted) <= ASKED_CHARS
 
 
 def unknown(offers: Sequence[AdapterOffer], wanted: str) -> UnknownModel:

@@ -125,6 +125,10 @@ class Discovery:
         self._interval_s = interval_s
         self.index = MarketIndex()
 
+    def urls(self) -> list[str]:
+        """Return the URLs of the nodes that answer, whatever they sell."""
+        return [each.url for each in self._remote_sellers()]
+
     async def run(self) -> None:
         """Renew the index until cancelled; chain errors are logged."""
         await periodically(

@@ -15,9 +15,8 @@ from typing import Final
 
 import structlog
 
-from viz.domain.display import moment
 from viz.domain.engines import Engines
-from viz.domain.notices import NAME_OF_KIND, Suspension
+from viz.domain.notices import Suspension
 from viz.domain.ports.chain import ChainReader, ServingState, WeightsAddress
 from viz.domain.ports.clock import Clock
 from viz.domain.ports.engine import Engine
@@ -26,9 +25,7 @@ from viz.domain.ports.services import AdapterEnd
 from viz.domain.pricing import Price
 from viz.domain.units import BASE_MODEL, UINT32_MAX, AdapterId, Address, ContentId, Hash32
 from viz.errors import (
-    AdapterEnded,
     AdapterNotServable,
-    AdapterSuspended,
     InvalidRequest,
     UnknownAdapter,
     UnknownModel,
@@ -36,8 +33,8 @@ from viz.errors import (
 )
 from viz.protocol.messages import AdapterOffer, ServedBase, adapter_model, adapter_of_model
 from viz.services.payments.freshness import ChainAccess, Freshness, Reading
+from viz.services.serving.not_sold import ended_error, suspended_error
 from viz.services.withdrawal.notices import Notices
-from viz.services.withdrawal.withdrawal_watch import WITHDRAWN
 
 STANDING_S: Final = 10
 # A claim after an adapter's end earns the node nothing. So its sale stops this long before. That is
@@ -95,6 +92,7 @@ class Catalogue:
         self._records: dict[AdapterId, AdapterRecord] = {}
         # Those that ended; `_gone` holds the dropped ones of them as well.
         self._ended: dict[AdapterId, AdapterEnd] = {}
+        self._ended_names: dict[AdapterId, str] = {}
         self._gone: dict[AdapterId, AdapterEnd] = {}
         self._successors: dict[AdapterId, AdapterId] = {}
         self._servability: dict[AdapterId, _Servability] = {}
@@ -111,7 +109,7 @@ class Catalogue:
         self._successors = dict(await self._ledger.successors())
         for record in await self._ledger.adapters():
             if (end := self._gone.get(record.adapter_id)) is not None:
-                self._ended[record.adapter_id] = end
+                self._note_end(record, end)
                 continue
             try:
                 engine = self._engines.require_for(record.adapter_id, record.base_model)
@@ -152,8 +150,12 @@ class Catalogue:
         await self._ledger.put_end(EndedAdapter(adapter_id, end, where.weights_digest, where.cid))
         self._gone[adapter_id] = end
         if (on_offer := self._records.pop(adapter_id, None)) is not None:
-            self._ended[adapter_id] = end
+            self._note_end(on_offer, end)
             await self._unload(on_offer)
+
+    def _note_end(self, record: AdapterRecord, end: AdapterEnd) -> None:
+        self._ended[record.adapter_id] = end
+        self._ended_names[record.adapter_id] = record.name
 
     def ended(self) -> Mapping[AdapterId, AdapterEnd]:
         """Return the ended adapters, also those that were dropped afterwards."""
@@ -242,12 +244,14 @@ class Catalogue:
     def find(self, model: str) -> AdapterOffer:
         """Return the offer of an OpenAI model name.
 
-        Raises UnknownModel, UnknownAdapter, AdapterEnded, AdapterSuspended. Requests that run when
-        a notice takes effect go on to their end, as those of an adapter that is dropped.
+        The title of an adapter that is no longer sold is refused as its id is, so that a buyer who
+        asks by title is told why. Raises UnknownModel, UnknownAdapter, AdapterEnded,
+        AdapterSuspended. Requests that run when a notice takes effect go on to their end, as those
+        of an adapter that is dropped.
         """
         if (engine := self._engines.named(model)) is not None:
             return self._base_offer(engine)
-        adapter_id = adapter_of_model(model)
+        adapter_id = adapter_of_model(model) or self._not_sold(model)
         if adapter_id is None or not 0 < adapter_id <= UINT32_MAX:
             raise UnknownModel(
                 f"model {model[:80]!r} is not served here: GET /v1/models lists what is"
@@ -255,6 +259,22 @@ class Catalogue:
         if (suspended := self.suspension(adapter_id)) is not None:
             raise suspended_error(adapter_id, suspended)
         return self.offer(adapter_id)
+
+    def _not_sold(self, title: str) -> AdapterId | None:
+        """Return the suspended or ended adapter with this title; None if one with it is sold.
+
+        Of several ended ones it is the one that ended last.
+        """
+
+        def named(name: str) -> bool:
+            return bool(name) and name.strip().casefold() == title.strip().casefold()
+
+        here = [key for key, record in self._records.items() if named(record.name)]
+        if here:
+            sold = any(self.suspension(key) is None for key in here)
+            return None if sold else max(here)
+        ended = [key for key in self._ended if named(self._ended_names[key])]
+        return max(ended, key=lambda key: (self._ended[key].ended_s, key), default=None)
 
     def engine_of(self, offer: AdapterOffer) -> Engine:
         """Return the engine that computes for one of this node's offers.
@@ -340,43 +360,6 @@ def _served(engine: Engine) -> ServedBase:
     return ServedBase(model.digest, model.tokenizer_digest, model.context_tokens, model.arithmetic)
 
 
-def ended_error(
-    adapter_id: AdapterId, end: AdapterEnd, successor: AdapterId | None = None
-) -> AdapterEnded:
-    """Return the error for an ended adapter: it names the work, reason, dates and successor."""
-    what = "was withdrawn" if end.reason == WITHDRAWN else "was licensed until"
-    said = (
-        f"adapter {adapter_id} ended {moment(end.ended_s)} and is no longer served: work "
-        f"{end.content_id} {what} {moment(end.since_s)}"
-    )
-    follows: dict[str, int | str] = {}
-    if successor is not None:
-        said += f"; its successor is {adapter_model(successor)}"
-        follows = {"successorId": int(successor), "successor": adapter_model(successor)}
-    return AdapterEnded(
-        said,
-        **follows,
-        adapterId=int(adapter_id),
-        contentId=int(end.content_id),
-        reason=end.reason,
-        since=end.since_s,
-        endedAt=end.ended_s,
-    )
-
-
 def works_of(record: AdapterRecord) -> Sequence[ContentId]:
     """Return the works that an offered adapter was trained on."""
     return [work.content_id for work in record.works]
-
-
-def suspended_error(adapter_id: AdapterId, suspended: Suspension) -> AdapterSuspended:
-    """Return the error for an adapter that a notice suspends: it names notice, kind and date."""
-    kind = NAME_OF_KIND[suspended.kind]
-    return AdapterSuspended(
-        f"adapter {adapter_id} is not served since {moment(suspended.since_s)}: notice "
-        f"{suspended.notice_id} ({kind}) is in effect; GET /viz/v1/notices has its state",
-        adapterId=int(adapter_id),
-        noticeId=suspended.notice_id,
-        reason=kind,
-        since=suspended.since_s,
-    )
