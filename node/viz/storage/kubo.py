@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import io
 import threading
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -36,6 +37,9 @@ from viz.storage.cid import RAW, codec_of, to_binary, verify
 from viz.storage.store_check import Freed
 from viz.storage.unixfs import CHUNK_BYTES, MAX_BLOCK_BYTES, MAX_LINKS, IpfsBlock
 from viz.storage.walk import add_pinned
+
+# ipfshttpclient gives urllib3 an argument without effect: no operator can do anything about that.
+warnings.filterwarnings("ignore", "The 'strict' parameter is no longer", FutureWarning)
 
 T = TypeVar("T")
 _THREADS: Final = 4
@@ -106,8 +110,9 @@ class KuboBlobStore(VerifiedBlobStore):
 
     async def pinned(self) -> frozenset[Cid]:
         """Return the daemon's pins that have the form of our CIDs, also those of other programs."""
+        wait_s = self._whole_store_s
         answer = await self._call(
-            lambda client: client.pin.ls(type="recursive"), extra_s=_WHOLE_STORE_S
+            lambda client: client.pin.ls(type="recursive", timeout=wait_s), extra_s=_WHOLE_STORE_S
         )
         return frozenset(Cid(str(name)) for name in answer["Keys"] if _is_ours(str(name)))
 
@@ -137,7 +142,7 @@ class KuboBlobStore(VerifiedBlobStore):
         await self._needed()
 
         def collect(client: Any) -> int:
-            return len(client.repo.gc(quiet=True))
+            return len(client.repo.gc(quiet=True, timeout=self._whole_store_s))
 
         before = await self._size()
         blocks = await self._call(collect, extra_s=_WHOLE_STORE_S)
@@ -145,8 +150,16 @@ class KuboBlobStore(VerifiedBlobStore):
         return Freed(blocks, max(0, before - after), after)
 
     async def _size(self) -> int:
-        answer = await self._call(lambda client: client.repo.stat(), extra_s=_WHOLE_STORE_S)
+        wait_s = self._whole_store_s
+        answer = await self._call(
+            lambda client: client.repo.stat(timeout=wait_s), extra_s=_WHOLE_STORE_S
+        )
         return int(answer["RepoSize"])
+
+    @property
+    def _whole_store_s(self) -> float:
+        """How long the daemon may say nothing while it reads all that it has."""
+        return self._timeout_s * 1.5 + _WHOLE_STORE_S
 
     async def _delete(self, cids: Sequence[Cid]) -> None:
         """Delete the blocks in the daemon, except those that a pinned blob needs.
@@ -238,8 +251,8 @@ class KuboBlobStore(VerifiedBlobStore):
             text = str(error)
             if any(sign in text for sign in _FULL):
                 raise StorageFull(
-                    f"the disk or the quota of Kubo at {self._api} is full, and nothing was added: "
-                    f"free some (`viz storage gc`), or raise it. It says: {text}"
+                    f"the disk of Kubo at {self._api} is full, and nothing was added: free some "
+                    f"(`viz storage gc`), or give it more. It says: {text}"
                 ) from error
             if _says_absent(error):
                 raise BlobNotFound(f"Kubo at {self._api} does not have it: {text}") from error
@@ -248,8 +261,8 @@ class KuboBlobStore(VerifiedBlobStore):
             raise self._no_answer() from error
         except (ipfs.ConnectionError, ipfs.ProtocolError) as error:
             raise StorageUnavailable(
-                f"no Kubo daemon answers at {self._api}: start one with `ipfs daemon`, "
-                'or set storage.backend = "embedded"'
+                f"no Kubo daemon answers at {self._api}: start `ipfs daemon` with the IPFS_PATH "
+                "that has this node's blobs, or correct storage.kubo_api"
             ) from error
         except (ipfs.Error, OSError) as error:
             raise StorageUnavailable(f"Kubo at {self._api}: {error}") from error

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import subprocess
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from aiohttp.test_utils import TestServer
 from tests.fakes.blobs import MemoryBlobStore
 
 from viz.errors import BlobCorrupt, ConfigError, StorageError, StorageFull, StorageUnavailable
+from viz.local_socket import free_port
 from viz.storage.embedded import EmbeddedBlobStore
 from viz.storage.kubo import KuboBlobStore
 from viz.storage.kubo_daemon import KuboDaemon, find_kubo
@@ -99,6 +102,23 @@ async def test_a_daemon_killed_under_the_store_is_unavailable(
     os.kill(daemon.process_id, 9)
     with pytest.raises(StorageUnavailable):
         await store.fetch(cid, tmp_path / "out", max_bytes=len(DATA))
+    await store.close()
+    await daemon.stop()
+
+
+async def test_a_daemon_that_comes_back_is_used_without_a_restart_of_the_node(
+    kubo_binary: Path, tmp_path: Path
+) -> None:
+    """An operator restarts the daemon below a running node."""
+    daemon = KuboDaemon(kubo_binary, tmp_path / "repository", api_port=free_port())
+    await daemon.start()
+    store = KuboBlobStore(daemon.api, timeout_s=5)
+    cid = await store.add(DATA)
+    await daemon.stop()
+    with pytest.raises(StorageUnavailable, match="IPFS_PATH"):
+        await store.has(cid)
+    await daemon.start()
+    assert await store.fetch(cid, tmp_path / "out", max_bytes=len(DATA)) == len(DATA)
     await store.close()
     await daemon.stop()
 
@@ -296,6 +316,83 @@ async def test_a_full_daemon_says_what_to_do_and_nothing_is_lost(tmp_path: Path)
                 await store.add(source)
             await store.close()
     assert source.read_bytes() == DATA
+
+
+async def test_a_daemon_may_take_longer_for_its_whole_store() -> None:
+    """Protects `viz storage gc` of a large store, which is silent for longer than other calls."""
+    said = {"pin/ls": {"Keys": {}}, "repo/stat": {"RepoSize": 7}}
+
+    async def handle(request: web.Request) -> web.Response:
+        await asyncio.sleep(0.8)
+        method = request.match_info["method"]
+        return web.Response(text="") if method == "repo/gc" else web.json_response(said[method])
+
+    application = web.Application()
+    application.router.add_post("/api/v0/{method:.*}", handle)
+    async with TestServer(application) as server:
+        store = KuboBlobStore(f"/ip4/127.0.0.1/tcp/{server.port}", timeout_s=0.2)
+        assert (await store.gc()).kept_bytes == 7
+        await store.close()
+
+
+def test_what_a_library_deprecates_is_not_printed_to_the_operator() -> None:
+    """Each command would begin with two lines about an argument of urllib3."""
+    program = (
+        "import asyncio; from viz.storage.kubo import KuboBlobStore\n"
+        "try: asyncio.run(KuboBlobStore('/ip4/127.0.0.1/tcp/1', timeout_s=2).version())\n"
+        "except Exception as error: print(type(error).__name__)"
+    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert (done.stdout.strip(), done.stderr) == ("StorageUnavailable", "")
+
+
+def test_the_daemon_of_the_containers_is_as_alone_as_that_of_viz_up(
+    kubo_binary: Path, tmp_path: Path
+) -> None:
+    """`scripts/kubo/serve` contacts no other host: no peers, no lookups, and no telemetry."""
+    only = tmp_path / "ipfs"
+    only.write_text(f'#!/bin/sh\n[ "$1" = daemon ] || exec "{kubo_binary}" "$@"\n')
+    only.chmod(0o755)
+    repository = tmp_path / "repository"
+    repository.mkdir()
+    told = os.environ | {"IPFS_PATH": str(repository), "KUBO_BIN": str(only)}
+    serve = Path(__file__).parents[3] / "scripts" / "kubo" / "serve"
+    for _ in range(2):
+        subprocess.run(["/bin/sh", serve], env=told, check=True, capture_output=True)
+    config = json.loads((repository / "config").read_text(encoding="utf-8"))
+    assert config["Addresses"]["API"].startswith("/ip4/127.0.0.1/")
+    assert (config["Addresses"]["Swarm"], config["Bootstrap"]) == ([], [])
+    assert config["Plugins"]["Plugins"]["telemetry"]["Disabled"] is True
+    for section in ("AutoConf", "AutoTLS", "Provide"):
+        assert config[section]["Enabled"] is False
+    assert config["Discovery"]["MDNS"]["Enabled"] is False
+    assert config["Swarm"]["DisableNatPortMap"] is True
+    assert config["Version"]["SwarmCheckEnabled"] is False
+    assert (config["Routing"]["Type"], config["DNS"]["Resolvers"]) == ("none", {})
+
+
+async def test_a_block_that_kubo_dropped_as_damaged_comes_back_from_a_source(
+    kubo_binary: Path, tmp_path: Path
+) -> None:
+    """The way that `viz storage verify` names: `ipfs repo verify --drop`, while the daemon runs."""
+    repository, whole = tmp_path / "repository", MemoryBlobStore()
+    root = await whole.add(DATA)
+    async with KuboDaemon(kubo_binary, repository) as daemon:
+        store = KuboBlobStore(daemon.api, timeout_s=5)
+        await store.add(DATA)
+        (path,) = _files_with(repository, DATA[:CHUNK_BYTES])
+        path.chmod(0o644)
+        path.write_bytes(b"rot" + DATA[3:CHUNK_BYTES])
+        assert (await check_store(store, [whole])).lost
+        command = [str(kubo_binary), "--api", daemon.api, "repo", "verify", "--drop"]
+        told = os.environ | {"IPFS_PATH": str(repository)}
+        done = subprocess.run(command, env=told, check=True, capture_output=True, text=True)
+        assert "1 removed" in done.stdout
+        found = await check_store(store, [whole])
+        assert (len(found.repaired), found.lost) == (1, {})
+        assert await store.fetch(root, tmp_path / "out", max_bytes=len(DATA)) == len(DATA)
+        await store.close()
 
 
 async def test_every_call_to_a_slow_daemon_ends(tmp_path: Path) -> None:

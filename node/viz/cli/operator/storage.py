@@ -77,8 +77,9 @@ def verify(
             say(f"{root} lacks {counted(len(missing), 'block')}, the first of them {missing[0]}")
         if found.lost and settings.storage.backend == "kubo":
             say(
-                "Kubo does not replace a block that it has: stop it, delete the files that "
-                "`ipfs repo verify` names, start it, and run this again with --source URL"
+                "Kubo does not replace a block that it has. If another gateway has these blobs: "
+                "`ipfs repo verify --drop` deletes what is damaged, and `viz storage verify "
+                "--source URL` gets it again"
             )
         elif found.lost:
             say(
