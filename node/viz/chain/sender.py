@@ -1,9 +1,10 @@
 """Send contract calls from one key: simulate, assign a nonce, sign, record, broadcast, wait.
 
-Owns the account's nonces and this order of steps. ``viz.chain.tracker`` follows a transaction
-after its broadcast. Invariants: a transaction is in the journal before the chain can see it; the
-lock is held from the choice of the nonce to the broadcast, never during the wait; no fee above
-the operator's bound is signed (``viz.chain.fees``), and no more gas than the caller allows.
+Owns this order of steps. ``viz.chain.nonces`` chooses the nonce, and ``viz.chain.tracker`` follows
+a transaction after its broadcast. Invariants: a transaction is in the journal before the chain can
+see it; the lock is held from the choice of the nonce to the broadcast, never during the wait; no
+fee above the operator's bound is signed (``viz.chain.fees``), and no more gas than the caller
+allows.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from eth_account.signers.local import LocalAccount
 from viz.chain import abi, fees
 from viz.chain.deployment import address_of
 from viz.chain.memory_journal import MemoryJournal
+from viz.chain.nonces import MOST_APART, AccountNonces, lowest_free
 from viz.chain.rpc import Rpc
 from viz.chain.stuck import STUCK_BLOCKS
 from viz.chain.tracker import TransactionTracker
@@ -47,17 +49,9 @@ _REFUSALS: Final = (
     "invalid sender",
     "size",
 )
-# How far an endpoint's two counts may differ beyond this sender's own open transactions: others may
-# send with the key by hand.
-MOST_APART: Final = 64
 # What a transaction that only uses its nonce is called in the journal, and its least gas.
 FILLER: Final = "nothing, to use a nonce"
 _EMPTY_GAS: Final = 21_000
-# A gap must last so long before it is filled: a transaction may be on its way to the endpoint. So
-# long, too, must both counts stay far above what is known before they are believed.
-LASTS_S: Final = 30.0
-# A gap of more nonces is not filled: it would take days, and coins.
-MOST_FILLED: Final = 256
 # Calls whose repetition changes nothing: one that is out of reach is given up, and made again.
 REPEATABLE: Final = frozenset({"Settlement.claim"})
 _log = structlog.get_logger()
@@ -92,15 +86,7 @@ class Sender:
         self._chain_id = deployment.chain_id if deployment else chain_id
         self._max_fee_wei = max_fee_wei
         self._lock = asyncio.Lock()
-        # How many of the account's transactions are in blocks, as far as this process knows.
-        self._mined = 0
-        # The last of them whose receipt this process saw, and how many they are up to it.
-        self._seen: Hash32 | None = None
-        self._up_to_seen = 0
-        # The lowest free nonce before an open transaction, and since when `recover` has seen it.
-        self._gap: tuple[int, float] | None = None
-        # A mined count far above what is known, and since when the endpoint tells of it.
-        self._told: tuple[int, float] | None = None
+        self._nonces = AccountNonces(self.address)
         self._tracker = TransactionTracker(
             rpc,
             account,
@@ -109,6 +95,7 @@ class Sender:
             wait_s=wait_s,
             max_fee_wei=max_fee_wei,
             stuck_blocks=stuck_blocks,
+            saw=self._nonces.saw,
         )
 
     @property
@@ -176,10 +163,9 @@ class Sender:
     async def recover(self, *, urgent: bool = False) -> tuple[Transaction, ...]:
         """Look up every transaction without a known end, for example after a restart.
 
-        Sends again what the chain lost or leaves out, as ``TransactionTracker.recover`` says. A gap
-        before an open transaction that lasts ``LASTS_S`` seconds is filled with empty transactions:
-        the open one could never be mined, and perhaps no other is sent for long. A claim that is
-        more than ``MOST_FILLED`` nonces away is given up.
+        Sends again what the chain lost or leaves out, as ``TransactionTracker.recover`` says. Then
+        fills a gap before an open transaction that has lasted, which else could never be mined,
+        and gives up what is out of reach (``viz.chain.nonces``, N5 and N6).
         """
         found = await self._tracker.recover(urgent=urgent)
         try:
@@ -191,26 +177,26 @@ class Sender:
 
     async def _fill_gap(self, *, urgent: bool) -> None:
         pending = await self._journal.pending(self.address)
-        taken = [entry.nonce for entry in pending]
-        free, now_s = await self._free_before(taken), asyncio.get_running_loop().time()
-        if free is None or self._gap is None or self._gap[0] != free:
-            self._gap = None if free is None else (free, now_s)
+        taken = {entry.nonce for entry in pending}
+        start = await self._start(len(taken)) if taken else 0
+        gap = self._nonces.gap(start, taken, asyncio.get_running_loop().time())
+        if gap is None:
             return
-        if now_s < self._gap[1] + LASTS_S:
-            return
-        self._gap = None
-        if max(taken) - free > MOST_FILLED:
-            _log.error("a transaction has a nonce out of reach", nonce=max(taken), free=free)
-            for entry in pending:
-                if entry.nonce > free + MOST_FILLED and entry.description in REPEATABLE:
+        for entry in pending:
+            if entry.nonce > gap.reach:
+                _log.error(
+                    "a transaction has a nonce out of reach", nonce=entry.nonce, reach=gap.reach
+                )
+                if entry.description in REPEATABLE or entry.description == FILLER:
                     await self._journal.resolve(entry.hash, Outcome.FAILED)
+        if gap.before is None:
             return
-        _log.warning("filling a gap before a transaction", first=free, before=max(taken))
+        _log.warning("filling a gap before a transaction", first=start, before=gap.before)
         gas = 2 * max(_EMPTY_GAS, await self._rpc.estimate_gas(self.address, b"", self.address))
         for _ in range(MOST_APART):
-            entry = await self._sign(self.address, b"", gas, FILLER, urgent=urgent)
-            if entry.nonce > max(taken):
+            if start in taken or start >= gap.before:
                 return
+            entry = await self._sign(self.address, b"", gas, FILLER, nonce=start, urgent=urgent)
             await self._journal.record(entry)
             try:
                 await self._rpc.broadcast(entry.raw)
@@ -218,11 +204,9 @@ class Sender:
                 raise
             except ChainError as error:
                 await self._arrived(entry, error)
-
-    async def _free_before(self, taken: Sequence[int]) -> int | None:
-        """Return the lowest free nonce before the last of ``taken``; None if there is none."""
-        free = await self._next_nonce() if taken else 0
-        return free if taken and free < max(taken) else None
+            taken.add(start)
+            self._nonces.filled(start)
+            start = await self._start(len(taken))
 
     async def _send(
         self,
@@ -244,9 +228,10 @@ class Sender:
             )
         gas += gas * self._gas_margin_bps // BPS
         async with self._lock:
-            entry = await self._sign(
-                to, data, gas if max_gas is None else min(gas, max_gas), description, urgent=urgent
-            )
+            taken = {entry.nonce for entry in await self._journal.pending(self.address)}
+            nonce = lowest_free(await self._start(len(taken)), taken)
+            gas = gas if max_gas is None else min(gas, max_gas)
+            entry = await self._sign(to, data, gas, description, nonce=nonce, urgent=urgent)
             await self._journal.record(entry)
             try:
                 await self._rpc.broadcast(entry.raw)
@@ -256,11 +241,7 @@ class Sender:
             except ChainError as error:
                 if not await self._arrived(entry, error):
                     return Transaction(Outcome.UNKNOWN, entry.hash, error=error.detail)
-        end = await self._tracker.wait(entry, urgent=urgent)
-        if not end.outcome.undecided and entry.nonce >= self._up_to_seen:
-            self._seen, self._up_to_seen = end.hash, entry.nonce + 1
-            self._mined = max(self._mined, self._up_to_seen)
-        return end
+        return await self._tracker.wait(entry, urgent=urgent)
 
     async def _arrived(self, entry: SignedTransaction, refusal: ChainError) -> bool:
         """Return whether the chain has a transaction although it refused it; False if unclear.
@@ -284,46 +265,18 @@ class Sender:
         failed.quotes = refusal.quotes
         raise failed from refusal
 
-    async def _next_nonce(self) -> int:
-        """Return the lowest nonce that neither the chain nor an open transaction of ours has.
+    async def _start(self, open_count: int) -> int:
+        """Ask for the account's counts, and return the lowest nonce that they leave.
 
-        So a gap before a nonce is filled first. An endpoint's one count is compared with the other
-        where it contradicts what this process knows: with a nonce far ahead nothing would be mined
-        any more. Raises ChainUnreachable if the two contradict each other; the next try asks for
-        both again.
+        Raises ChainUnreachable if they cannot be believed (``viz.chain.nonces``).
         """
-        counted = await self._rpc.transaction_count(self.address)
-        if counted < self._up_to_seen and self._seen and await self._rpc.receipt(self._seen):
-            counted = self._up_to_seen  # the block is there: only this count does not have it yet
-        taken = {entry.nonce for entry in await self._journal.pending(self.address)}
-        apart = MOST_APART + len(taken)
-        if not self._mined or not self._mined <= counted <= self._mined + apart:
+        pending, mined = await self._rpc.transaction_count(self.address), None
+        missed = self._nonces.missed_by(pending)
+        if missed and await self._rpc.receipt(missed):
+            pending = self._nonces.up_to_seen
+        if self._nonces.doubts(pending, open_count):
             mined = await self._rpc.mined_count(self.address)
-            if abs(counted - mined) > apart:
-                raise ChainUnreachable(
-                    f"the endpoint says that {self.address} has sent {counted} transactions, and "
-                    f"that {mined} of them are in blocks: nothing was sent. Try again, or name "
-                    "another rpc_url"
-                )
-            self._believe(mined, apart)
-        nonce = max(counted, self._mined)
-        while nonce in taken:
-            nonce += 1
-        return nonce
-
-    def _believe(self, mined: int, apart: int) -> None:
-        """Take a mined count over; raise ChainUnreachable if it is too high, until that lasts."""
-        now_s = asyncio.get_running_loop().time()
-        if self._mined and mined > self._mined + apart:
-            if self._told is None or abs(mined - self._told[0]) > apart:
-                self._told = mined, now_s
-            if now_s < self._told[1] + LASTS_S:
-                raise ChainUnreachable(
-                    f"the endpoint says that {mined} transactions of {self.address} are in "
-                    f"blocks, and {self._mined} are known: nothing was sent. Try again in half a "
-                    "minute, or name another rpc_url"
-                )
-        self._mined, self._told = mined, None
+        return self._nonces.start(pending, mined, open_count, asyncio.get_running_loop().time())
 
     async def _sign(
         self,
@@ -332,11 +285,11 @@ class Sender:
         gas: int,
         description: str,
         *,
+        nonce: int,
         urgent: bool,
     ) -> SignedTransaction:
         if self._chain_id is None:
             self._chain_id = await self._rpc.chain_id()
-        nonce = await self._next_nonce()
         paid = fees.bounded(await self._rpc.fees(), self._max_fee_wei, urgent=urgent)
         fields: dict[str, Any] = {
             "type": 2,

@@ -7,6 +7,10 @@ that no block includes. ``viz.chain.sender`` decides what is sent, with which no
   again: the same bytes, or the same call with the same nonce at a higher fee. No chain executes
   both.
 - The wait ends with the receipt of any transaction with the nonce, and reports that one.
+- All that the chain lost are broadcast at once, the lowest nonce first, and share one wait.
+- A transaction is FAILED by its own receipt, by that of another one of ours with its nonce, or if
+  the nonce stays used, and the transaction unknown, for ``LASTS_S``: several machines may answer
+  at one address, and the one that is asked for the receipt may be behind the one that counted.
 - A transaction is in the journal before its broadcast, and stays open there until one with its
   nonce is in a block, the chain refuses it, or the sender gives it up.
 - No fee above the operator's bound is signed.
@@ -15,14 +19,15 @@ that no block includes. ``viz.chain.sender`` decides what is sent, with which no
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import groupby
 from typing import Final
 
 import structlog
 from eth_account.signers.local import LocalAccount
 
-from viz.chain import fees
+from viz.chain import fees, nonces
 from viz.chain.event_decoding import decode_logs
 from viz.chain.rpc import Fees, Rpc, TransactionReceipt
 from viz.chain.stuck import StuckPolicy
@@ -50,8 +55,12 @@ class TransactionTracker:
         wait_s: float,
         max_fee_wei: int | None,
         stuck_blocks: int,
+        saw: Callable[[Hash32, int], None],
     ) -> None:
-        """Create the tracker; events are not decoded if ``deployment`` is None."""
+        """Create the tracker; events are not decoded if ``deployment`` is None.
+
+        ``saw`` is called with the hash and nonce of each transaction whose receipt is found.
+        """
         self._rpc = rpc
         self._account = account
         self._address = Address(str(account.address))
@@ -60,8 +69,11 @@ class TransactionTracker:
         self._wait_s = wait_s
         self._max_fee_wei = max_fee_wei
         self._stuck = StuckPolicy(rpc, stuck_blocks)
-        # Nonces that a call of `wait` follows: `recover` leaves their fees alone.
+        self._saw = saw
+        # Nonces that a call of `wait` or `recover` follows: another `recover` leaves them alone.
         self._awaited: set[int] = set()
+        # Transactions that nobody knows although their nonces are used, and since when.
+        self._absent: dict[Hash32, float] = {}
         self.fees_raised = 0
 
     async def lookup(self, transaction_hash: Hash32) -> Transaction:
@@ -81,7 +93,7 @@ class TransactionTracker:
         """
         self._awaited.add(entry.nonce)
         try:
-            return await self._wait(entry, urgent=urgent)
+            return await self._wait([entry], self._deadline_s(), urgent=urgent)
         finally:
             self._awaited.discard(entry.nonce)
 
@@ -91,32 +103,45 @@ class TransactionTracker:
         If the chain does not know a transaction, the same bytes are broadcast again. If another
         transaction used its nonce, it can never be mined, and it is FAILED. If its fee is below
         the present base fee, or too many blocks left it out, it is replaced by the same call at a
-        higher fee, within the bound (``urgent`` as in ``submit``). A transaction for which a call
-        of ``wait`` still runs is not replaced here.
+        higher fee, within the bound (``urgent`` as in ``submit``). What was broadcast is awaited
+        then, ``wait_s`` for all together. A transaction for which another call still waits is only
+        looked up.
         """
-        found = []
-        last_nonce = -1
-        pending = await self._journal.pending(self._address)
-        # The highest fee of each nonce first: the others were already replaced by it.
-        for entry in sorted(pending, key=lambda each: (each.nonce, -fees.max_fee_of(each.raw))):
-            replaced, last_nonce = entry.nonce == last_nonce, entry.nonce
-            same_nonce = [
-                each for each in pending if each.nonce == entry.nonce and each is not entry
-            ]
-            state = await self._advance(entry, same_nonce, replaced=replaced, urgent=urgent)
-            if state.outcome in (Outcome.MINED, Outcome.FAILED):
-                # A nonce is used once: if another with this nonce was mined, this one failed.
-                own = state.outcome if state.hash == entry.hash else Outcome.FAILED
-                await self._journal.resolve(entry.hash, own)
-                self._stuck.forget(entry.nonce)
+        states: dict[Hash32, Transaction] = {}
+        sent: list[tuple[list[SignedTransaction], list[SignedTransaction]]] = []
+        groups = _by_nonce(await self._journal.pending(self._address))
+        try:
+            for same in groups:
+                found, used = await self._states(same)
+                states |= found
+                if any(not each.outcome.undecided for each in found.values()):
+                    await self._resolve(same, {key: each.outcome for key, each in found.items()})
+                elif not used and same[0].nonce not in self._awaited:
+                    self._awaited.add(same[0].nonce)
+                    sent.append((same, []))
+                    states[same[0].hash] = await self._send_again(
+                        same, found[same[0].hash], sent[-1][1], urgent=urgent
+                    )
+            deadline_s = self._deadline_s()
+            for same, running in sent:
+                if running:
+                    end = await self._wait(running, deadline_s, urgent=urgent)
+                    if not end.outcome.undecided:
+                        states |= {each.hash: _end_of(each, end) for each in same}
+                    states[same[0].hash] = end
+        finally:
+            self._awaited.difference_update(same[0].nonce for same, _ in sent)
+        told = []
+        for entry in [each for same in groups for each in same]:
+            state = states[entry.hash]
             _log.info(
                 "transaction recovered",
                 transaction=hex_of(entry.hash),
                 what=entry.description,
                 outcome=state.outcome.value,
             )
-            found.append(replace(state, what=entry.description))
-        return tuple(found)
+            told.append(replace(state, what=entry.description))
+        return tuple(told)
 
     async def earlier(self, description: str, part: bytes) -> tuple[Transaction, ...]:
         """Return the present states of the transactions whose signed bytes hold ``part``.
@@ -124,66 +149,73 @@ class TransactionTracker:
         ``description`` is that of the journal, which has ended ones too. Nothing is sent.
         """
         entries = await self._journal.described(self._address, description)
-        return tuple([await self._state_of(each) for each in entries if part in each.raw])
+        states: list[Transaction] = []
+        for same in _by_nonce([each for each in entries if part in each.raw]):
+            states += (await self._states(same))[0].values()
+        return tuple(states)
 
-    async def _state_of(self, entry: SignedTransaction) -> Transaction:
-        """Return a transaction's state; FAILED if another transaction used its nonce."""
-        state = await self.lookup(entry.hash)
-        if state.outcome is not Outcome.UNKNOWN or (
-            await self._rpc.mined_count(self._address) <= entry.nonce
-        ):
-            return state
-        # The nonce is used. Perhaps by this transaction, mined since the look-up: look again.
-        state = await self.lookup(entry.hash)
-        if state.outcome is not Outcome.UNKNOWN:
-            return state
-        return Transaction(Outcome.FAILED, entry.hash, error="another transaction took its nonce")
+    async def _states(
+        self, same: Sequence[SignedTransaction]
+    ) -> tuple[dict[Hash32, Transaction], bool]:
+        """Return the states of transactions with one nonce, by their hashes.
 
-    async def _advance(
+        Also whether the nonce is used although none of them is known. That may be because another
+        transaction took it, or because the endpoint is behind: it must last (see above).
+        """
+        now_s = asyncio.get_running_loop().time()
+        for _ in range(2):  # the second time after the count: one may be mined in between
+            found = {each.hash: await self.lookup(each.hash) for each in same}
+            end = next((each for each in found.values() if not each.outcome.undecided), None)
+            if end is not None:
+                self._saw(end.hash, same[0].nonce)
+                found = {each.hash: _end_of(each, end) for each in same}
+            unknown = all(each.outcome is Outcome.UNKNOWN for each in found.values())
+            if not unknown or await self._rpc.mined_count(self._address) <= same[0].nonce:
+                for each in same:
+                    self._absent.pop(each.hash, None)
+                return found, False
+        since_s = max(self._absent.setdefault(each.hash, now_s) for each in same)
+        if now_s >= since_s + nonces.LASTS_S:
+            found = {each.hash: _failed(each) for each in same}
+        return found, True
+
+    async def _send_again(
         self,
-        entry: SignedTransaction,
-        same_nonce: Sequence[SignedTransaction],
+        same: Sequence[SignedTransaction],
+        state: Transaction,
+        running: list[SignedTransaction],
         *,
-        replaced: bool,
         urgent: bool,
     ) -> Transaction:
-        """Return a transaction's state; broadcast it again or raise its fee first if needed."""
-        state = await self._state_of(entry)
-        if state.outcome in (Outcome.MINED, Outcome.FAILED):
-            return state
-        if replaced or entry.nonce in self._awaited:
-            return state
+        """Broadcast the first of these, which have one nonce, or raise its fee, if needed.
+
+        Returns its state. Those that are to be awaited then are put into ``running``. If what is
+        sent is refused, for example because the account cannot pay its fee, those that it was to
+        replace are sent again: they may be out of the pool too, and the chain takes one of them.
+        """
+        entry, tried = same[0], list(same)
         asked = await self._rpc.fees()
         too_low = fees.max_fee_of(entry.raw) < asked.base_fee_wei
         if too_low or await self._stuck.is_stuck(entry):
             replacement = await self._replacement(entry, asked, urgent=urgent)
             if replacement is None:
                 return state
-            return await self._broadcast(replacement, [entry, *same_nonce], urgent=urgent)
-        if state.outcome is Outcome.PENDING:
+            tried.insert(0, replacement)
+        elif state.outcome is Outcome.PENDING:
             return state
-        return await self._broadcast(entry, same_nonce, urgent=urgent)
-
-    async def _broadcast(
-        self, entry: SignedTransaction, same_nonce: Sequence[SignedTransaction], *, urgent: bool
-    ) -> Transaction:
-        """Send a recorded transaction, and wait for a receipt of any with its nonce.
-
-        If it is refused, for example because the account cannot pay its fee, those that it was to
-        replace are sent again: they may be out of the pool too, and the chain takes one of them.
-        """
         refusal = ""
-        for each in (entry, *sorted(same_nonce, key=lambda one: -fees.max_fee_of(one.raw))):
+        for each in tried:
             try:
                 await self._rpc.broadcast(each.raw)
             except ChainUnreachable:
-                return Transaction(Outcome.UNKNOWN, entry.hash)
+                return Transaction(Outcome.UNKNOWN, tried[0].hash)
             except ChainError as error:
                 _log.warning("the chain refuses a recorded transaction", reason=error.detail)
                 refusal = refusal or error.detail
             else:
-                return await self._wait(entry, same_nonce, urgent=urgent)
-        return Transaction(Outcome.UNKNOWN, entry.hash, error=refusal)
+                running += tried
+                return Transaction(Outcome.PENDING, tried[0].hash)
+        return Transaction(Outcome.UNKNOWN, tried[0].hash, error=refusal)
 
     async def _replacement(
         self, entry: SignedTransaction, asked: Fees, *, urgent: bool
@@ -213,21 +245,20 @@ class TransactionTracker:
         )
         return higher
 
-    async def _wait(
-        self,
-        entry: SignedTransaction,
-        same_nonce: Sequence[SignedTransaction] = (),
-        *,
-        urgent: bool,
-    ) -> Transaction:
-        """Wait for a receipt of ``entry``, of ``same_nonce`` or of a replacement made here.
+    def _deadline_s(self) -> float:
+        return asyncio.get_running_loop().time() + self._wait_s
 
-        Returns PENDING or UNKNOWN, for the one with the highest fee, if there is none in time.
+    async def _wait(
+        self, running: list[SignedTransaction], deadline_s: float, *, urgent: bool
+    ) -> Transaction:
+        """Wait for a receipt of any of ``running``, which have one nonce, the highest fee first.
+
+        A replacement made meanwhile is put before them. Returns PENDING or UNKNOWN, for the first
+        of them, if there is none in time.
         """
-        running = [entry, *same_nonce]  # the highest fee first
         pause_s = _FIRST_POLL_S
         try:
-            async with asyncio.timeout(self._wait_s):
+            async with asyncio.timeout_at(deadline_s):
                 while (receipt := await self._receipt_of(running)) is None:
                     await asyncio.sleep(pause_s)
                     pause_s = min(2 * pause_s, _LAST_POLL_S)
@@ -238,11 +269,17 @@ class TransactionTracker:
             return Transaction(Outcome.PENDING, running[0].hash)
         except ChainError as error:
             return Transaction(Outcome.UNKNOWN, running[0].hash, error=error.detail)
-        for each in running:
-            own = end.outcome if each.hash == end.hash else Outcome.FAILED
-            await self._journal.resolve(each.hash, own)
-        self._stuck.forget(entry.nonce)
+        self._saw(end.hash, running[0].nonce)
+        await self._resolve(running, {each.hash: _end_of(each, end).outcome for each in running})
         return end
+
+    async def _resolve(
+        self, same: Sequence[SignedTransaction], ends: Mapping[Hash32, Outcome]
+    ) -> None:
+        """Save how transactions with one nonce ended; the mined one last, which proves the rest."""
+        for each in sorted(same, key=lambda one: ends[one.hash] is Outcome.MINED):
+            await self._journal.resolve(each.hash, ends[each.hash])
+        self._stuck.forget(same[0].nonce)
 
     async def _receipt_of(self, running: Sequence[SignedTransaction]) -> TransactionReceipt | None:
         for each in running:
@@ -273,3 +310,18 @@ class TransactionTracker:
             None if receipt.succeeded else "it reverted in its block; nothing changed but the fee",
             decode_logs(self._deployment, receipt.logs) if self._deployment else (),
         )
+
+
+def _by_nonce(entries: Sequence[SignedTransaction]) -> list[list[SignedTransaction]]:
+    """Return the transactions of each nonce, the lowest nonce first, the highest fee first."""
+    ordered = sorted(entries, key=lambda each: (each.nonce, -fees.max_fee_of(each.raw)))
+    return [list(same) for _, same in groupby(ordered, key=lambda each: each.nonce)]
+
+
+def _end_of(entry: SignedTransaction, end: Transaction) -> Transaction:
+    """Return how a transaction ended if ``end`` is that of one with its nonce."""
+    return end if entry.hash == end.hash else _failed(entry)
+
+
+def _failed(entry: SignedTransaction) -> Transaction:
+    return Transaction(Outcome.FAILED, entry.hash, error="another transaction took its nonce")
