@@ -57,6 +57,7 @@ class RealNode:
     age_key: str
     withdrawals: WithdrawalWatch
     runner: web.AppRunner
+    clock: SystemClock
 
     @property
     def address(self) -> Address:
@@ -184,6 +185,7 @@ async def real_node(
             recipient_of(identity),
             services.withdrawals,
             runner,
+            clock,
         )
     finally:
         await runner.cleanup()

@@ -65,6 +65,7 @@ class Market:
                 password="correct horse",
                 expected=self.net.deployment,
                 chain=self.net.chain,
+                clock=self.node.clock,
                 scrypt_n=2,
             )
             try:

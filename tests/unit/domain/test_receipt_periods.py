@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from tests.unit.domain.test_receipt_audit import CHAIN, KEY, NODE, OTHER, WHERE, made
 
+from viz.cli.http import MAX_ANSWER_BYTES
 from viz.domain.eip712 import public_address, sign_compact
 from viz.domain.ports.transactions import Event
 from viz.domain.receipt_audit import PublicReceipt
@@ -21,10 +22,15 @@ from viz.domain.receipt_periods import (
     root_of,
 )
 from viz.domain.typed_data import ReceiptPeriod
-from viz.domain.units import ZERO_HASH, AdapterId, Hash32
+from viz.domain.units import UINT32_MAX, UINT96_MAX, ZERO_HASH, AdapterId, Hash32
 from viz.domain.usage import UsageLine, sum_of
 from viz.errors import InvalidRequest
-from viz.protocol.receipt_periods import period_blob, receipts_of_blob
+from viz.protocol.receipt_periods import (
+    MAX_PERIOD_BYTES,
+    MAX_PERIOD_RECEIPTS,
+    period_blob,
+    receipts_of_blob,
+)
 
 
 def public(receipts: Sequence[PublicReceipt]) -> tuple[PublishedReceipt, ...]:
@@ -154,3 +160,16 @@ def test_a_blob_of_a_stranger_is_refused_with_words(raw: bytes) -> None:
 def test_the_tree_s_leaf_binds_adapter_and_amount() -> None:
     one = PublishedReceipt(Hash32(bytes(32)), made(1, 10).lines)
     assert one.leaf == bytes(32) + b"\0\0\0\x07" + bytes(11) + b"\x0a"
+
+
+def test_the_largest_period_that_a_node_publishes_is_read() -> None:
+    """A day may have as many receipts as a blob holds, each of the longest amount; one more makes
+    the blob another's, and is refused before it is read."""
+    line = UsageLine(AdapterId(UINT32_MAX), UINT96_MAX)
+    digests = (Hash32(number.to_bytes(32, "big")) for number in range(MAX_PERIOD_RECEIPTS))
+    full = [PublishedReceipt(digest, (line,)) for digest in digests]
+    raw = period_blob(full)
+    assert len(raw) <= MAX_PERIOD_BYTES <= MAX_ANSWER_BYTES, "and the auditor's client takes it"
+    assert len(receipts_of_blob(raw)) == MAX_PERIOD_RECEIPTS
+    with pytest.raises(InvalidRequest):
+        receipts_of_blob(period_blob([*full, PublishedReceipt(Hash32(b"\1" * 32), (line,))]))
