@@ -147,6 +147,15 @@ class Nonces(RuleBasedStateMachine):
     def lie_alike(self, both: int) -> None:
         self.tell(both, both, False)
 
+    @precondition(lambda self: self.honest_since and not self.lying)
+    @rule(pending=offsets, alike=st.booleans(), claim=st.booleans())
+    def submit_under_a_lie(self, pending: int, alike: bool, claim: bool) -> None:
+        """After an honest call, as most lies meet a process that knows something."""
+        self.submit(claim, 1)
+        self.tell(pending, pending if alike else 0, False)
+        self.submit(claim, 1)
+        self.be_honest()
+
     def tell(self, pending: int, mined: int, hides: bool) -> None:
         self.rpc.more = {"pending": pending, "mined": mined}
         self.rpc.hides = hides
