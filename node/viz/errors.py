@@ -147,6 +147,10 @@ class DepositExceeded(PaymentError):
     code, title = "deposit-exceeded", "The voucher is above the confirmed deposit"
 
 
+class BalanceTooLow(PaymentError):
+    code, title = "balance-too-low", "The wallet has less than the deposit"
+
+
 class ChannelUnknown(PaymentError):
     code, title = "channel-unknown", "There is no such channel to this node"
 

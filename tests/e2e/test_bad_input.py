@@ -85,7 +85,7 @@ CASES = [
     Case("a deposit that is too small", "channel open 0.001 --key {town}/alma.key.json "
          + STRANGER, INPUT, "invalid-request", "at least"),
     Case("a deposit that is not there", "channel open 0.5 --key {town}/celia.key.json " + STRANGER,
-         CHAIN, "transaction-failed", "balance"),
+         PAYMENT, "balance-too-low", "Nothing was signed"),
     Case("a close of no channel", "channel close --key {town}/alma.key.json " + STRANGER, PAYMENT,
          "channel-unknown", "no such channel"),
     Case("a buyer's node that is not there", "buyer ask hi --node {nobody}", NODE,

@@ -35,6 +35,7 @@ from viz.buyer.terms.known_node import KnownNode
 from viz.buyer.terms.prices import Prices, limits_in
 from viz.buyer.terms.quotes import KeptQuotes
 from viz.buyer.vouchers.voucher_signer import VoucherSigner
+from viz.buyer.wallet.balance import require_balance
 from viz.buyer.wallet.signing import (
     PendingDeposit,
     checked_chain_time_s,
@@ -59,6 +60,7 @@ from viz.errors import (
     NodeUnreachable,
     TransactionFailed,
     UnknownModel,
+    VizError,
 )
 from viz.protocol.messages import AccessToken, AdapterOffer, CloseAnswer, NodeInfo
 from viz.protocol.payment import CHAT_PATH
@@ -213,9 +215,9 @@ class BuyerClient:
 
         ``payer`` is the wallet's key, or the wallet if its key is in another process.
         The channel is opened, or topped up if it is open. The same call again after an error sends
-        the same deposit, so that two of them cannot arrive. Raises the node's refusals,
-        ChannelClosing and InvalidRequest before anything is signed, and NodeUnreachable if the
-        deposit is not confirmed in time.
+        the same deposit, so that two of them cannot arrive. Raises BalanceTooLow, ChannelClosing
+        and InvalidRequest before anything is signed. After it, raises the node's refusals, and
+        NodeUnreachable if the deposit is not confirmed in time; both say what the signature does.
         """
         wallet = wallet_of(payer)
         info = await self.refresh_info()
@@ -242,11 +244,22 @@ class BuyerClient:
             now_s=now_s,
             chain=self._chain,
         )
-        again, refusal = pending is not None, None
+        again = pending is not None
         if pending is None:
+            await require_balance(
+                wallet.address, deposit_units, self._deployment, api=self.api, chain=self._chain
+            )
             pending = await PendingDeposit.sign(
                 self._ledger, wallet, deposit_units, info, self._deployment, now_s=now_s
             )
+        try:
+            return await self._send(pending, again=again)
+        except VizError as error:
+            raise pending.after(error, self._deployment) from error
+
+    async def _send(self, pending: PendingDeposit, *, again: bool) -> BuyerChannel:
+        """Send a signed deposit and wait until it is confirmed; ``again``: it was sent before."""
+        refusal = None
         if not await pending.is_confirmed(self.channel, self._chain):
             try:
                 self.voucher_signer.note(await self.api.deposit(pending.deposit))
@@ -261,9 +274,7 @@ class BuyerClient:
                 return self.channel
             await asyncio.sleep(CONFIRM_WAIT_S)
             await self.sync()
-        raise refusal or NodeUnreachable(
-            "the deposit was sent and is not confirmed yet: ask for the same again shortly"
-        )
+        raise refusal or NodeUnreachable("the deposit was sent and is not confirmed yet")
 
     async def _chain_time_s(self, info: NodeInfo) -> int:
         own_s = await self._chain.chain_time() if self._chain else self._clock.now_s()

@@ -99,7 +99,8 @@ def _command() -> None:
 def _require_printed(outputs: Sequence[_Noting], ended: BaseException | None = None) -> None:
     """Return if all that was printed is written; else end the process, unless ``ended`` says more.
 
-    A reader that went away, such as ``head``, is no fault: the command ends silently.
+    A reader that went away, such as ``head``, is no fault: the command ends silently. A wrong use
+    that could not be told ends with its own code.
     """
     lost: OSError | None = None
     for output in outputs:
@@ -112,16 +113,28 @@ def _require_printed(outputs: Sequence[_Noting], ended: BaseException | None = N
     other = ended is not None and not isinstance(ended, SystemExit | OSError | BaseExceptionGroup)
     if lost is None or told or other:
         return
-    code = PIPE_CLOSED if lost.errno == errno.EPIPE else OUTPUT_LOST
+    code = _untold(ended) or (PIPE_CLOSED if lost.errno == errno.EPIPE else OUTPUT_LOST)
     if code == OUTPUT_LOST:
         said = outputs[-1]
         try:
-            said.write(f"output-lost: what was printed cannot be written: {lost.strerror}\n")
+            said.write(
+                f"output-lost: what was printed cannot be written: {lost.strerror}; what the "
+                "command did stands\n"
+            )
             said.flush()
         except OSError:
             said.drop()
     _leave(code)
     raise SystemExit(code) from None
+
+
+def _untold(ended: BaseException | None) -> int:
+    """Return the exit code of the wrong use during whose telling the output failed; 0 for none."""
+    while ended is not None:
+        if isinstance(code := getattr(ended, "exit_code", 0), int) and code:
+            return code
+        ended = ended.__context__
+    return 0
 
 
 def _terminated(number: int, _: FrameType | None) -> None:

@@ -17,6 +17,7 @@ import signal
 import sys
 import unicodedata
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Final, NoReturn, ParamSpec, TypeVar
 
@@ -66,9 +67,9 @@ MEANINGS: dict[int, str] = {
     12: "the node does not answer, refuses or is not trusted",
     AUDIT_DIFFERENT: "an audit found something false",
     AUDIT_INCONCLUSIVE: "an audit proved nothing",
-    OUTPUT_LOST: "what was printed cannot be written",
+    OUTPUT_LOST: "what was printed cannot be written, what was done stands",
     130: "interrupted",
-    PIPE_CLOSED: "the reader of the output went away",
+    PIPE_CLOSED: "the reader of the output went away, what was done stands",
     143: "ended by SIGTERM",
 }
 
@@ -118,10 +119,14 @@ def exit_code(error: VizError) -> int:
 
 
 def fail(error: VizError) -> NoReturn:
-    """Print the error in one line, and end the process with its exit code."""
+    """Print the error in one line, and end the process with its exit code.
+
+    The code says what went wrong, even if nothing can be printed.
+    """
     line = plain(" ".join(str(error).split()))
-    err.print(f"[red]{error.code}[/red]: ", end="")
-    err.print(line, markup=False, soft_wrap=True)
+    with suppress(OSError, SystemExit):  # the latter is rich's for a reader that went away
+        err.print(f"[red]{error.code}[/red]: ", end="")
+        err.print(line, markup=False, soft_wrap=True)
     raise typer.Exit(exit_code(error))
 
 

@@ -19,7 +19,7 @@ from viz.client.node_address import origin_of
 from viz.domain.receipt import SignedReceipt
 from viz.domain.typed_data import Session
 from viz.domain.units import Address
-from viz.errors import InvalidRequest, NodeRefused, NodeUnreachable, VizError
+from viz.errors import InvalidRequest, NodeNotTrusted, NodeRefused, NodeUnreachable, VizError
 from viz.protocol import payment
 from viz.protocol.answers import no_answer, read_as
 from viz.protocol.credential import Credential, credential_to_header
@@ -31,6 +31,7 @@ from viz.protocol.messages import (
     SessionProof,
     session_challenge_from_json,
 )
+from viz.protocol.owner_actions import ACCOUNT_PATH, AccountView
 from viz.protocol.problems import error_of, page_of_another
 from viz.protocol.sse import EVENT_STREAM
 from viz.protocol.wire import Json
@@ -75,10 +76,17 @@ class NodeClient:
 
     async def deposit(self, credential: Credential) -> ChannelView:
         """Send an open or topUp for the node to relay."""
-        again = (
-            "The deposit may have arrived: send it again with `viz channel open`; it counts once"
-        )
+        again = "The deposit may have arrived"
         return await self._relayed(ChannelView.from_json, payment.CHANNELS_PATH, credential, again)
+
+    async def account(self, account: Address) -> AccountView:
+        """Return what the node says that an account has; NodeNotTrusted if it is of another."""
+        found = read_as(
+            AccountView.from_json, await self._call("GET", ACCOUNT_PATH.format(account=account))
+        )
+        if found.account != account:
+            raise NodeNotTrusted(f"the node answers for {found.account}, not for {account}")
+        return found
 
     async def channel(self, signer: Address, token: AccessToken) -> ChannelView:
         """Return what the node says about the signer's channel."""

@@ -67,6 +67,7 @@ ADVICE: Final[dict[str, tuple[str, str]]] = {
     ),
     "line-below-best": (BUYER, "Sign again: every line at least as in `best`, on `base`."),
     "deposit-exceeded": (BUYER, "Top up, or sign for an end of at most `limit`."),
+    "balance-too-low": (LOCAL, NOT_SENT + " Add to the wallet, or deposit less."),
     "channel-unknown": (BUYER, "Open the channel, or wait until its opening is confirmed."),
     "channel-closing": (BUYER, "Wait until `closeAt` or `until`. Then open the channel again."),
     "channel-busy": (BUYER, "Close again when the answers under way have ended."),

@@ -36,7 +36,7 @@ from viz.errors import ChannelUnknown, NodeNotTrusted, NodeUnreachable
 from viz.local_socket import bound, socket_path
 from viz.protocol.wire import Json
 
-CONFIG, INPUT, CHAIN = 3, 4, 6
+CONFIG, INPUT, PAYMENT, CHAIN = 3, 4, 5, 6
 PRICES = "2 vUSD a million prompt tokens and 6 vUSD a million completion tokens"
 
 
@@ -103,12 +103,26 @@ async def test_ask_and_channel_work_while_the_proxy_runs(
 
 
 @pytest.mark.usefixtures("desk")
+async def test_a_deposit_that_arrived_is_no_failure(
+    client: BuyerClient, node: Node, home: Path
+) -> None:
+    """A record without money could not be written after it: the command looked as if it had failed,
+    and the same command again deposited twice."""
+    (home / "buyer" / "network.json").write_text("damaged")
+    words = f"channel open 0.5 --key {home}/wallet.json --node {node.url} --json"
+    done = await viz(home, words, secret=PASSWORD)
+    assert done.exit_code == 0 and json.loads(done.stdout)["deposit"] == str(DEPOSIT + 500_000)
+    assert "the deposit arrived" in done.stderr and "network.json cannot be read" in done.stderr
+    assert client.channel.deposit_units == DEPOSIT + 500_000
+
+
+@pytest.mark.usefixtures("desk")
 async def test_a_refusal_comes_through_the_proxy_as_it_is(node: Node, home: Path) -> None:
     """The exit code and the sentence are those of the command without a proxy."""
     for words, code, said in (
         ("buyer ask hi --model gpt-9", INPUT, "unknown-model"),
         ("buyer ask hi --max-price 3", INPUT, "its options apply"),
-        ("channel open 1000000 --key {0}/wallet.json", CHAIN, "transaction-failed"),
+        ("channel open 1000000 --key {0}/wallet.json", PAYMENT, "balance-too-low"),
         # Leaving needs neither the node nor the channel's files: a chain is asked.
         ("channel leave --key {0}/wallet.json --rpc http://127.0.0.1:9", CHAIN, "unreachable"),
     ):

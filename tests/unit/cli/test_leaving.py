@@ -74,7 +74,8 @@ def test_an_output_that_cannot_be_written_has_its_own_exit_code(words: str) -> N
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert done.returncode == OUTPUT_LOST
     assert done.stderr == (
-        "output-lost: what was printed cannot be written: No space left on device\n"
+        "output-lost: what was printed cannot be written: No space left on device; what the "
+        "command did stands\n"
     )
     reading, writing = os.pipe()
     os.close(reading)
@@ -93,3 +94,19 @@ def test_a_failure_that_was_told_keeps_its_exit_code() -> None:
     with os.fdopen(writing, "wb") as closed:
         done = subprocess.run(command, stdout=closed, stderr=subprocess.PIPE, check=False)
     assert done.returncode == 2 and b"nothing" in done.stderr
+
+
+@pytest.mark.parametrize("full", [True, False], ids=["full disk", "closed pipe"])
+@pytest.mark.parametrize(("words", "code"), [("content nothing", 2), ("channel show", 3)])
+def test_a_failure_that_could_not_be_told_keeps_its_exit_code(
+    words: str, code: int, *, full: bool, tmp_path: Path
+) -> None:
+    """A deposit that failed looked like one that was made, whose report was lost."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    given = {**os.environ, "VIZ_DATA_DIR": str(tmp_path)}
+    command = [sys.executable, "-m", "viz", *words.split()]
+    with os.fdopen(writing, "wb") as closed, Path("/dev/full").open("wb") as disk:
+        lost = disk if full else closed
+        done = subprocess.run(command, stdout=lost, stderr=lost, env=given, check=False)
+    assert done.returncode == code

@@ -21,7 +21,7 @@ from viz.buyer.network.budget import Budget
 from viz.buyer.wallet.wallet import Wallet
 from viz.domain.display import amount
 from viz.domain.units import ZERO_ADDRESS, Address, Units
-from viz.errors import ChannelUnknown, DepositExceeded, NodeNotTrusted
+from viz.errors import BalanceTooLow, ChannelUnknown, DepositExceeded, NodeNotTrusted
 from viz.protocol.market import MarketOffer
 
 MAX_DEPOSITS: Final = 8
@@ -162,7 +162,11 @@ class NodePool:
                 f"{amount(info.minimum_deposit_units, here)}, and --max-deposit is less"
             )
         self._deposits += 1
-        await client.open_channel(self._wallet, units)
+        try:
+            await client.open_channel(self._wallet, units)
+        except BalanceTooLow:
+            self._deposits -= 1  # nothing was signed
+            raise
         _log.info("deposited", node=info.node, units=amount(units, here))
 
     async def aclose(self) -> None:

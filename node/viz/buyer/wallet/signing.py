@@ -29,7 +29,7 @@ from viz.domain.typed_data import (
     authorization_nonce,
 )
 from viz.domain.units import ZERO_ADDRESS, Address, Hash32, Units
-from viz.errors import ChannelClosing, InvalidRequest, NodeNotTrusted
+from viz.errors import ChannelClosing, InvalidRequest, NodeNotTrusted, VizError
 from viz.protocol.credential import Deposit
 from viz.protocol.messages import NodeInfo
 from viz.protocol.wire import Reader
@@ -78,6 +78,11 @@ def require_depositable(channel: BuyerChannel, payer: Address) -> None:
         )
 
 
+def _end(deposit: Deposit) -> str:
+    """Return from when on the deposit can no longer arrive, whoever's clock is right."""
+    return moment(deposit.valid_before_s + CLOCKS_DIFFER_S)
+
+
 async def has_arrived(deposit: Deposit, chain: ChainReader) -> bool:
     """Say whether the chain used the deposit's nonce, at the confirmation depth; ChainError."""
     kind = OPEN_KIND if deposit.action == "open" else TOP_UP_KIND
@@ -102,6 +107,19 @@ class PendingDeposit:
         if chain is None:
             return channel.limit_units >= self.before_units + self.deposit.amount_units
         return await has_arrived(self.deposit, chain)
+
+    def after(self, error: VizError, deployment: Deployment) -> VizError:
+        """Return an error that came after the signature, with what the signature still does."""
+        deposit = self.deposit
+        told = type(error)(
+            f"{error.detail}. The deposit of {amount(deposit.amount_units, deployment)} from "
+            f"{deposit.payer} is signed, and the node can send it until {_end(deposit)}: "
+            "`viz channel open` for the same amount sends the same signature again, and it counts "
+            "once; another deposit at this node is refused until then",
+            **error.extensions,
+        )
+        told.answered = error.answered
+        return told
 
     def forget(self, ledger: BuyerLedger, chain: ChainReader | None) -> None:
         """Let another deposit be signed, now that this one is confirmed.
@@ -148,11 +166,10 @@ class PendingDeposit:
         if await pending.is_confirmed(ledger.channel, chain):
             pending.forget(ledger, chain)
             return None
-        until = moment(deposit.valid_before_s + CLOCKS_DIFFER_S)
         raise InvalidRequest(
             f"a deposit of {amount(deposit.amount_units, deployment)} from {deposit.payer} is "
-            f"signed and may still arrive until {until}: ask for the same again, or wait until "
-            "then. Nothing was signed, so that no two of them can arrive"
+            f"signed and may still arrive until {_end(deposit)}: ask for the same again, or wait "
+            "until then. Nothing was signed, so that no two of them can arrive"
         )
 
     @classmethod

@@ -27,9 +27,11 @@ from viz.cli.console import (
     DeploymentFile,
     KeyFile,
     PasswordFile,
+    err,
     guarded,
     out,
     password,
+    plain,
     run,
     say,
     show,
@@ -41,7 +43,7 @@ from viz.client.node_address import checked
 from viz.domain.display import amount, moment
 from viz.domain.trust import way_back
 from viz.domain.units import Address, hex_of, parse_units
-from viz.errors import NodeNotTrusted
+from viz.errors import NodeNotTrusted, StoreError
 
 if TYPE_CHECKING:
     from eth_account.signers.local import LocalAccount
@@ -88,7 +90,11 @@ def open_channel(
     async def work() -> dict[str, Any]:
         async with channel_control(node, folder, deployment, lambda: secret, rpc) as control:
             opened = await control.open(KeyWallet(bytes(wallet.key)), units)
-        remember_node(folder, checked(node))
+        try:
+            remember_node(folder, checked(node))
+        except StoreError as error:  # as an error it would look like that of a failed deposit
+            said = f"the deposit arrived; later commands do not remember the node: {error.detail}"
+            err.print(plain(said), markup=False, soft_wrap=True)
         return opened
 
     _print_channel(run(work()), here, as_json=as_json)
