@@ -89,7 +89,8 @@ class BuyerClient:
     ) -> None:
         self._ledger = ledger
         self._deployment = deployment
-        self._chain = chain
+        self.chain = chain
+        """The chain that the buyer reads itself; None if it reads none."""
         self._clock = clock
         self.api = api
         self._pins = CountingPins(ledger)
@@ -231,8 +232,8 @@ class BuyerClient:
                 f"this node takes deposits of at least "
                 f"{amount(info.minimum_deposit_units, self._deployment)}: nothing was signed"
             )
-        if self._chain is not None and (
-            head := await self._chain.channel(self.signer, info.node, confirmed=False)
+        if self.chain is not None and (
+            head := await self.chain.channel(self.signer, info.node, confirmed=False)
         ):
             require_depositable(replace(self.channel, close_at_s=head.close_at), wallet.address)
         now_s = await self._chain_time_s(info)
@@ -242,12 +243,12 @@ class BuyerClient:
             deposit_units,
             self._deployment,
             now_s=now_s,
-            chain=self._chain,
+            chain=self.chain,
         )
         again = pending is not None
         if pending is None:
             await require_balance(
-                wallet.address, deposit_units, self._deployment, api=self.api, chain=self._chain
+                wallet.address, deposit_units, self._deployment, api=self.api, chain=self.chain
             )
             pending = await PendingDeposit.sign(
                 self._ledger, wallet, deposit_units, info, self._deployment, now_s=now_s
@@ -260,7 +261,7 @@ class BuyerClient:
     async def _send(self, pending: PendingDeposit, *, again: bool) -> BuyerChannel:
         """Send a signed deposit and wait until it is confirmed; ``again``: it was sent before."""
         refusal = None
-        if not await pending.is_confirmed(self.channel, self._chain):
+        if not await pending.is_confirmed(self.channel, self.chain):
             try:
                 self.voucher_signer.note(await self.api.deposit(pending.deposit))
             except TransactionFailed as error:
@@ -268,17 +269,17 @@ class BuyerClient:
                     raise
                 refusal = error  # perhaps because the first try has succeeded after all
         for _ in range(CONFIRM_TRIES if refusal is None else REFUSED_TRIES):
-            if await pending.is_confirmed(self.channel, self._chain):
+            if await pending.is_confirmed(self.channel, self.chain):
                 await self._sync.observe_chain()  # the nonce is used, so this includes the deposit
-                pending.forget(self._ledger, self._chain)
+                pending.forget(self._ledger, self.chain)
                 return self.channel
             await asyncio.sleep(CONFIRM_WAIT_S)
             await self.sync()
         raise refusal or NodeUnreachable("the deposit was sent and is not confirmed yet")
 
     async def _chain_time_s(self, info: NodeInfo) -> int:
-        own_s = await self._chain.chain_time() if self._chain else self._clock.now_s()
-        return checked_chain_time_s(info, own_s, from_chain=self._chain is not None)
+        own_s = await self.chain.chain_time() if self.chain else self._clock.now_s()
+        return checked_chain_time_s(info, own_s, from_chain=self.chain is not None)
 
     async def sync(self) -> None:
         """Read the channel, and every receipt that is not in the ledger yet.
@@ -317,7 +318,7 @@ class BuyerClient:
             request,
             signature,
             now_s=await self._chain_time_s(self.info),
-            chain=self._chain,
+            chain=self.chain,
         )
 
     async def sees_closed(self) -> bool | None:
@@ -325,11 +326,11 @@ class BuyerClient:
 
         Waits until the newest block shows it, at most as long as a transaction takes.
         """
-        if self._chain is None:
+        if self.chain is None:
             return None
         for wait_s in CLOSED_WAITS_S:
             await asyncio.sleep(wait_s)
-            seen = await self._chain.channel(self.signer, self.info.node, confirmed=False)
+            seen = await self.chain.channel(self.signer, self.info.node, confirmed=False)
             if seen is not None and not seen.deposit_units:
                 return True
         return False

@@ -22,10 +22,12 @@ from tests.integration.buyer.test_killed_mid_answer import cut
 from tests.integration.buyer.test_untrue_node import ask
 
 from viz.buyer.channels import closing
-from viz.buyer.channels.renewal import ASIDE, renew
+from viz.buyer.channels.renewal import renew
 from viz.buyer.client import BuyerClient
 from viz.buyer.control.commands import ChannelControl
+from viz.buyer.ledger.folders import FORMER
 from viz.buyer.wallet.wallet import KeyWallet
+from viz.cli.buyer.channel import _closed
 from viz.client.node_client import NodeClient
 from viz.domain.eip712 import public_address
 from viz.domain.units import Address
@@ -113,7 +115,7 @@ async def test_a_restored_nodes_buyer_stops_closes_and_begins_anew(
                 await place.renew(client.signer)
             former = client.signer
         aside = await place.renew(former)
-        assert aside.parent.name == ASIDE and (aside / "session.key.json").exists()
+        assert aside.parent.name == FORMER and (aside / "session.key.json").exists()
         async with place.buyer(node, rpc=rpc) as client:
             assert client.signer != former
             await client.open_channel(PAYER_KEY, DEPOSIT)
@@ -241,6 +243,11 @@ async def test_a_restored_buyers_folder_closes(
                     await call
             closed = await ChannelControl(client).close(KeyWallet(PAYER_KEY))
             assert closed["settled"] == str(signed) and closed["seenClosed"]
+            told = _closed(closed, DEPLOYMENT, PAYER, "")
+            assert "older copy" in told and "the total is what your chain shows" in told
+            shown = await ChannelControl(client).show()
+            assert shown["onChain"]["settled"] == str(signed) > shown["billed"]
+            assert (shown["onChain"]["deposit"], shown["mismatch"] != "") == ("0", True)
             assert place.chain.balances[PAYER] == 10**9 - signed
 
 

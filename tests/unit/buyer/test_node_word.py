@@ -14,7 +14,7 @@ from tests.unit.buyer.signing import Node
 from tests.unit.buyer.test_ledger import NODE, observe, opened, pay, receive
 from tests.unit.buyer.test_voucher_signer import view
 
-from viz.buyer.ledger import ledger as ledger_module
+from viz.buyer.ledger.folders import LEDGER_FILE
 from viz.buyer.ledger.ledger import BuyerLedger
 from viz.buyer.terms.checks import Limits
 from viz.buyer.vouchers.voucher_signer import VoucherSigner
@@ -155,7 +155,7 @@ def test_an_older_ledger_is_read_and_proves_nothing(tmp_path: Path) -> None:
     ledger = paying(tmp_path)
     ledger.commit_said(reading(ledger, 960, 40))
     ledger.close()
-    path = next(tmp_path.rglob(ledger_module._LEDGER))
+    path = next(tmp_path.rglob(LEDGER_FILE))
     path.write_bytes(path.read_bytes().replace(b'"said"', b'"chain"'))
     ledger = opened(tmp_path)
     assert (ledger.channel.settled_units, ledger.channel.proven_units) == (40, 0)

@@ -6,11 +6,11 @@ import stat
 from pathlib import Path
 
 import pytest
-from tests.unit.buyer.test_ledger import NODE, observe, opened, receive
+from tests.fakes.chain import DEPLOYMENT
+from tests.unit.buyer.test_ledger import observe, opened, receive
 
 from viz.buyer.ledger.ledger import BuyerLedger
-from viz.buyer.ledger.spending import DAYS_KEPT, RECORD, Spending, report_on_disk
-from viz.domain.buyer_channel import BuyerChannel
+from viz.buyer.ledger.spending import DAYS_KEPT, RECORD, Spending, reports_on_disk
 from viz.domain.receipt import SignedReceipt
 from viz.domain.typed_data import Receipt
 from viz.domain.units import ZERO_HASH, Units
@@ -72,9 +72,9 @@ def test_the_report_is_made_from_files_alone(ledger: BuyerLedger) -> None:
     path = ledger.directory / "ledger.jsonl"
     with path.open("ab") as file:
         file.write(b'{"event": "rec')
-    blank = BuyerChannel(ledger.channel.signer, NODE)
     live = {key: value for key, value in spending.report().items() if key != "run"}
-    assert report_on_disk(ledger.directory, blank) == live
+    home = ledger.directory.parents[1]
+    assert reports_on_disk(home, DEPLOYMENT) == ([live], [])
     assert stat.S_IMODE((ledger.directory / RECORD).stat().st_mode) == 0o600
 
 

@@ -3,29 +3,35 @@
 A ledger that was lost, or is older than the chain's or the node's, can never pay from its channel
 again: the key may have signed what it does not know. Owns when the files may go.
 
-Invariant: nothing is deleted or replaced. ``viz channel leave --signer`` reaches the channel of the
+Invariant: nothing is lost or replaced. ``viz channel leave --signer`` reaches the channel of the
 old key.
 """
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Final
 
-from viz.buyer.ledger.folders import DEPOSIT_FILE, SAID_DEPOSITS, directory_of, hold, signer_in
+from viz.buyer.ledger.folders import (
+    DEPOSIT_FILE,
+    FORMER,
+    SAID_DEPOSITS,
+    directory_of,
+    hold,
+    signer_in,
+)
 from viz.buyer.wallet.signing import CLOCKS_DIFFER_S, has_arrived
 from viz.domain.display import amount, moment
 from viz.domain.ports.chain import ChainReader, Deployment
 from viz.domain.units import Address
 from viz.errors import ChannelUnknown, InvalidRequest, StoreError
-from viz.private import make_private_folder
+from viz.private import make_private_folder, sync_to_disk
 from viz.protocol.credential import Deposit
 from viz.protocol.wire import parse_json
-
-ASIDE: Final = "former-channels"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +68,7 @@ async def renew(
         # Before the channel is read: a deposit that arrived is in what the chain then shows.
         await _require_none_under_way(directory, chain)
         on_chain = await _require_empty(trusted, chain, signer, node)
-        return Renewed(_set_aside(directory, home / ASIDE, signer), on_chain)
+        return Renewed(_set_aside(directory, home / FORMER, signer), on_chain)
     finally:
         lock.release()
 
@@ -95,12 +101,46 @@ def _set_aside(directory: Path, folder: Path, signer: Address) -> Path:
     aside = next(path for each in names if not os.path.lexists(path := folder / each))
     try:
         make_private_folder(folder)
-        directory.rename(aside)
+        try:
+            directory.rename(aside)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            _move_to_another_disk(directory, aside)
     except OSError as error:
         raise StoreError(
-            f"{directory} cannot be moved to {aside} ({error.strerror}): nothing was changed"
+            f"{directory} cannot be moved to {aside} ({error.strerror}): it is used as before"
         ) from error
     return aside
+
+
+def _move_to_another_disk(directory: Path, aside: Path) -> None:
+    """Copy the folder, and remove it when the whole copy is on the other disk. Raises OSError.
+
+    A kill leaves the folder as it was, or a hidden one beside it that nothing uses.
+    """
+    partial = aside.with_name(f".{aside.name}.new")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        shutil.copytree(directory, partial, symlinks=True, ignore=_sockets)
+        for path in (*partial.rglob("*"), partial):
+            if not path.is_symlink():
+                sync_to_disk(path)
+        partial.rename(aside)
+    except shutil.Error as error:  # a list of what could not be copied
+        raise OSError(errno.EIO, str(error.args[0][0][2])) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    sync_to_disk(aside.parent)
+    left = directory.with_name(f".{directory.name}.moved")
+    shutil.rmtree(left, ignore_errors=True)
+    directory.rename(left)  # at once: a part of a channel's folder would be damage
+    shutil.rmtree(left, ignore_errors=True)
+
+
+def _sockets(folder: str, names: list[str]) -> list[str]:
+    """Return those of a proxy that was killed; none runs, for its lock is held here."""
+    return [name for name in names if (Path(folder) / name).is_socket()]
 
 
 async def _require_none_under_way(directory: Path, chain: ChainReader) -> None:

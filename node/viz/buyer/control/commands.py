@@ -7,15 +7,19 @@ base units as text, as in every message. The command line calls the commands dir
 
 from __future__ import annotations
 
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from viz.buyer.asking import Ended, OneNode, Write, chosen_line, pass_on
-from viz.buyer.channel_receipts import receipts_of
+from viz.buyer.channel_receipts import former_receipts, receipts_of
 from viz.buyer.client import BuyerClient
 from viz.buyer.wallet.wallet import Wallet
+from viz.domain.buyer_channel import BuyerChannel
 from viz.domain.display import prices
-from viz.domain.ports.chain import Deployment
+from viz.domain.ports.chain import ChannelState, Deployment
 from viz.domain.units import ZERO_ADDRESS, Units, hex_of
+from viz.errors import ChainError, PaymentError, VizError
 from viz.protocol.answer_evidence import AnswerEvidence
 from viz.protocol.payment import CHAT_PATH, receipt_to_json
 from viz.protocol.wire import Json
@@ -38,22 +42,53 @@ class ChannelControl:
     async def show(self) -> Json:
         """Return what was deposited, signed and billed, read from the node now.
 
-        ``mismatch`` says why the channel cannot be used, if the ledgers and the chain disagree.
+        ``mismatch`` says why the channel cannot be used, if the ledgers and the chain disagree. A
+        buyer that reads its own chain also gets ``onChain``, the channel in the newest block, and
+        does not depend on the node: ``notAnswered`` says what the node failed to answer.
         """
-        mismatch = await self._client.look()
-        return described(self._client) | {"mismatch": mismatch}
+        client, fault, mismatch = self._client, "", ""
+        try:
+            mismatch = await client.look()
+        except VizError as error:
+            own = isinstance(error, ChainError) and not error.answered
+            if client.chain is None or own or isinstance(error, PaymentError):
+                raise
+            fault = error.detail
+        seen = None
+        if client.chain is not None:
+            with suppress(ChainError):  # the last reading serves
+                seen = await client.chain.channel(client.signer, client.info.node, confirmed=False)
+        return described(client) | {
+            "mismatch": mismatch,
+            "onChain": on_chain(seen) if seen is not None else None,
+            "notAnswered": fault,
+        }
 
-    async def receipts(self) -> Json:
+    async def receipts(self, home: Path, password: str) -> Json:
         """Return the channel's receipts as the node hands them out, and how many the ledger knows.
 
-        Not among a proxy's commands, whose messages are bounded.
+        Those of former channels to this node come first; ``home`` has their folders. Not among a
+        proxy's commands, whose messages are bounded.
         """
         await self._client.look()
+        former = await former_receipts(self._client, home, password)
+        present = await receipts_of(self._client)
+        handed_out = [*(each for of in former for each in of.receipts), *present]
         return {
             "node": self._client.info.node,
             "signer": self._client.signer,
             "known": self._client.channel.seq,
-            "receipts": [receipt_to_json(each) for each in await receipts_of(self._client)],
+            "present": len(present),
+            "former": [
+                {
+                    "signer": of.signer,
+                    "known": of.known,
+                    "count": len(of.receipts),
+                    "fault": of.fault,
+                }
+                for of in former
+            ],
+            "receipts": [receipt_to_json(each) for each in handed_out],
         }
 
     async def forgive(self, allow_units: Units) -> Json:
@@ -110,9 +145,23 @@ class ChannelControl:
         }
 
 
+def on_chain(seen: ChannelState) -> Json:
+    """Return a reading of the chain as a JSON object."""
+    return {
+        "payer": seen.payer,
+        "deposit": str(seen.deposit_units),
+        "settled": str(seen.settled_units),
+        "closeAt": seen.close_at,
+    }
+
+
 def described(client: BuyerClient) -> Json:
     """Return a channel's state as a JSON object."""
-    channel = client.channel
+    return describe(client.channel, client.voucher_signer.fault)
+
+
+def describe(channel: BuyerChannel, fault: str) -> Json:
+    """Return a channel's state as a JSON object; ``fault`` says why its node is not trusted."""
     opened = channel.payer != ZERO_ADDRESS
     return {
         "signer": channel.signer,
@@ -120,7 +169,7 @@ def described(client: BuyerClient) -> Json:
         "payer": channel.payer,
         "open": opened,
         "closeAt": channel.close_at_s,
-        "distrusted": client.voucher_signer.fault,
+        "distrusted": fault,
         "deposit": str(channel.deposit_units),
         "settled": str(channel.settled_units),
         "signed": str(channel.total_units),

@@ -6,6 +6,8 @@ Owns the names of the folders and of the files that others than the ledger read.
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +17,8 @@ from viz.errors import ConfigError, InvalidKeyFile, InvalidRequest
 from viz.process_lock import ProcessLock
 
 KEY_FILE: Final = "session.key.json"
+LEDGER_FILE: Final = "ledger.jsonl"
+STANDING_FILE: Final = "standing.json"
 DEPOSIT_FILE: Final = "deposit.json"
 # Deposits that are confirmed by the node's word alone: deposit-VALID_BEFORE-SALT.json.
 SAID_DEPOSITS: Final = "deposit-*-*.json"
@@ -24,7 +28,24 @@ NO_KEY: Final = (
     "each with the channel's --node-address and --signer, bring the deposit back and begin with a "
     "new session key"
 )
+# Where `viz channel renew` sets the folders of former channels aside: as NAME-SIGNER, and as
+# NAME-SIGNER.2 if that is there already.
+FORMER: Final = "former-channels"
 _CHANNELS: Final = "channels"
+_ADDRESS: Final = "[0-9a-f]{40}"
+
+
+@dataclass(frozen=True, slots=True)
+class KeptChannel:
+    """A channel's folder; ``former`` if it was set aside.
+
+    ``signer`` is None if the key file of a present channel is missing or damaged.
+    """
+
+    directory: Path
+    node: Address
+    signer: Address | None
+    former: bool = False
 
 
 def directory_of(home: Path, deployment: Deployment, node: Address) -> Path:
@@ -34,7 +55,29 @@ def directory_of(home: Path, deployment: Deployment, node: Address) -> Path:
 
 def directories_in(home: Path, deployment: Deployment) -> list[Path]:
     """Return the folder of every channel of this deployment in ``home``."""
-    return sorted((home / _CHANNELS).glob(f"{_prefix(deployment)}*"))
+    name = re.compile(re.escape(_prefix(deployment)) + _ADDRESS)
+    return sorted(each for each in (home / _CHANNELS).glob("*") if name.fullmatch(each.name))
+
+
+def kept_channels(home: Path, deployment: Deployment) -> list[KeptChannel]:
+    """Return every channel of this deployment in ``home``, the former ones last.
+
+    A channel may be among them more than once, if a copy of its folder was restored. Decrypts no
+    key.
+    """
+    name = re.compile(rf"{re.escape(_prefix(deployment))}({_ADDRESS})-({_ADDRESS})(\.\d+)?")
+    aside = sorted((home / FORMER).glob("*"))
+    return [
+        *(
+            KeptChannel(each, node_of(each), signer_in(each))
+            for each in directories_in(home, deployment)
+        ),
+        *(
+            KeptChannel(each, parse_address(f"0x{of[1]}"), parse_address(f"0x{of[2]}"), former=True)
+            for each in aside
+            if (of := name.fullmatch(each.name))
+        ),
+    ]
 
 
 def node_of(directory: Path) -> Address:

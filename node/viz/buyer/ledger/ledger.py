@@ -21,8 +21,10 @@ from typing import Final
 from viz.buyer.ledger.folders import (
     DEPOSIT_FILE,
     KEY_FILE,
+    LEDGER_FILE,
     NO_KEY,
     SAID_DEPOSITS,
+    STANDING_FILE,
     directory_of,
     hold,
     signer_in,
@@ -52,12 +54,10 @@ from viz.protocol.wire import Json, parse_json
 
 COMPACT_AFTER_LINES: Final = 1_000
 MAX_RECORD_BYTES: Final = 4 * 1024 * 1024
-_LEDGER: Final = "ledger.jsonl"
 # OWASP's minimum for r=8 and p=1. Every command opens the file, and the 2^18 of a wallet would
 # double that wait. With a lower cost the wallet's password is cheaper to guess too, because most
 # people use one password for both files. Files with 2^16 still open: each file names its own cost.
 _SCRYPT_N: Final = 2**17
-_STANDING: Final = "standing.json"
 _ASKED: Final = "asked"
 
 
@@ -113,12 +113,14 @@ class BuyerLedger:
                 f"{directory} cannot be made ({error.strerror}): name another --data-dir"
             ) from error
         lock = hold(directory)
-        close_if_there(*(directory / name for name in ("lock", _LEDGER, KEY_FILE, DEPOSIT_FILE)))
+        close_if_there(
+            *(directory / name for name in ("lock", LEDGER_FILE, KEY_FILE, DEPOSIT_FILE))
+        )
         try:
             key_file = directory / KEY_FILE
             if key_file.exists():
                 key = _loaded(directory, password)
-            elif (directory / _LEDGER).exists():
+            elif (directory / LEDGER_FILE).exists():
                 raise BooksMismatch(
                     f"{directory} has a ledger without its session key {KEY_FILE}: {NO_KEY}"
                 )
@@ -205,7 +207,7 @@ class BuyerLedger:
     def commit_standing(self, after: NodeStanding) -> None:
         """Make the node's standing durable."""
         if after != self.standing:
-            self._replace(_STANDING, after.to_json())
+            self._replace(STANDING_FILE, after.to_json())
         self.standing = after
 
     # the deposit under way
@@ -277,10 +279,10 @@ class BuyerLedger:
         whole = self._load_curve()
         if self._billed:
             # The receipts must be on disk before the requests that they billed are removed.
-            sync_to_disk(self._directory / _LEDGER)
+            sync_to_disk(self._directory / LEDGER_FILE)
         self.unbilled = self._asked.load(self._billed)
         self._billed.clear()
-        path = self._directory / _STANDING
+        path = self._directory / STANDING_FILE
         try:
             self.standing = NodeStanding.from_json(parse_json(path.read_bytes()))
         except FileNotFoundError:
@@ -292,7 +294,7 @@ class BuyerLedger:
 
     def _load_curve(self) -> bool:
         """Replay the changes; return whether the last line is whole."""
-        path = self._directory / _LEDGER
+        path = self._directory / LEDGER_FILE
         if not path.exists():
             return True
         raw = path.read_bytes()
@@ -312,7 +314,7 @@ class BuyerLedger:
 
     def _append(self, change: Json, *, sync: bool = True) -> None:
         line = json.dumps(change, separators=(",", ":")).encode() + b"\n"
-        path = self._directory / _LEDGER
+        path = self._directory / LEDGER_FILE
         try:
             handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, mode=0o600)
             try:
@@ -350,7 +352,7 @@ class BuyerLedger:
             raise
 
     def _compact(self) -> None:
-        self._replace(_LEDGER, snapshot_line(self.channel))
+        self._replace(LEDGER_FILE, snapshot_line(self.channel))
         self._lines = 1
 
     def _replace(self, name: str, content: Json) -> None:

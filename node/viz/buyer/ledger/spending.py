@@ -7,6 +7,7 @@ paid) is reported as one sum.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,12 +15,22 @@ from typing import Final, Self
 
 import structlog
 
+from viz.buyer.ledger.folders import (
+    KEY_FILE,
+    LEDGER_FILE,
+    NO_KEY,
+    STANDING_FILE,
+    KeptChannel,
+    kept_channels,
+)
 from viz.buyer.ledger.format import replay
 from viz.buyer.ledger.ledger import BuyerLedger
+from viz.buyer.ledger.node_standing import NodeStanding
 from viz.domain.buyer_channel import BuyerChannel
+from viz.domain.ports.chain import Deployment
 from viz.domain.ports.clock import Clock
 from viz.domain.receipt import SignedReceipt
-from viz.domain.units import Units
+from viz.domain.units import ZERO_ADDRESS, Units
 from viz.errors import BooksMismatch, InvalidRequest, StoreError
 from viz.protocol.wire import JSON_INTEGER_MAX, Json, Reader, parse_json
 
@@ -96,15 +107,19 @@ class Spending:
         return {**report(self._ledger.channel, self._days), "run": self.run.to_json()}
 
 
-def report(channel: BuyerChannel, days: Days) -> Json:
-    """Return what was spent on a channel: in all, by day and model, and what no day lists."""
+def report(channel: BuyerChannel, days: Days, *, former: bool = False) -> Json:
+    """Return what was spent on a channel: in all, by day and model, and what no day lists.
+
+    Nothing is left in a ``former`` channel: it was empty when it was set aside.
+    """
     total_units = sum(channel.billed.values())
     listed_units = sum(spent.units for models in days.values() for spent in models.values())
     return {
         "node": channel.node,
         "signer": channel.signer,
+        "former": former,
         "spent": str(total_units),
-        "left": str(max(0, channel.limit_units - total_units)),
+        "left": str(0 if former else max(0, channel.limit_units - total_units)),
         "unlisted": str(max(0, total_units - listed_units)),
         "days": [
             {"day": day, "model": model, **spent.to_json()}
@@ -114,22 +129,62 @@ def report(channel: BuyerChannel, days: Days) -> Json:
     }
 
 
-def report_on_disk(directory: Path, blank: BuyerChannel) -> Json:
-    """Return the report from a channel's files. It needs neither the channel's key nor its lock.
+def reports_on_disk(home: Path, deployment: Deployment) -> tuple[list[Json], list[Path]]:
+    """Return the report of every channel in ``home``, the former ones last, from its files.
 
-    ``blank`` is the channel before its first change. Raises BooksMismatch.
+    Needs neither a channel's key nor its lock. Of several copies of one channel the one with the
+    most receipts counts. The second result is the folders that cannot be read; the log names them
+    too.
     """
-    return report(channel_on_disk(directory, blank), read_days(directory))
+    found: dict[object, tuple[int, Json]] = {}
+    unread: list[Path] = []
+    for kept, channel in channels_on_disk(home, deployment):
+        if channel is None:
+            unread.append(kept.directory)
+            continue
+        name = (kept.node, kept.signer) if kept.signer else kept.directory
+        told = report(channel, read_days(kept.directory), former=kept.former)
+        told["signer"] = kept.signer
+        seq, before = found.get(name, (-1, told))
+        if channel.seq > seq:
+            found[name] = channel.seq, {**told, "former": before["former"], "left": before["left"]}
+    return [told for _, told in found.values()], unread
+
+
+def channels_on_disk(
+    home: Path, deployment: Deployment
+) -> Iterator[tuple[KeptChannel, BuyerChannel | None]]:
+    """Yield every channel in ``home`` as its files have it, the former ones last.
+
+    The channel is None if its ledger cannot be read. The log names each ledger and each session key
+    that cannot be read, so that what is damaged in one channel's folder does not hinder others.
+    """
+    for kept in kept_channels(home, deployment):
+        if kept.signer is None:
+            if not any((kept.directory / name).exists() for name in (KEY_FILE, LEDGER_FILE)):
+                continue  # nothing was signed here yet
+            _log.warning(
+                "a session key cannot be read, and its channel cannot be paid from",
+                path=str(kept.directory / KEY_FILE),
+                remedy=NO_KEY,
+            )
+        blank = BuyerChannel(kept.signer or ZERO_ADDRESS, kept.node)
+        channel: BuyerChannel | None = None
+        try:
+            channel = channel_on_disk(kept.directory, blank)
+        except (BooksMismatch, OSError) as error:
+            _log.warning("a channel's ledger is left out", reason=str(error))
+        yield kept, channel
 
 
 def channel_on_disk(directory: Path, blank: BuyerChannel) -> BuyerChannel:
-    """Return a channel as its files have it; without key and lock, as ``report_on_disk``.
+    """Return a channel as its files have it, without its key and its lock.
 
-    Raises BooksMismatch.
+    ``blank`` is the channel before its first change. Raises BooksMismatch, OSError.
     """
     channel = blank
     try:
-        raw = (directory / "ledger.jsonl").read_bytes()
+        raw = (directory / LEDGER_FILE).read_bytes()
     except FileNotFoundError:
         raw = b""
     # An incomplete last line is being written now, or a crash cut it short: it is not counted.
@@ -138,8 +193,22 @@ def channel_on_disk(directory: Path, blank: BuyerChannel) -> BuyerChannel:
             try:
                 channel = replay(channel, line)
             except (ValueError, KeyError, TypeError, InvalidRequest) as error:
-                raise BooksMismatch(f"{directory / 'ledger.jsonl'} cannot be read") from error
+                raise BooksMismatch(f"{directory / LEDGER_FILE} cannot be read") from error
     return channel
+
+
+def fault_on_disk(directory: Path) -> str:
+    """Return why the node is not trusted any more, from a channel's files; empty if it is.
+
+    Raises BooksMismatch.
+    """
+    path = directory / STANDING_FILE
+    try:
+        return NodeStanding.from_json(parse_json(path.read_bytes())).fault
+    except FileNotFoundError:
+        return ""
+    except (OSError, InvalidRequest) as error:
+        raise BooksMismatch(f"{path} cannot be read: restore it") from error
 
 
 def read_days(directory: Path) -> Days:

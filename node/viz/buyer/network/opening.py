@@ -11,8 +11,8 @@ from pathlib import Path
 import aiohttp
 
 from viz.buyer.client import BuyerClient
-from viz.buyer.ledger.folders import channels_in, directories_in, node_of
-from viz.buyer.ledger.spending import report_on_disk
+from viz.buyer.ledger.folders import directories_in, node_of
+from viz.buyer.ledger.spending import channels_on_disk
 from viz.buyer.network.budget import Budget
 from viz.buyer.network.buyer import NetworkBuyer
 from viz.buyer.network.finder import ASKED_AT_ONCE, NodeFinder, checked_urls
@@ -22,7 +22,6 @@ from viz.buyer.terms.checks import Limits
 from viz.buyer.terms.counting import TokenCount
 from viz.buyer.wallet.wallet import Wallet
 from viz.clock import SystemClock
-from viz.domain.buyer_channel import BuyerChannel
 from viz.domain.ports.chain import ChainReader, Deployment
 from viz.domain.ports.clock import Clock
 from viz.domain.units import Address, Units
@@ -137,14 +136,17 @@ async def network_buyer(
 
 
 def left_on_disk(home: Path, deployment: Deployment) -> dict[Address, Units]:
-    """Return what is left of the deposit at each node, read from the channels' files."""
-    signers = channels_in(home, deployment)
+    """Return what is left of the deposit at each node, read from the channels' files.
+
+    Of a channel whose key or ledger cannot be read it is 0: it is not paid from, and no new deposit
+    is made there.
+    """
     found: dict[Address, Units] = {}
-    for directory in directories_in(home, deployment):
-        node = node_of(directory)
-        if node not in signers:
+    for kept, channel in channels_on_disk(home, deployment):
+        if kept.former:
             continue
-        report = report_on_disk(directory, BuyerChannel(signers[node], node))
-        if int(report["left"]) or int(report["spent"]):
-            found[node] = int(report["left"])
+        if channel is None or kept.signer is None:
+            found[kept.node] = 0
+        elif channel.limit_units or channel.billed:
+            found[kept.node] = max(0, channel.limit_units - sum(channel.billed.values()))
     return found

@@ -196,21 +196,22 @@ def _own_heads(
     given: Sequence[PublicReceipt], folder: Path | None, trusted: Deployment
 ) -> dict[Hash32, Hash32]:
     """Return the head of each of these channels in the data folder's own ledgers, if it has any."""
-    from viz.buyer.ledger.folders import channels_in, directories_in, node_of
-    from viz.buyer.ledger.spending import channel_on_disk
-    from viz.domain.buyer_channel import BuyerChannel
+    from viz import log
+    from viz.buyer.ledger.spending import channels_on_disk
     from viz.domain.typed_data import channel_id
+    from viz.domain.units import ZERO_HASH
 
+    log.configure("warning")
     home, wanted = data_dir(folder) / "buyer", {each.receipt.channel_id for each in given}
-    signers = channels_in(home, trusted)
-    found: dict[Hash32, Hash32] = {}
-    for directory in directories_in(home, trusted):
-        node = node_of(directory)
-        if node in signers and (place := channel_id(signers[node], node)) in wanted:
-            channel = channel_on_disk(directory, BuyerChannel(signers[node], node))
-            if not channel.unlinked:
-                found[place] = channel.head
-    return found
+    found: dict[Hash32, tuple[int, Hash32]] = {}
+    for kept, channel in channels_on_disk(home, trusted):
+        if kept.signer is None or channel is None or channel.unlinked:
+            continue
+        place = channel_id(kept.signer, kept.node)
+        # Of several copies of a channel's folder the one with the most receipts counts.
+        if place in wanted and channel.seq > found.get(place, (-1, ZERO_HASH))[0]:
+            found[place] = channel.seq, channel.head
+    return {place: head for place, (_, head) in found.items()}
 
 
 async def _receipts(

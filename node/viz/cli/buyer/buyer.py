@@ -298,24 +298,20 @@ def spending(
     deployment: DeploymentFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what you spent, by day and model.
+    """Show what you spent, by day and model, also on channels that `viz channel renew` set aside.
 
     The command only reads files in the data folder: it needs no password and no node, and works
     while a proxy is running.
     """
-    from viz.buyer.ledger.folders import channels_in, directories_in, node_of
-    from viz.buyer.ledger.spending import report_on_disk
-    from viz.domain.buyer_channel import BuyerChannel
+    from viz import log
+    from viz.buyer.ledger.spending import reports_on_disk
 
+    log.configure("warning")
     here = trusted_deployment(deployment, folder)
-    signers = channels_in(home_of(folder), here)
-    found = [
-        report_on_disk(directory, BuyerChannel(signers[node_of(directory)], node_of(directory)))
-        for directory in directories_in(home_of(folder), here)
-        if node_of(directory) in signers
-    ]
+    found, unread = reports_on_disk(home_of(folder), here)
     unit = {"decimals": here.token_decimals, "symbol": here.token_symbol}
-    if show({"channels": found, **unit}, as_json=as_json):
+    told = {"channels": found, "unread": [str(each) for each in unread], **unit}
+    if show(told, as_json=as_json):
         return
     if not found:
         out.print(
@@ -325,6 +321,8 @@ def spending(
         )
     for channel in found:
         _print_spending(channel, here)
+    for each in unread:
+        say(f"{each} cannot be read: what was spent there is not counted")
 
 
 def _print_spending(channel: dict[str, Any], here: Deployment) -> None:
@@ -344,8 +342,10 @@ def _print_spending(channel: dict[str, Any], here: Deployment) -> None:
         rows.append(("other", "", "", "", "", amount(int(channel["unlisted"]), here)))
     rows.append(("in all", "", "", "", "", amount(int(channel["spent"]), here)))
     columns = ("day (UTC)", "model", "#answers", "#prompt", "#completion", "#cost")
-    table(f"Spent at {channel['node']}", columns, rows)
-    out.print(f"{amount(int(channel['left']), here)} left of the deposit", soft_wrap=True)
+    former = f" through the former channel of {channel['signer']}" if channel["former"] else ""
+    table(f"Spent at {channel['node']}{former}", columns, rows)
+    if not former:
+        out.print(f"{amount(int(channel['left']), here)} left of the deposit", soft_wrap=True)
 
 
 def _api_key(file: Path | None) -> str:

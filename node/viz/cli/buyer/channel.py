@@ -21,6 +21,7 @@ from viz.cli.buyer.buying import (
     channel_kept,
 )
 from viz.cli.buyer.networking import remember_node
+from viz.cli.buyer.showing import print_channel, show_channel, with_unit
 from viz.cli.console import (
     AsJson,
     DataDir,
@@ -33,15 +34,12 @@ from viz.cli.console import (
     password,
     plain,
     run,
-    say,
     show,
-    table,
 )
 from viz.cli.http import LOCAL_NODE, NodeUrl
 from viz.cli.own_chain import trusted_deployment
 from viz.client.node_address import checked
 from viz.domain.display import amount, moment
-from viz.domain.trust import way_back
 from viz.domain.units import Address, hex_of, parse_units
 from viz.errors import NodeNotTrusted, StoreError
 
@@ -62,6 +60,7 @@ GasKey = Annotated[
     ),
 ]
 
+app.command("show")(show_channel)
 app.command("receipts")(receipts_out.receipts)
 app.command("renew")(renewing.renew)
 
@@ -97,28 +96,7 @@ def open_channel(
             err.print(plain(said), markup=False, soft_wrap=True)
         return opened
 
-    _print_channel(run(work()), here, as_json=as_json)
-
-
-@app.command("show")
-@guarded
-def show_channel(
-    node: NodeUrl = LOCAL_NODE,
-    folder: DataDir = None,
-    deployment: DeploymentFile = None,
-    rpc: BuyerRpcOption = "",
-    password_file: PasswordFile = None,
-    as_json: AsJson = False,
-) -> None:
-    """Show the deposit, what was signed and what was billed; with --rpc as the chain has it."""
-    here = trusted_deployment(deployment, folder)
-
-    async def work() -> dict[str, Any]:
-        secret = partial(password, password_file)
-        async with channel_control(node, folder, deployment, secret, rpc) as control:
-            return await control.show()
-
-    _print_channel(run(work()), here, as_json=as_json)
+    print_channel(run(work()), here, as_json=as_json)
 
 
 @app.command()
@@ -147,7 +125,7 @@ def forgive(
             return await control.forgive(units)
 
     found = run(work())
-    _print_channel(found, here, as_json=as_json)
+    print_channel(found, here, as_json=as_json)
     if found["distrusted"]:
         raise NodeNotTrusted(f"it was forgiven, and its next answer was: {found['distrusted']}")
 
@@ -187,7 +165,7 @@ def close_channel(
         return found
 
     found = run(work())
-    if not show(_with_unit(found, here), as_json=as_json):
+    if not show(with_unit(found, here), as_json=as_json):
         again = _again(key, node, folder, deployment, password_file)
         out.print(_closed(found, here, wallet.address, again), soft_wrap=True)
 
@@ -233,6 +211,11 @@ def _closed(found: dict[str, Any], here: Deployment, payer: str, again: str) -> 
     billed, signed = (amount(int(found[name]), here) for name in ("billed", "signed"))
     if int(found["settled"]) < int(found["billed"]):
         said += ". That is less than was billed: the node's ledger lost the rest, which you keep"
+    if int(found["settled"]) > int(found["signed"]):  # the buyer's own chain shows this total
+        return (
+            f"{said}. Your folder is an older copy: it knows only of {billed} billed and {signed} "
+            "signed, and the total is what your chain shows"
+        )
     return f"{said}. Billed were {billed}; signed, {signed}"
 
 
@@ -291,7 +274,7 @@ def leave(
     payer = load_key_file(key, secret)
     relayer = load_key_file(gas_key, secret) if gas_key else payer
     found = run(_leave(rpc, here, place, payer, relayer))
-    if not show(_with_unit(found, here), as_json=as_json):
+    if not show(with_unit(found, here), as_json=as_json):
         _say_left(found, here)
 
 
@@ -338,39 +321,3 @@ def _say_left(found: dict[str, Any], here: Deployment) -> None:
             f"until then the node may claim what you signed, of a deposit of {deposit}",
             soft_wrap=True,
         )
-
-
-def _with_unit(found: dict[str, Any], here: Deployment) -> dict[str, Any]:
-    return {**found, "decimals": here.token_decimals, "symbol": here.token_symbol}
-
-
-def _print_channel(found: dict[str, Any], here: Deployment, *, as_json: bool) -> None:
-    if show(_with_unit(found, here), as_json=as_json):
-        return
-    money = (
-        ("deposit", "deposit"),
-        ("settled", "settled"),
-        ("signed", "signed"),
-        ("billed", "billed"),
-    )
-    rows: list[tuple[str, object]] = [
-        ("state", _state(found)),
-        ("payer", found["payer"] if found["open"] else "none yet"),
-        ("signer", found["signer"]),
-        *((name, amount(int(found[key]), here)) for name, key in money),
-        ("receipts", found["receipts"]),
-    ]
-    table(f"Channel to {found['node']}", ("what", "#value"), rows)
-    if found.get("mismatch"):
-        say(f"this channel cannot be used: {found['mismatch']}")
-    if found["distrusted"]:
-        fault = found["distrusted"]
-        say(f"this node is not used any more: {fault}. {way_back(fault)}")
-
-
-def _state(found: dict[str, Any]) -> str:
-    if not found["open"]:
-        return "not open"
-    if found["closeAt"]:
-        return f"closing; withdraw after {moment(found['closeAt'])} (`viz channel leave`)"
-    return "open" if int(found["deposit"]) else "empty"
