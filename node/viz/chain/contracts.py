@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from viz.chain.contract import Contract
 from viz.chain.grant_events import acquired_grants
+from viz.chain.grant_logs import GrantLogs
 from viz.chain.node_directory import NodeDirectory
 from viz.chain.payment_token import PaymentToken
 from viz.chain.registrations import AdapterRegistrations
@@ -284,8 +285,9 @@ class Chain:
         return await self.contents.withdrawals.works()
 
     async def trainers_of(self, content_id: ContentId) -> tuple[Address, ...]:
-        """Return everybody who ever acquired a grant to a work, from the logs."""
-        return await self.contents.withdrawals.trainers_of(content_id)
+        """Return who acquired a grant to a work, from logs that lack none that a view shows."""
+        logs = GrantLogs(self.rpc, self.deployment, self.contents, self.adapters)
+        return await logs.trainers_of(content_id)
 
     async def adapters_with(self, weights_digest: Hash32) -> tuple[AdapterId, ...]:
         """Return the adapters that were registered with these weights, from the logs."""

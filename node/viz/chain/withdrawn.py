@@ -1,4 +1,4 @@
-"""Find withdrawn works, and all accounts that ever licensed a work, in the chain's history.
+"""Find withdrawn works in the chain's history.
 
 Owns an index of the withdrawals, for which history is scanned only once. An entry may be from a
 block that a reorganisation has replaced, so read the work's present state before acting on it.
@@ -18,7 +18,7 @@ _CONTRACT = "ContentRegistry"
 
 
 class Withdrawals:
-    """Finds withdrawn works and grants in the logs of ContentRegistry."""
+    """Finds withdrawn works in the logs of ContentRegistry."""
 
     def __init__(self, rpc: Rpc, registry: Address, first_block: int) -> None:
         self._rpc, self._registry = rpc, registry
@@ -38,13 +38,3 @@ class Withdrawals:
                     self._found.add(ContentId(decoded[1]["contentId"]))
             self._next_block = max(self._first_block, head - REORG_BLOCKS + 1)
             return frozenset(self._found)
-
-    async def trainers_of(self, content_id: ContentId) -> tuple[Address, ...]:
-        """Return all accounts that ever acquired a grant to a work; raise ChainUnreachable."""
-        topics = (abi.event_topic(_CONTRACT, "GrantAcquired"), content_id.to_bytes(32, "big"))
-        head, found = await self._rpc.block_number(), set[Address]()
-        async for log in scan(self._rpc, [self._registry], self._first_block, head, topics):
-            decoded = abi.decode_event(_CONTRACT, log.topics, log.data)
-            if decoded is not None:
-                found.add(Address(decoded[1]["trainer"]))
-        return tuple(sorted(found))

@@ -7,7 +7,6 @@ the reading.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -15,22 +14,14 @@ from typing import Final
 from viz.chain import abi
 from viz.chain.contracts import Chain
 from viz.chain.event_decoding import decode_logs
+from viz.chain.grant_logs import GrantLogs
 from viz.chain.log_completeness import (
-    logs_missing,
-    registered_adapters,
-    registered_works,
-    require_counted,
-    require_fees,
-    require_grants,
     require_owners,
     require_same_logs,
 )
 from viz.chain.rpc import BlockHeader, BlockNotKnown
-from viz.chain.scan import scan
-from viz.chain.token_transfers import transfers_from, word_of
-from viz.domain.ports.chain import GrantState
+from viz.chain.token_transfers import word_of
 from viz.domain.ports.transactions import Event
-from viz.domain.shares import shares_from_words
 from viz.domain.statement import (
     AdapterRates,
     WorkHistory,
@@ -38,11 +29,10 @@ from viz.domain.statement import (
     work_history,
 )
 from viz.domain.units import AdapterId, Address, ContentId, Hash32
-from viz.errors import ChainMismatch, InvalidRequest, LicenseError
+from viz.errors import ChainMismatch, InvalidRequest
 
 # Up to this many adapters are searched one by one; for more, the events of all are read.
 _ONE_BY_ONE: Final = 16
-_VIEWS_AT_ONCE: Final = 16
 _MOST_RECEIPTS: Final = 64
 
 
@@ -60,6 +50,7 @@ class WorkEvents:
 
     def __init__(self, chain: Chain) -> None:
         self._chain, self._rpc = chain, chain.rpc
+        self._logs = GrantLogs(chain.rpc, chain.deployment, chain.contents, chain.adapters)
         self.first_block = chain.deployment.first_block
 
     async def read(
@@ -74,13 +65,13 @@ class WorkEvents:
         lacks logs, LicenseError if there is no such work.
         """
         head = max(last.number, await self._rpc.block_number())
-        await self._require_registered(content_id)
-        registered = await self._registered(content_id, head)
+        await self._logs.require_registered(content_id)
+        registered = await self._logs.registered(content_id, head)
         rates = tuple(each for each, _ in registered)
         events = await self._events(content_id, [each.adapter_id for each in rates], head)
         owner = (await self._chain.contents.owners([content_id], block=head))[0]
         require_owners(events, {content_id: owner}, self._rpc.url)
-        await self._require_grants(content_id, events, registered, trainers, head)
+        await self._logs.require_grants(content_id, events, registered, trainers, head)
         undistributed = {
             each.adapter_id: await self._chain.settlement.undistributed(each.adapter_id, block=head)
             for each in rates
@@ -94,7 +85,7 @@ class WorkEvents:
     async def require_served(self, content_id: ContentId, transactions: Iterable[Hash32]) -> None:
         """Raise ChainError if one of these transactions has a grant that the logs lack."""
         head = await self._rpc.block_number()
-        served = await self._grants(content_id, head)
+        served = await self._logs.grants(content_id, head)
         for name in list(dict.fromkeys(transactions))[:_MOST_RECEIPTS]:
             receipt = await self._rpc.receipt(name)
             logs = receipt.logs if receipt and receipt.block_number <= head else ()
@@ -104,61 +95,6 @@ class WorkEvents:
                 if event.name == "GrantAcquired" and event.args["contentId"] == content_id
             ]
             require_same_logs(served, grants, self._rpc.url)
-
-    async def _require_grants(
-        self,
-        content_id: ContentId,
-        events: Sequence[Event],
-        registered: Sequence[tuple[AdapterRates, Event]],
-        trainers: Collection[Address],
-        head: int,
-    ) -> None:
-        """Raise ChainError if the endpoint lacks a grant that the contract or the token shows."""
-        grants = [event for event in events if event.name == "GrantAcquired"]
-        asked = sorted(
-            {*trainers, *(each.trainer for each, _ in registered)}
-            | {Address(event.args["trainer"]) for event in grants}
-        )
-        contents, views = self._chain.contents, dict[Address, GrantState | None]()
-        for first in range(0, len(asked), _VIEWS_AT_ONCE):
-            some = asked[first : first + _VIEWS_AT_ONCE]
-            found = await asyncio.gather(
-                *(contents.grant(content_id, each, 0, block=head) for each in some)
-            )
-            views |= dict(zip(some, found, strict=True))
-        places = {
-            each.adapter_id: (each.trainer, (event.block_number, event.log_index))
-            for each, event in registered
-        }
-        require_grants(grants, views, places, self._rpc.url)
-        where = self._chain.deployment
-        paid = await transfers_from(self._rpc, where, where.content_registry, head)
-        if paid:
-            require_fees(await self._grants(None, head), paid, self._rpc.url)
-
-    async def _registered(
-        self, content_id: ContentId, head: int
-    ) -> tuple[tuple[AdapterRates, Event], ...]:
-        """Return the adapters trained on a work, by id, with the events of their registration.
-
-        Raises ChainError if the endpoint does not serve the event of every registered adapter.
-        """
-        found = []
-        events = await self._scan("AdapterRegistry", "AdapterRegistered", (), head)
-        count = await self._chain.adapters.count(block=head)
-        require_counted("adapter", registered_adapters(events), count, self._rpc.url)
-        for event in events:
-            shares = dict(shares_from_words(event.args["shares"]))
-            if content_id in shares:
-                rates = AdapterRates(
-                    AdapterId(event.args["adapterId"]),
-                    Address(event.args["trainer"]),
-                    event.args["royaltyBps"],
-                    event.args["trainerBps"],
-                    shares[content_id],
-                )
-                found.append((rates, event))
-        return tuple(sorted(found, key=lambda each: each[0].adapter_id))
 
     async def times(self, blocks: Sequence[int]) -> Mapping[int, int]:
         """Return the timestamps of blocks."""
@@ -210,49 +146,21 @@ class WorkEvents:
                 f"the chain has no block {number} yet: name an older one"
             ) from error
 
-    async def _require_registered(self, content_id: ContentId) -> None:
-        head, work = await self._rpc.block_number(), content_id.to_bytes(32, "big")
-        events = await self._scan("ContentRegistry", "Transfer", (None, None, work), head)
-        if content_id in registered_works(events):
-            return
-        if await self._chain.contents.content(content_id, block=head) is None:
-            raise LicenseError(f"there is no work {content_id} on this chain: check the id")
-        raise logs_missing(f"work {content_id} is registered", self._rpc.url)
-
     async def _events(
         self, content_id: ContentId, adapters: Sequence[AdapterId], last: int
     ) -> list[Event]:
         work = content_id.to_bytes(32, "big")
-        found = await self._scan("ContentRegistry", "Transfer", (None, None, work), last)
-        found += await self._grants(content_id, last)
+        found = await self._logs.scan("ContentRegistry", "Transfer", (None, None, work), last)
+        found += await self._logs.grants(content_id, last)
         for name in ("Earned", "Distributed"):
             if len(adapters) <= _ONE_BY_ONE:
                 for each in adapters:
                     topics = (each.to_bytes(32, "big"),)
-                    found += await self._scan("Settlement", name, topics, last)
+                    found += await self._logs.scan("Settlement", name, topics, last)
             else:
-                every = await self._scan("Settlement", name, (), last)
+                every = await self._logs.scan("Settlement", name, (), last)
                 found += [event for event in every if event.args["adapterId"] in set(adapters)]
         owners = {Address(event.args["to"]) for event in found if event.name == "Transfer"}
         for owner in sorted(owners):
-            found += await self._scan("Settlement", "TransferFailed", (word_of(owner),), last)
+            found += await self._logs.scan("Settlement", "TransferFailed", (word_of(owner),), last)
         return found
-
-    async def _grants(self, content_id: ContentId | None, last: int) -> list[Event]:
-        """Return the grants of a work, or of all works."""
-        topics = () if content_id is None else (content_id.to_bytes(32, "big"),)
-        return await self._scan("ContentRegistry", "GrantAcquired", topics, last)
-
-    async def _scan(
-        self, contract: str, event: str, topics: Sequence[bytes | None], last: int
-    ) -> list[Event]:
-        """Return all events of one type up to a block; ``topics`` are those after the first."""
-        where = self._chain.deployment
-        address = {
-            "ContentRegistry": where.content_registry,
-            "AdapterRegistry": where.adapter_registry,
-            "Settlement": where.settlement,
-        }[contract]
-        wanted = [abi.event_topic(contract, event), *topics]
-        logs = [log async for log in scan(self._rpc, [address], self.first_block, last, wanted)]
-        return list(decode_logs(where, logs))

@@ -241,3 +241,38 @@ async def test_a_read_of_something_unknown_is_refused_here(net: Testnet) -> None
     with pytest.raises(TransactionFailed, match="there is no such work"):
         await net.sender(5).simulate(Call("ContentRegistry", "ownerOf", (5,)))
     assert await net.chain.collectable(ZERO_ADDRESS) == 0
+
+
+class Forgetful(Rpc):
+    """An endpoint that serves the logs of all blocks but some, without a word."""
+
+    hidden: frozenset[int] = frozenset()
+
+    async def logs(self, *asked: Any) -> tuple[Log, ...]:
+        return tuple(
+            log for log in await super().logs(*asked) if log.block_number not in self.hidden
+        )
+
+
+async def test_who_has_a_grant_is_not_concluded_from_logs_that_lack_one(net: Testnet) -> None:
+    """Protects a custodian's key: it is destroyed after the last grant that the logs show."""
+    work = await net.register_work(net.sender(1))
+    before = await net.rpc.block_number()
+    await net.register_adapter(net.sender(4), [work])
+    granted = await net.rpc.block_number() - 1  # the adapter's own block is the newest
+    state = await net.chain.content(work)
+    assert state is not None
+    await net.mint(net.sender(5).address, 100)
+    registry = net.deployment.content_registry
+    await net.done(net.sender(5), "Token", "approve", registry, 100)
+    await net.done(net.sender(5), "ContentRegistry", "acquireGrant", work, state.terms_hash)
+    paid = await net.rpc.block_number()
+    rpc = Forgetful(net.rpc.url)
+    chain = Chain(rpc, net.deployment)
+    both = tuple(sorted((net.sender(4).address, net.sender(5).address)))
+    assert await chain.trainers_of(work) == both
+    for hidden in ({granted}, set(range(before + 1)), {granted + 1}, set(range(paid + 1))):
+        rpc.hidden = frozenset(hidden)
+        with pytest.raises(ChainError, match="keeps the logs"):
+            await chain.trainers_of(work)
+    await rpc.close()

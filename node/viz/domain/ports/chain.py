@@ -216,7 +216,11 @@ class ChainReader(Protocol):
         ...
 
     async def trainers_of(self, content_id: ContentId) -> tuple[Address, ...]:
-        """Return everybody who ever acquired a grant to a work, from the logs."""
+        """Return everybody who ever acquired a grant to a work, from the logs.
+
+        It is at least these: no view counts grants, so one is missed whose event and payment an
+        endpoint hides. Raises ChainError if the endpoint lacks what the contracts' views show.
+        """
         ...
 
     async def adapters_with(self, weights_digest: Hash32) -> tuple[AdapterId, ...]:

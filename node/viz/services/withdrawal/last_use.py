@@ -3,19 +3,27 @@
 Owns both rules: the node's own use ends with its own grant of class 2, custody with the last grant
 that permits the work's key. Only reads the chain. Nobody can acquire a grant after a withdrawal, so
 the end of custody is computed only once when the withdrawal can no longer be reorganised away.
+Invariant: custody does not end by logs that lack a grant which the chain shows otherwise. A key
+that was destroyed too early cannot be given to a trainer who paid for it.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
+import structlog
+
 from viz.domain.license import RevocationClass
 from viz.domain.ports.chain import ChainReader, ContentState, GrantState
 from viz.domain.ports.services import OfferedAdapters
 from viz.domain.units import Address, ContentId
+from viz.errors import ChainError, ChainMismatch
 
+# The logs are read again after this time if the endpoint lacked some of them.
+READ_AGAIN_S: Final = 600
 # A block of this age is final. If the notice period is shorter, destruction waits for this age.
 FINAL_S: Final = 3_600
+_log = structlog.get_logger()
 
 
 class LastUse:
@@ -24,6 +32,7 @@ class LastUse:
     def __init__(self, chain: ChainReader, offers: OfferedAdapters, node: Address) -> None:
         self._chain, self._offers, self._node = chain, offers, node
         self._custody_ends: dict[ContentId, int] = {}
+        self._read_again_s: dict[ContentId, int] = {}
 
     async def own_end(self, content: ContentState) -> int | None:
         """Return when the node's own use of a withdrawn work ends; None if it does not.
@@ -43,18 +52,40 @@ class LastUse:
         return content.withdrawn_at + max(found.terms.notice_s, FINAL_S)
 
     async def custody_end(self, content: ContentState, now_s: int) -> int | None:
-        """Return when the last grant that permits a withdrawn work's key ends; None before then."""
+        """Return when the last grant that permits a withdrawn work's key ends; None before then.
+
+        None also while the logs do not show all grants: what else ends here goes on.
+        """
         if now_s < content.withdrawn_at + FINAL_S:
             return None
         known = self._custody_ends.get(content.content_id)
         if known is None:
-            known = content.withdrawn_at + FINAL_S
-            for trainer in await self._chain.trainers_of(content.content_id):
-                grant = await self._chain.grant(content.content_id, trainer)
-                if grant is not None:
-                    known = max(known, await self._registers_until(grant, content))
+            known = await self._last_grant_end(content, now_s)
+            if known is None:
+                return None
             self._custody_ends[content.content_id] = known
         return known if known <= now_s else None
+
+    async def _last_grant_end(self, content: ContentState, now_s: int) -> int | None:
+        """Return when the last grant ends, by complete logs; None if the endpoint lacks some."""
+        content_id, last_s = content.content_id, content.withdrawn_at + FINAL_S
+        if now_s < self._read_again_s.get(content_id, 0):
+            return None
+        try:
+            trainers = await self._chain.trainers_of(content_id)
+        except ChainMismatch:
+            raise
+        except ChainError as error:
+            self._read_again_s[content_id] = now_s + READ_AGAIN_S
+            _log.warning(
+                "custody goes on: its end is not known", content_id=content_id, reason=error.detail
+            )
+            return None
+        for trainer in trainers:
+            grant = await self._chain.grant(content_id, trainer)
+            if grant is not None:
+                last_s = max(last_s, await self._registers_until(grant, content))
+        return last_s
 
     async def retires(self, grant: GrantState) -> bool:
         """Return whether a withdrawal retires the adapters of this grant (class 2)."""
