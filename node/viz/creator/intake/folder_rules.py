@@ -18,6 +18,7 @@ from viz.creator.intake.found import OptOut
 from viz.creator.intake.rsl_rules import RslRules, named_elsewhere
 from viz.creator.intake.site_rules import AI_TXT, AiTxt, Robots, TdmRules
 
+WELL_KNOWN: Final = ".well-known"
 _ROBOTS: Final = "robots.txt"
 _FOR_PROGRAMS: Final = ("llms.txt", "llms-full.txt")
 RULE_FILES: Final = frozenset({_ROBOTS, AI_TXT, "tdmrep.json", *_FOR_PROGRAMS})
@@ -40,7 +41,7 @@ class FolderRules:
         if name in _FOR_PROGRAMS:
             return True
         root = path.parent
-        if root.name == ".well-known" and root != folder:
+        if root.name == WELL_KNOWN and root != folder:
             root = root.parent
         with path.open("rb") as file:
             raw = file.read(_READ)

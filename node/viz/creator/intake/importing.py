@@ -24,7 +24,7 @@ from typing import Any, Final, Literal
 
 from viz.basemodel.safetensor_file import file_digest
 from viz.creator.intake.clean import cleaned
-from viz.creator.intake.folder_rules import RULE_FILES, FolderRules
+from viz.creator.intake.folder_rules import RULE_FILES, WELL_KNOWN, FolderRules
 from viz.creator.intake.found import Converted, OptOut
 from viz.creator.intake.kinds import KINDS_BY_ENDING, READABLE
 from viz.creator.intake.sandbox import Refused, SourceFile, parse
@@ -39,6 +39,10 @@ TERMS: Final = "terms.toml"
 FILES: Final = {"text": "work.txt", "dialogue": "work.jsonl"}
 MAX_FILES: Final = 2_000
 MAX_TOTAL_BYTES: Final = 512 * 1024 * 1024
+# A folder that holds more than this, also of files that are no text, is no folder of one work.
+MAX_SEEN: Final = 8_000
+MAX_FOLDERS: Final = 2_000
+MAX_DEPTH: Final = 32
 _DIGITS: Final = re.compile(r"(\d+)")
 _TOLD: Final = 5
 
@@ -141,7 +145,7 @@ def _in_folder(folder: Path) -> tuple[list[Source], list[dict[str, str]]]:
     whole = os.path.realpath(folder)
     found, skipped = [], []
     rules = FolderRules()
-    for path in sorted(folder.rglob("*"), key=lambda each: _by_number(each.relative_to(folder))):
+    for path in _below(folder):
         name = shown_name(path.relative_to(folder).as_posix())
         inside = os.path.commonpath([whole, os.path.realpath(path)]) == whole
         if inside and rules.take(folder, path):
@@ -159,9 +163,27 @@ def _in_folder(folder: Path) -> tuple[list[Source], list[dict[str, str]]]:
             skipped.append({"name": name, "why": "files with this ending are not read"})
         else:
             found.append(Source(name, path))
-        if len(found) + len(skipped) > MAX_FILES * 4:
-            raise InvalidWork(f"{folder} holds too many files: name a smaller folder")
     return [replace(each, said=rules.statements(each.path)) for each in found], skipped
+
+
+def _below(folder: Path) -> list[Path]:
+    """Return the files below a folder, ordered by name, with numbers by value.
+
+    Links to folders are not followed, and of hidden folders only those with a site's rules are
+    read. Raises InvalidWork as soon as there is too much, so that no disk is searched as a whole.
+    """
+    found: list[Path] = []
+    for folders, (place, below, names) in enumerate(os.walk(folder), start=1):
+        below[:] = [name for name in below if name == WELL_KNOWN or not name.startswith(".")]
+        here = Path(place)
+        found += [here / name for name in names]
+        deep = len(here.relative_to(folder).parts) > MAX_DEPTH
+        if deep or folders > MAX_FOLDERS or len(found) > MAX_SEEN:
+            raise InvalidWork(
+                f"{folder} holds too many files and folders for one work (at most {MAX_SEEN} and "
+                f"{MAX_FOLDERS}, {MAX_DEPTH} deep): name the folder that holds the work alone"
+            )
+    return sorted(found, key=lambda each: _by_number(each.relative_to(folder)))
 
 
 def shown_name(name: str) -> str:

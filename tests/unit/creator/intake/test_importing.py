@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from typer.testing import CliRunner, Result
 
 from viz.chain.keys import create_key_file
 from viz.cli.main import app
-from viz.creator.intake import rights
+from viz.creator.intake import importing, rights
 from viz.creator.intake.decode import decoded
 from viz.creator.intake.importing import sources_of
 from viz.domain.license import Terms, Use
@@ -187,3 +189,37 @@ def test_a_missing_library_says_what_to_install(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(sandbox, "_child", lambda *_: ([answer], ""))
     with pytest.raises(ConfigError, match="mammoth is not installed"):
         sandbox.parse_one(sandbox.SourceFile("a.docx", b"x"))
+
+
+@pytest.mark.parametrize("too_much", ["files", "folders", "depth"])
+def test_a_folder_of_everything_is_refused_before_it_is_searched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, too_much: str
+) -> None:
+    """`viz content check /` names the remedy at once: it read every name of the disk first."""
+    bounds = {"files": "MAX_SEEN", "folders": "MAX_FOLDERS", "depth": "MAX_DEPTH"}
+    monkeypatch.setattr(importing, bounds[too_much], 3)
+    (tmp_path / ".cache").mkdir()
+    for number in range(9):
+        (tmp_path / ".cache" / f"{number}.txt").write_text("no text of the work")
+    (tmp_path / "book.txt").write_text("The tide comes in twice a day. " * 20)
+    assert [each.name for each in sources_of([tmp_path])[0]] == ["book.txt"], "hidden ones are free"
+    place = tmp_path
+    for number in range(9):
+        place = place / "more" if too_much == "depth" else tmp_path / str(number)
+        if too_much == "files":
+            place.write_bytes(b"")
+        else:
+            place.mkdir()
+    entered = 0
+    walk = os.walk
+
+    def counted(folder: Path) -> Iterator[Any]:
+        nonlocal entered
+        for each in walk(folder):
+            entered += 1
+            yield each
+
+    monkeypatch.setattr(os, "walk", counted)
+    with pytest.raises(InvalidWork, match="name the folder that holds the work alone"):
+        sources_of([tmp_path])
+    assert entered <= 5, "it stops as soon as there is too much"
