@@ -109,6 +109,9 @@ class ModelRpc(Rpc):
     async def call(self, *_: object, **__: object) -> bytes:
         return b""
 
+    async def balance_wei(self, address: Address) -> int:
+        return 10**20
+
     async def estimate_gas(self, *_: object, **__: object) -> int:
         return 50_000
 

@@ -22,6 +22,8 @@ COUNT_BITS: Final = 63
 WEI_BITS: Final = 128
 # Bound of a block's time in seconds, the year 4147: a time in milliseconds is above it.
 TIME_BITS: Final = 36
+# What any transaction uses of gas.
+LEAST_GAS: Final = 21_000
 _MOST_TOPICS: Final = 4
 _SHOWN_CHARS: Final = 60
 
@@ -132,10 +134,15 @@ def next_time(found: Any) -> int | None:
     return None if found is None else _quantity(_member(_object(found), "timestamp"), TIME_BITS)
 
 
-def base_fee(found: Any) -> int:
-    """Read a block's base fee in wei; 0 if the chain has none."""
+def prices(found: Any) -> tuple[int, int | None]:
+    """Read a block's base fee in wei, 0 if the chain has none, and the most gas that it may use.
+
+    The latter is None if it is not told, or below what any transaction uses.
+    """
     members = _object(found)
-    return wei(members["baseFeePerGas"]) if "baseFeePerGas" in members else 0
+    fee_wei = wei(members["baseFeePerGas"]) if "baseFeePerGas" in members else 0
+    gas = wei(members["gasLimit"]) if "gasLimit" in members else 0
+    return fee_wei, gas if gas >= LEAST_GAS else None
 
 
 def is_known(transaction_hash: Hash32) -> Callable[[Any], bool]:

@@ -8,6 +8,7 @@ replaced transaction in its fees only, so a chain executes at most one of the tw
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Final
 
 from eth_account.signers.local import LocalAccount
@@ -40,12 +41,17 @@ def bounded(asked: Fees, limit_wei: int | None, *, urgent: bool = False) -> Fees
             f"a unit of gas costs {price_wei} wei now, and this node pays at most {limit_wei}: try "
             "again later (the operator's bound is chain.max_fee_wei)"
         )
-    return Fees(asked.base_fee_wei, min(asked.max_fee_wei, limit_wei), asked.priority_fee_wei)
+    return replace(asked, max_fee_wei=min(asked.max_fee_wei, limit_wei))
 
 
 def max_fee_of(raw: bytes) -> int:
     """Return the most that a signed transaction pays, in wei per unit of gas."""
     return int(_fields(raw)["maxFeePerGas"])
+
+
+def chain_of(raw: bytes) -> int:
+    """Return the id of the chain that a signed transaction is for."""
+    return int(_fields(raw)["chainId"])
 
 
 def replacement(

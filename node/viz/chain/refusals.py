@@ -44,6 +44,9 @@ _OF_THE_CALL: Final = re.compile(
     r"insufficient (funds|balance)|underpriced|nonce|gas|\bfees?\b|already (known|imp)|intrinsic"
     r"|invalid (sender|signature|transaction|opcode)|oversized|stack (under|over)flow|sender"
 )
+# Of a refused transaction: the account has no coin for it; its fee is too low.
+_NO_COIN: Final = re.compile(r"insufficient ?funds|exceeds (account )?balance")
+_CHEAP: Final = re.compile(r"underpriced|fee|gas ?price|replac")
 
 
 class Refusal(Enum):
@@ -83,6 +86,25 @@ def refusal_of(error: Any, *, executes: bool = False, transacts: bool = False) -
     if code == _LIMIT_EXCEEDED or _PERHAPS_TOO_OFTEN.search(text):
         return Refusal.TOO_OFTEN
     return Refusal.UNCLEAR
+
+
+def lacks_coin(refusal: str) -> bool:
+    """Return whether the account cannot pay for a transaction; ``refusal`` is the error."""
+    return _NO_COIN.search(_said(refusal)) is not None
+
+
+def too_cheap(refusal: str) -> bool:
+    """Return whether a transaction was refused that a higher fee may help."""
+    return _CHEAP.search(_said(refusal)) is not None and not lacks_coin(refusal)
+
+
+def for_good(refusal: str) -> bool:
+    """Return whether a refused transaction stays refused at any fee, and when it has its turn."""
+    return not too_cheap(refusal) and "nonce" not in _said(refusal)
+
+
+def _said(refusal: str) -> str:
+    return refusal.rpartition("eth_sendRawTransaction: ")[2].lower()
 
 
 def _says_reverted(error: Any) -> bool:

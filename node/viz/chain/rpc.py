@@ -28,12 +28,14 @@ __all__ = ["BlockHeader", "BlockNotKnown", "BlockTag", "Fees", "Log", "Rpc", "Tr
 class Fees:
     """EIP-1559 fees for one transaction, in wei per unit of gas.
 
-    ``base_fee_wei`` is the base fee of the head block.
+    ``base_fee_wei`` is the base fee of the head block, ``block_gas`` the most gas that all of its
+    transactions together may use; None if the endpoint does not tell it.
     """
 
     base_fee_wei: int
     max_fee_wei: int
     priority_fee_wei: int
+    block_gas: int | None = None
 
 
 class BlockNotKnown(ChainError):
@@ -145,12 +147,14 @@ class Rpc:
 
         That is twice the base fee plus the tip: the base fee rises by an eighth a block at most.
         """
-        base = await self._endpoint.ask("eth_getBlockByNumber", ("latest", False), answers.base_fee)
+        base, block_gas = await self._endpoint.ask(
+            "eth_getBlockByNumber", ("latest", False), answers.prices
+        )
         try:
             tip = await self._endpoint.ask("eth_maxPriorityFeePerGas", (), answers.wei)
         except NotSupported:
             tip = _SUGGESTED_TIP_WEI
-        return Fees(base, 2 * base + tip, tip)
+        return Fees(base, 2 * base + tip, tip, block_gas)
 
     async def transaction_count(self, address: Address) -> int:
         """Return the next nonce of an account, counting its pending transactions."""

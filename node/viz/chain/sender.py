@@ -4,7 +4,7 @@ Owns this order of steps. ``viz.chain.nonces`` chooses the nonce, and ``viz.chai
 a transaction after its broadcast. Invariants: a transaction is in the journal before the chain can
 see it; the lock is held from the choice of the nonce to the broadcast, never during the wait; no
 fee above the operator's bound is signed (``viz.chain.fees``), and no more gas than the caller
-allows.
+allows, or than a block may use.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from typing import Any, Final
 import structlog
 from eth_account.signers.local import LocalAccount
 
-from viz.chain import abi, fees
+from viz.chain import abi, fees, fillers
 from viz.chain.deployment import address_of
+from viz.chain.fillers import FILLER
 from viz.chain.memory_journal import MemoryJournal
 from viz.chain.nonces import MOST_APART, AccountNonces, lowest_free
 from viz.chain.rpc import Rpc
@@ -49,9 +50,6 @@ _REFUSALS: Final = (
     "invalid sender",
     "size",
 )
-# What a transaction that only uses its nonce is called in the journal, and its least gas.
-FILLER: Final = "nothing, to use a nonce"
-_EMPTY_GAS: Final = 21_000
 # Calls whose repetition changes nothing: one that is out of reach is given up, and made again.
 REPEATABLE: Final = frozenset({"Settlement.claim"})
 _log = structlog.get_logger()
@@ -115,9 +113,9 @@ class Sender:
 
         If blocks leave it out, it is replaced at a higher fee meanwhile, within the bound. If an
         error is raised, nothing was sent: TransactionFailed with the decoded custom error if the
-        simulation reverts, GasAboveLimit if the call needs more than ``max_gas``, FeeTooHigh as
-        ``viz.chain.fees.bounded``, ChainUnreachable if the chain does not answer, ChainError if
-        this sender has no deployment.
+        simulation reverts, or if the call needs more gas than a block may use, GasAboveLimit if it
+        needs more than ``max_gas``, FeeTooHigh as ``viz.chain.fees.bounded``, ChainUnreachable if
+        the chain does not answer, ChainError if this sender has no deployment.
         """
         if self._deployment is None:
             raise ChainError("this sender has no deployment: it can only deploy contracts")
@@ -187,23 +185,27 @@ class Sender:
                 _log.error(
                     "a transaction has a nonce out of reach", nonce=entry.nonce, reach=gap.reach
                 )
-                if entry.description in REPEATABLE or entry.description == FILLER:
-                    await self._journal.resolve(entry.hash, Outcome.FAILED)
+                given_up = entry.description in REPEATABLE or entry.description == FILLER
+                if given_up and not self._tracker.follows(entry.nonce):
+                    with self._tracker.following(entry.nonce):
+                        await self._journal.resolve(entry.hash, Outcome.FAILED)
         if gap.before is None:
             return
         _log.warning("filling a gap before a transaction", first=start, before=gap.before)
-        gas = 2 * max(_EMPTY_GAS, await self._rpc.estimate_gas(self.address, b"", self.address))
         for _ in range(MOST_APART):
             if start in taken or start >= gap.before:
                 return
-            entry = await self._sign(self.address, b"", gas, FILLER, nonce=start, urgent=urgent)
-            await self._journal.record(entry)
-            try:
-                await self._rpc.broadcast(entry.raw)
-            except ChainUnreachable:  # the next call looks for it, and sends it again
-                raise
-            except ChainError as error:
-                await self._arrived(entry, error)
+            paid = fees.bounded(await self._rpc.fees(), self._max_fee_wei, urgent=urgent)
+            chain_id = await self._chain()
+            entry = fillers.empty(self._account, start, chain_id=chain_id, paid=paid)
+            with self._tracker.following(start):
+                await self._journal.record(entry)
+                try:
+                    await self._rpc.broadcast(entry.raw)
+                except ChainUnreachable:  # the next call looks for it, and sends it again
+                    raise
+                except ChainError as error:
+                    await self._arrived(entry, error)
             taken.add(start)
             self._nonces.filled(start)
             start = await self._start(len(taken))
@@ -226,21 +228,23 @@ class Sender:
                 f"{description} would use {gas} gas, and this node pays for at most {max_gas}: "
                 "send the transaction yourself"
             )
-        gas += gas * self._gas_margin_bps // BPS
         async with self._lock:
             taken = {entry.nonce for entry in await self._journal.pending(self.address)}
             nonce = lowest_free(await self._start(len(taken)), taken)
-            gas = gas if max_gas is None else min(gas, max_gas)
-            entry = await self._sign(to, data, gas, description, nonce=nonce, urgent=urgent)
-            await self._journal.record(entry)
-            try:
-                await self._rpc.broadcast(entry.raw)
-            except ChainUnreachable as error:
-                _log.warning("broadcast unanswered", what=description, reason=error.detail)
-                return Transaction(Outcome.UNKNOWN, entry.hash, error=error.detail)
-            except ChainError as error:
-                if not await self._arrived(entry, error):
+            entry = await self._sign(
+                to, data, gas, description, max_gas=max_gas, nonce=nonce, urgent=urgent
+            )
+            # From before the journal has it: `recover` must not send what is refused here.
+            with self._tracker.following(nonce):
+                await self._journal.record(entry)
+                try:
+                    await self._rpc.broadcast(entry.raw)
+                except ChainUnreachable as error:
+                    _log.warning("broadcast unanswered", what=description, reason=error.detail)
                     return Transaction(Outcome.UNKNOWN, entry.hash, error=error.detail)
+                except ChainError as error:
+                    if not await self._arrived(entry, error):
+                        return Transaction(Outcome.UNKNOWN, entry.hash, error=error.detail)
         return await self._tracker.wait(entry, urgent=urgent)
 
     async def _arrived(self, entry: SignedTransaction, refusal: ChainError) -> bool:
@@ -285,17 +289,24 @@ class Sender:
         gas: int,
         description: str,
         *,
+        max_gas: int | None,
         nonce: int,
         urgent: bool,
     ) -> SignedTransaction:
-        if self._chain_id is None:
-            self._chain_id = await self._rpc.chain_id()
+        """Sign a call that needs ``gas``, with a margin as far as the caller and a block allow."""
         paid = fees.bounded(await self._rpc.fees(), self._max_fee_wei, urgent=urgent)
+        if paid.block_gas is not None and gas > paid.block_gas:
+            raise TransactionFailed(
+                f"{description} needs {gas} gas, and a block of this chain may use "
+                f"{paid.block_gas}: nothing was sent"
+            )
+        margin = gas * self._gas_margin_bps // BPS
+        bounds = [bound for bound in (max_gas, paid.block_gas) if bound is not None]
         fields: dict[str, Any] = {
             "type": 2,
-            "chainId": self._chain_id,
+            "chainId": await self._chain(),
             "nonce": nonce,
-            "gas": gas,
+            "gas": min([gas + margin, *bounds]),
             "maxFeePerGas": paid.max_fee_wei,
             "maxPriorityFeePerGas": paid.priority_fee_wei,
             "value": 0,
@@ -304,6 +315,11 @@ class Sender:
         if to is not None:
             fields["to"] = to
         return fees.sign(self._account, fields, description)
+
+    async def _chain(self) -> int:
+        if self._chain_id is None:
+            self._chain_id = await self._rpc.chain_id()
+        return self._chain_id
 
 
 def _description(call: Call) -> str:

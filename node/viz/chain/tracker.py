@@ -3,9 +3,11 @@
 Owns the wait for the receipt, the look-up after a restart, and the replacement of a transaction
 that no block includes. ``viz.chain.sender`` decides what is sent, with which nonce. Invariants:
 
-- A transaction with an unknown outcome is looked up by its hash. Only two things are broadcast
-  again: the same bytes, or the same call with the same nonce at a higher fee. No chain executes
-  both.
+- A transaction with an unknown outcome is looked up by its hash. Only three things are broadcast
+  again: the same bytes, the same call with the same nonce at a higher fee, or nothing with that
+  nonce. No chain executes two of them.
+- A call that the chain refuses for good is FAILED once an empty transaction with its nonce is mined
+  (``viz.chain.fillers``): else all later ones would wait for ever.
 - The wait ends with the receipt of any transaction with the nonce, and reports that one.
 - All that the chain lost are broadcast at once, the lowest nonce first, and share one wait.
 - A transaction is FAILED by its own receipt, by that of another one of ours with its nonce, or if
@@ -19,7 +21,9 @@ that no block includes. ``viz.chain.sender`` decides what is sent, with which no
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from itertools import groupby
 from typing import Final
@@ -29,6 +33,8 @@ from eth_account.signers.local import LocalAccount
 
 from viz.chain import fees, nonces
 from viz.chain.event_decoding import decode_logs
+from viz.chain.fillers import FILLER, RefusedForGood
+from viz.chain.refusals import too_cheap
 from viz.chain.rpc import Fees, Rpc, TransactionReceipt
 from viz.chain.stuck import StuckPolicy
 from viz.domain.ports.chain import Deployment
@@ -70,11 +76,29 @@ class TransactionTracker:
         self._max_fee_wei = max_fee_wei
         self._stuck = StuckPolicy(rpc, stuck_blocks)
         self._saw = saw
-        # Nonces that a call of `wait` or `recover` follows: another `recover` leaves them alone.
-        self._awaited: set[int] = set()
+        # How many follow each nonce: `recover` leaves alone what another call follows.
+        self._awaited: Counter[int] = Counter()
+        self._refused = RefusedForGood(rpc, account, journal, max_fee_wei)
+        # Transactions that the chain refused for their fee.
+        self._cheap: set[Hash32] = set()
         # Transactions that nobody knows although their nonces are used, and since when.
         self._absent: dict[Hash32, float] = {}
         self.fees_raised = 0
+
+    def follows(self, nonce: int) -> bool:
+        """Return whether somebody follows the transactions with this nonce."""
+        return nonce in self._awaited
+
+    @contextmanager
+    def following(self, nonce: int) -> Iterator[None]:
+        """Keep `recover` from this nonce: what it decides, somebody else decides meanwhile."""
+        self._awaited[nonce] += 1
+        try:
+            yield
+        finally:
+            self._awaited[nonce] -= 1
+            if not self._awaited[nonce]:
+                del self._awaited[nonce]
 
     async def lookup(self, transaction_hash: Hash32) -> Transaction:
         """Return a transaction's state; UNKNOWN if the chain does not know its hash."""
@@ -91,46 +115,44 @@ class TransactionTracker:
         Returns PENDING or UNKNOWN if there is none within ``wait_s``. If a replacement was mined
         instead, the result has the replacement's hash.
         """
-        self._awaited.add(entry.nonce)
-        try:
+        with self.following(entry.nonce):
             return await self._wait([entry], self._deadline_s(), urgent=urgent)
-        finally:
-            self._awaited.discard(entry.nonce)
 
     async def recover(self, *, urgent: bool = False) -> tuple[Transaction, ...]:
         """Look up every transaction without a known end, for example after a restart.
 
         If the chain does not know a transaction, the same bytes are broadcast again. If another
         transaction used its nonce, it can never be mined, and it is FAILED. If its fee is below
-        the present base fee, or too many blocks left it out, it is replaced by the same call at a
-        higher fee, within the bound (``urgent`` as in ``submit``). What was broadcast is awaited
-        then, ``wait_s`` for all together. A transaction for which another call still waits is only
-        looked up.
+        the present base fee, or was too low for too many blocks, it is replaced by the same call at
+        a higher fee, within the bound (``urgent`` as in ``submit``). If the chain refuses it for
+        good, an empty one takes its nonce. What was broadcast is awaited then, ``wait_s`` for all
+        together. A transaction that another call sends or still waits for is only looked up.
         """
         states: dict[Hash32, Transaction] = {}
         sent: list[tuple[list[SignedTransaction], list[SignedTransaction]]] = []
         groups = _by_nonce(await self._journal.pending(self._address))
-        try:
+        with ExitStack() as followed:
             for same in groups:
                 found, used = await self._states(same)
                 states |= found
                 if any(not each.outcome.undecided for each in found.values()):
                     await self._resolve(same, {key: each.outcome for key, each in found.items()})
-                elif not used and same[0].nonce not in self._awaited:
-                    self._awaited.add(same[0].nonce)
-                    sent.append((same, []))
-                    states[same[0].hash] = await self._send_again(
-                        same, found[same[0].hash], sent[-1][1], urgent=urgent
-                    )
+                elif not used and not self.follows(same[0].nonce):
+                    followed.enter_context(self.following(same[0].nonce))
+                    if await self._still_open(same):
+                        sent.append((same, []))
+                        states[same[0].hash] = await self._send_again(
+                            same, found, sent[-1][1], urgent=urgent
+                        )
             deadline_s = self._deadline_s()
             for same, running in sent:
                 if running:
                     end = await self._wait(running, deadline_s, urgent=urgent)
                     if not end.outcome.undecided:
                         states |= {each.hash: _end_of(each, end) for each in same}
-                    states[same[0].hash] = end
-        finally:
-            self._awaited.difference_update(same[0].nonce for same, _ in sent)
+                    took = next(each for each in running if each.hash == end.hash)
+                    if end.outcome.undecided or took.description == same[0].description:
+                        states[same[0].hash] = end
         told = []
         for entry in [each for same in groups for each in same]:
             state = states[entry.hash]
@@ -179,10 +201,18 @@ class TransactionTracker:
             found = {each.hash: _failed(each) for each in same}
         return found, True
 
+    async def _still_open(self, same: Sequence[SignedTransaction]) -> bool:
+        """Return whether these are still open: their end may have come while they were looked up.
+
+        The caller follows their nonce, so nobody ends them after that.
+        """
+        still = {each.hash for each in await self._journal.pending(self._address)}
+        return all(each.hash in still for each in same)
+
     async def _send_again(
         self,
         same: Sequence[SignedTransaction],
-        state: Transaction,
+        found: Mapping[Hash32, Transaction],
         running: list[SignedTransaction],
         *,
         urgent: bool,
@@ -193,17 +223,22 @@ class TransactionTracker:
         sent is refused, for example because the account cannot pay its fee, those that it was to
         replace are sent again: they may be out of the pool too, and the chain takes one of them.
         """
-        entry, tried = same[0], list(same)
+        tried = _to_send(same, found)
+        entry, others = tried[0], [each for each in same if each not in tried]
+        state = found[entry.hash]
         asked = await self._rpc.fees()
         too_low = fees.max_fee_of(entry.raw) < asked.base_fee_wei
-        if too_low or await self._stuck.is_stuck(entry):
+        # What was never accepted for another reason than its fee is not dearer for it.
+        known = any(found[each.hash].outcome is Outcome.PENDING for each in tried)
+        dearer = known or any(each.hash in self._cheap for each in tried)
+        if too_low or (dearer and await self._stuck.is_stuck(entry)):
             replacement = await self._replacement(entry, asked, urgent=urgent)
             if replacement is None:
                 return state
             tried.insert(0, replacement)
         elif state.outcome is Outcome.PENDING:
             return state
-        refusal = ""
+        refused: list[str] = []
         for each in tried:
             try:
                 await self._rpc.broadcast(each.raw)
@@ -211,11 +246,17 @@ class TransactionTracker:
                 return Transaction(Outcome.UNKNOWN, tried[0].hash)
             except ChainError as error:
                 _log.warning("the chain refuses a recorded transaction", reason=error.detail)
-                refusal = refusal or error.detail
+                refused.append(error.detail)
+                note = self._cheap.add if too_cheap(error.detail) else self._cheap.discard
+                note(each.hash)
             else:
-                running += tried
+                self._refused.forget(entry.nonce)
+                running += [*tried, *others]
                 return Transaction(Outcome.PENDING, tried[0].hash)
-        return Transaction(Outcome.UNKNOWN, tried[0].hash, error=refusal)
+        lost = all(each.outcome is Outcome.UNKNOWN for each in found.values())
+        if self._refused.lasts(same, lost=lost, refusals=refused):
+            await self._refused.give_up(entry, asked, urgent=urgent)
+        return Transaction(Outcome.UNKNOWN, tried[0].hash, error=refused[0])
 
     async def _replacement(
         self, entry: SignedTransaction, asked: Fees, *, urgent: bool
@@ -280,6 +321,8 @@ class TransactionTracker:
         for each in sorted(same, key=lambda one: ends[one.hash] is Outcome.MINED):
             await self._journal.resolve(each.hash, ends[each.hash])
         self._stuck.forget(same[0].nonce)
+        self._refused.forget(same[0].nonce)
+        self._cheap.difference_update(each.hash for each in same)
 
     async def _receipt_of(self, running: Sequence[SignedTransaction]) -> TransactionReceipt | None:
         for each in running:
@@ -313,9 +356,29 @@ class TransactionTracker:
 
 
 def _by_nonce(entries: Sequence[SignedTransaction]) -> list[list[SignedTransaction]]:
-    """Return the transactions of each nonce, the lowest nonce first, the highest fee first."""
-    ordered = sorted(entries, key=lambda each: (each.nonce, -fees.max_fee_of(each.raw)))
+    """Return the transactions of each nonce, the lowest nonce first.
+
+    Of one nonce calls come before empty ones, which they may have, and the highest fee first.
+    """
+    ordered = sorted(
+        entries,
+        key=lambda each: (
+            each.nonce,
+            each.description == FILLER,
+            -fees.max_fee_of(each.raw),
+        ),
+    )
     return [list(same) for _, same in groupby(ordered, key=lambda each: each.nonce)]
+
+
+def _to_send(
+    same: Sequence[SignedTransaction], found: Mapping[Hash32, Transaction]
+) -> list[SignedTransaction]:
+    """Return the empty ones if there are any, unless the chain knows the call after all."""
+    empty = [each for each in same if each.description == FILLER]
+    calls = [each for each in same if each.description != FILLER]
+    known = any(found[each.hash].outcome is Outcome.PENDING for each in calls)
+    return calls if known or not empty else empty
 
 
 def _end_of(entry: SignedTransaction, end: Transaction) -> Transaction:

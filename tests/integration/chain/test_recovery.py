@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 from tests.fakes.chain import DEPLOYMENT
-from tests.fakes.model_chain import ModelChain, ModelRpc
+from tests.fakes.model_chain import ASKED, ModelChain, ModelRpc
 from tests.fakes.virtual_time import VirtualLoop
 
 from viz.chain import fees
+from viz.chain.fillers import EMPTY_GAS, FILLER
 from viz.chain.keys import development_account
 from viz.chain.memory_journal import MemoryJournal
+from viz.chain.nonces import LASTS_S
+from viz.chain.rpc import Fees
 from viz.chain.sender import Sender
-from viz.domain.ports.transactions import Call, Outcome
-from viz.errors import ChainError
+from viz.domain.ports.transactions import Call, Outcome, Transaction
+from viz.domain.units import Address
+from viz.errors import ChainError, TransactionFailed
 
 WAIT_S = 60.0
 LOST = 8
@@ -173,3 +178,193 @@ def test_a_filler_takes_no_nonce_that_the_endpoint_does_not_count_up_to(lost: Lo
         lost.loop.pass_time(31)
     assert lost.open() == [0, 3, 4, 5, 6, 7], "no filler was signed"
     assert lost.chain.pool == by_hand
+
+
+BLOCK_GAS = 30_000_000
+
+
+class Capped(ModelRpc):
+    """An endpoint of a chain that takes no transaction with more gas than ``BLOCK_GAS``.
+
+    ``needs`` is what it says that a call needs; ``words`` are those of its refusals.
+    """
+
+    needs = 50_000
+    words = "exceeds block gas limit"
+    coin_wei = 10**18
+    fees_now = ASKED
+
+    async def estimate_gas(self, *_: object, **__: object) -> int:
+        return self.needs
+
+    async def balance_wei(self, address: Address) -> int:
+        return self.coin_wei
+
+    async def fees(self) -> Fees:
+        return self.fees_now
+
+    async def broadcast(self, raw: bytes) -> None:
+        if self.fault != "lost" and fees._fields(raw)["gas"] > BLOCK_GAS:
+            raise ChainError(self.words)
+        await super().broadcast(raw)
+
+
+class Refused:
+    """A key of which the chain refuses one call for good; a second call waits behind it."""
+
+    def __init__(self, needs: int = 10**9) -> None:
+        self.loop = VirtualLoop()
+        self.chain = ModelChain()
+        self.rpc = Capped(self.chain)
+        self.journal = MemoryJournal()
+        self.sender = Sender(self.rpc, ACCOUNT, DEPLOYMENT, journal=self.journal, wait_s=3)
+        self.rpc.needs, self.rpc.fault = needs, "lost"
+        self.call = self.submit(1)
+        self.rpc.needs, self.rpc.fault = 50_000, ""
+        assert self.call.outcome is Outcome.UNKNOWN
+
+    def submit(self, units: int) -> Transaction:
+        return self.loop.run_until_complete(self.sender.submit(mint(self.sender, units)))
+
+    def passes(self, seconds: float) -> list[Transaction]:
+        """Recover every five seconds, as the claim loop does; return the last result."""
+        end_s, found = self.loop.time() + seconds, list[Transaction]()
+        while self.loop.time() < end_s:
+            found = list(self.loop.run_until_complete(self.sender.recover()))
+            self.loop.pass_time(5)
+        return found
+
+    def open(self) -> list[tuple[int, str]]:
+        pending = self.loop.run_until_complete(self.journal.pending(self.sender.address))
+        return [(entry.nonce, entry.description) for entry in pending]
+
+
+def test_a_call_that_the_chain_refuses_for_good_frees_its_nonce() -> None:
+    """A lie about its gas was signed, and no answer told of the refusal: it held up all others,
+    for ever. An empty transaction takes its nonce, and the call has failed."""
+    key = Refused()
+    waiting = key.submit(2)
+    assert waiting.outcome is Outcome.PENDING
+    key.passes(LASTS_S - 5)
+    assert key.open() == [(0, "Token.mint"), (1, "Token.mint")], "it may still be taken"
+    ended: dict[bytes, Outcome] = {}
+    for _ in range(6):
+        found = key.loop.run_until_complete(key.sender.recover())
+        ended |= {each.hash: each.outcome for each in found if not each.outcome.undecided}
+        key.loop.pass_time(5)
+    assert ended[key.call.hash] is Outcome.FAILED and ended[waiting.hash] is Outcome.MINED
+    assert key.open() == [] and len(key.chain.mined) == 2
+    assert key.submit(3).outcome is Outcome.MINED
+
+
+def test_one_empty_transaction_is_signed_and_a_restart_sends_it() -> None:
+    """It is in the journal beside the call before the chain can see it."""
+    key = Refused()
+    while len(key.open()) == 1:
+        key.passes(5)
+    assert key.open() == [(0, "Token.mint"), (0, FILLER)] and not key.chain.pool
+    key.sender = Sender(key.rpc, ACCOUNT, DEPLOYMENT, journal=key.journal, wait_s=3)
+    key.rpc.fault = "lost"
+    key.passes(10 * LASTS_S)
+    assert key.open() == [(0, "Token.mint"), (0, FILLER)]
+    key.rpc.fault = ""
+    (call, empty) = key.passes(5)
+    assert (call.outcome, empty.outcome) == (Outcome.FAILED, Outcome.MINED)
+    (raw,) = {raw for _, raw in key.rpc.broadcasts}
+    assert fees._fields(raw)["gas"] == EMPTY_GAS and not key.open()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "replacement transaction underpriced",
+        "max fee per gas less than block base fee",
+        "nonce too low",
+    ],
+)
+def test_what_a_fee_or_a_turn_cures_is_not_given_up(words: str) -> None:
+    """Such a refusal says nothing of the call itself."""
+    key = Refused()
+    key.rpc.words = words
+    key.passes(10 * LASTS_S)
+    assert (0, FILLER) not in key.open()
+
+
+def test_an_account_that_cannot_pay_for_nothing_either_keeps_its_call() -> None:
+    """It is taken once there is coin: an empty transaction would only take its place. No block
+    left it out, so its fee stays as it is; it climbed to the bound."""
+    key = Refused()
+    key.rpc.words, key.rpc.coin_wei = "insufficient funds for gas * price + value", 10**9
+    key.passes(10 * LASTS_S)
+    assert key.open() == [(0, "Token.mint")] and key.sender.fees_raised == 0
+
+
+def test_a_refusal_that_does_not_last_ends_nothing() -> None:
+    """One answer of another kind, and the time begins again."""
+    key = Refused()
+    for _ in range(5):
+        key.passes(LASTS_S - 5)
+        key.rpc.words = "nonce too low"
+        key.passes(5)
+        key.rpc.words = "exceeds block gas limit"
+    assert key.open() == [(0, "Token.mint")]
+
+
+def test_no_more_gas_is_signed_than_a_block_may_use() -> None:
+    """A call that needs more can never be mined; a margin is cut."""
+    key = Refused(needs=50_000)
+    key.passes(10)
+    key.rpc.fees_now = replace(ASKED, block_gas=BLOCK_GAS)
+    key.rpc.needs = BLOCK_GAS + 1
+    with pytest.raises(TransactionFailed, match="a block of this chain may use 30000000"):
+        key.submit(2)
+    key.rpc.needs = BLOCK_GAS
+    assert key.submit(3).outcome is Outcome.MINED
+    assert fees._fields(key.rpc.broadcasts[-1][1])["gas"] == BLOCK_GAS
+
+
+def test_a_recovery_does_not_send_what_a_call_tells_as_refused() -> None:
+    """The recovery read the journal while the call waited for its answer: that is a refusal, by a
+    machine that had not seen the account's coin. The caller may make it again."""
+
+    class Slow(ModelRpc):
+        refuses = True
+
+        async def broadcast(self, raw: bytes) -> None:
+            await asyncio.sleep(1)
+            if self.refuses:
+                self.refuses = False
+                raise ChainError("insufficient funds for gas * price + value")
+            await super().broadcast(raw)
+
+        async def mined_count(self, address: Address) -> int:
+            await asyncio.sleep(1)
+            return await super().mined_count(address)
+
+    loop, chain, journal = VirtualLoop(), ModelChain(), MemoryJournal()
+    rpc = Slow(chain)
+    sender = Sender(rpc, ACCOUNT, DEPLOYMENT, journal=journal, wait_s=3)
+
+    async def recovery() -> None:
+        while not await journal.pending(sender.address):  # noqa: ASYNC110  it calls nobody
+            await asyncio.sleep(0.01)
+        await sender.recover()
+
+    async def together() -> None:
+        recovering = asyncio.create_task(recovery())
+        with pytest.raises(TransactionFailed):
+            await sender.submit(mint(sender, 1))
+        await recovering
+
+    loop.run_until_complete(together())
+    assert rpc.broadcasts == [] and chain.mined == [] and not chain.pool
+
+
+def test_each_of_two_watchers_of_a_nonce_counts() -> None:
+    """A refused nonce is given again while a recovery still follows it."""
+    tracker = Refused(needs=50_000).sender._tracker
+    with tracker.following(7):
+        with tracker.following(7):
+            assert tracker.follows(7)
+        assert tracker.follows(7)
+    assert not tracker.follows(7)

@@ -20,10 +20,11 @@ from tests.fakes.model_chain import ASKED, GWEI, ModelChain, ModelRpc
 from tests.fakes.virtual_time import VirtualLoop
 
 from viz.chain import fees
+from viz.chain.fillers import FILLER
 from viz.chain.keys import development_account
 from viz.chain.memory_journal import MemoryJournal
 from viz.chain.nonces import LASTS_S, MOST_APART, MOST_FILLED
-from viz.chain.sender import FILLER, REPEATABLE, Sender
+from viz.chain.sender import REPEATABLE, Sender
 from viz.domain.eip712 import keccak
 from viz.domain.ports.settlement_ledger import SignedTransaction
 from viz.domain.ports.transactions import Call, Outcome
