@@ -10,21 +10,24 @@ one ``system`` message, then ``user`` and ``assistant`` in turn, ending with ``a
 chunk is one line in canonical JSON (RFC 8785).
 
 Both kinds have one rule for readable text (``_unreadable``): something visible in each paragraph or
-message, and no control characters except line breaks and tabs.
+message, no control characters except line breaks and tabs, and no long row of combining marks.
 
 Tree, positional: ``leaf = keccak256(0x00 | chunk)``, ``node = keccak256(0x01 | left | right)``,
 an odd node moves up unchanged, ``root = keccak256(0x02 | uint32 count | top)``. The prefixes
 keep leaves, nodes and roots apart; the count makes an index binding.
 ``commitment = keccak256(abi.encode(creator, salt, root))``: bound to the creator, hidden by the
-salt. Invariant: the same file always gives the same chunks, root and commitment.
+salt. Invariants: the same file always gives the same chunks, root and commitment; a file is read to
+its bound, so that time and memory grow with its size and no faster.
 """
 
 from __future__ import annotations
 
+import io
 import re
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, Final, Literal, cast
 
 import rfc8785
@@ -43,8 +46,14 @@ MAX_CHUNKS: Final = 65_536
 MAX_CHUNK_CHARS: Final = 1_200
 MAX_LINE_BYTES: Final = 64 * 1024
 MAX_MESSAGES: Final = 64
+# To bring marks in a row to NFC takes a time that grows with the square of their number.
+MAX_MARKS: Final = 64
 
-_PARAGRAPH_GAP = re.compile(r"\n[ \t]*\n")
+# One or more blank lines.
+_PARAGRAPH_GAP: Final = re.compile(r"\n[ \t\n]*\n")
+_NOT_WHITE: Final = re.compile(r"\S")
+# Where more than MAX_MARKS marks may stand in a row: no mark is a word's letter, space or ASCII.
+_MARKS: Final = re.compile(rf"(?<![^\w\s\0-\x7f])[^\w\s\0-\x7f]{{{MAX_MARKS + 1},}}")
 # Control characters except line breaks and tabs, and halves of surrogate pairs.
 _UNFIT: Final = re.compile("[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 # Categories without a visible shape: spaces, formats, separators, marks that need a letter.
@@ -124,9 +133,7 @@ def parse_work(kind: str, raw: bytes) -> Work:
         raise InvalidWork(f"{kind!r} is not a kind of work: say text or dialogue")
     if not chunks:
         raise InvalidWork("the work is empty: its file has no text")
-    if len(chunks) > MAX_CHUNKS:
-        raise InvalidWork(f"the work has {len(chunks)} chunks, at most {MAX_CHUNKS} are allowed")
-    return Work(kind=cast(WorkKind, kind), chunks=chunks)
+    return Work(kind=cast(WorkKind, kind), chunks=tuple(chunks))
 
 
 def check_commitment(work: Work, creator: Address, salt: bytes, committed: Hash32) -> None:
@@ -153,14 +160,34 @@ def tokens_of(work: Work, count: Callable[[str], int]) -> int:
     )
 
 
-def _text_chunks(text: str) -> tuple[Chunk, ...]:
-    text = unicodedata.normalize("NFC", text.replace("\r\n", "\n").replace("\r", "\n"))
-    pieces: list[str] = []
-    for number, paragraph in enumerate(_PARAGRAPH_GAP.split(text), start=1):
-        if (words := paragraph.strip()) and (why := _unreadable(words)):
+def _text_chunks(text: str) -> list[Chunk]:
+    chunks: list[Chunk] = []
+    paragraphs = _paragraphs(text.replace("\r\n", "\n").replace("\r", "\n"))
+    for number, paragraph in enumerate(paragraphs, start=1):
+        if not (words := paragraph.strip()):
+            continue
+        if why := _unreadable(words):
             raise InvalidWork(f"paragraph {number}: the text {why}")
-        pieces.extend(_cut(words))
-    return tuple(Chunk(index, piece.encode()) for index, piece in enumerate(pieces))
+        for piece in _cut(unicodedata.normalize("NFC", words)):
+            _append(chunks, piece.encode())
+    return chunks
+
+
+def _append(chunks: list[Chunk], data: bytes, messages: tuple[Message, ...] = ()) -> None:
+    if len(chunks) >= MAX_CHUNKS:
+        raise InvalidWork(
+            f"the work has too many chunks (paragraphs of a text, lines of a dialogue): at most "
+            f"{MAX_CHUNKS} are allowed, divide it into several works"
+        )
+    chunks.append(Chunk(len(chunks), data, messages))
+
+
+def _paragraphs(text: str) -> Iterator[str]:
+    start = 0
+    for gap in _PARAGRAPH_GAP.finditer(text):
+        yield text[start : gap.start()]
+        start = gap.end()
+    yield text[start:]
 
 
 def _unreadable(text: str) -> str | None:
@@ -170,24 +197,36 @@ def _unreadable(text: str) -> str | None:
         if letter >= "\ud800":
             return "holds half of a surrogate pair: save it as UTF-8"
         return f"holds the control character U+{ord(letter):04X}: remove it"
+    if any(_most_marks(found[0]) > MAX_MARKS for found in _MARKS.finditer(text)):
+        return f"has more than {MAX_MARKS} combining marks in a row: remove some"
     if all(letter in _FILLERS or unicodedata.category(letter) in _UNSEEN for letter in text):
         return "is empty: it has no visible characters"
     return None
 
 
-def _cut(paragraph: str) -> list[str]:
-    pieces = []
-    while len(paragraph) > MAX_CHUNK_CHARS:
-        at = paragraph.rfind(" ", 1, MAX_CHUNK_CHARS)
-        at = at if at > 0 else MAX_CHUNK_CHARS
-        pieces.append(paragraph[:at].rstrip())
-        paragraph = paragraph[at:].lstrip()
-    return [*pieces, paragraph] if paragraph else pieces
+def _most_marks(text: str) -> int:
+    """Return how many combining marks follow each other in ``text`` at most."""
+    rows = groupby(text, lambda letter: unicodedata.category(letter).startswith("M"))
+    return max((sum(1 for _ in row) for marks, row in rows if marks), default=0)
 
 
-def _dialogue_chunks(text: str) -> tuple[Chunk, ...]:
+def _cut(paragraph: str) -> Iterator[str]:
+    """Yield the pieces of a paragraph, which has no white space at its ends."""
+    start, end = 0, len(paragraph)
+    while end - start > MAX_CHUNK_CHARS:
+        at = paragraph.rfind(" ", start + 1, start + MAX_CHUNK_CHARS)
+        at = at if at > 0 else start + MAX_CHUNK_CHARS
+        yield paragraph[start:at].rstrip()
+        rest = _NOT_WHITE.search(paragraph, at)
+        start = rest.start() if rest is not None else end
+    if start < end:
+        yield paragraph[start:]
+
+
+def _dialogue_chunks(text: str) -> list[Chunk]:
     chunks: list[Chunk] = []
-    for number, line in enumerate(text.split("\n"), start=1):
+    for number, ended in enumerate(io.StringIO(text, newline="\n"), start=1):
+        line = ended.removesuffix("\n")
         if not line.strip():
             continue
         if len(line.encode()) > MAX_LINE_BYTES:
@@ -196,8 +235,8 @@ def _dialogue_chunks(text: str) -> tuple[Chunk, ...]:
         canonical = rfc8785.dumps(
             {"messages": [{"content": m.content, "role": m.role} for m in messages]}
         )
-        chunks.append(Chunk(len(chunks), canonical, messages))
-    return tuple(chunks)
+        _append(chunks, canonical, messages)
+    return chunks
 
 
 def _messages(line: str, number: int) -> tuple[Message, ...]:

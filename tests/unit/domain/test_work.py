@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import unicodedata
 from pathlib import Path
 
@@ -15,7 +16,9 @@ from hypothesis import strategies as st
 from viz.domain.units import Hash32, parse_address
 from viz.domain.work import (
     MAX_CHUNK_CHARS,
+    MAX_CHUNKS,
     MAX_LINE_BYTES,
+    MAX_MARKS,
     MAX_WORK_BYTES,
     ChunkProof,
     check_commitment,
@@ -30,6 +33,7 @@ CREATOR = parse_address("0x00000000000000000000000000000000000000aa")
 SALT = bytes(range(32))
 LINE = '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}'
 
+MARKS = "\u2014" * 40 + "a" + "\u0300\u0316" * (MAX_MARKS // 2)
 TWICE = LINE.replace('"content": "a"', '"content": "a", "content": "z"')
 
 
@@ -169,6 +173,8 @@ def test_another_file_salt_or_creator_is_refused() -> None:
         ("dialogue", _line("user", "assistant", content=7).encode(), "not empty"),
         ("dialogue", _line("user", "assistant", content="\ud800").encode(), "surrogate"),
         ("dialogue", b"x" * (MAX_LINE_BYTES + 1), "longer than"),
+        ("text", f"One.\n\n\n\n{MARKS}\u0316".encode(), "paragraph 2: .* 64 combining marks"),
+        ("dialogue", _line("user", "assistant", content=MARKS + "\u0f73").encode(), "64 combining"),
     ],
 )
 def test_bad_works_are_refused_in_one_clear_line(kind: str, raw: bytes, says: str) -> None:
@@ -176,3 +182,34 @@ def test_bad_works_are_refused_in_one_clear_line(kind: str, raw: bytes, says: st
     with pytest.raises(InvalidWork, match=says) as caught:
         parse_work(kind, raw)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "chunk"),
+    [("text", "\u2014x\n\n".encode()), ("dialogue", LINE.encode() + b"\n")],
+)
+def test_chunks_are_counted_before_they_are_kept(kind: str, chunk: bytes) -> None:
+    """A custodian opens the works of strangers: one of short pieces costs no more than others.
+
+    Reading stops at the bound, before the control character behind it.
+    """
+    with pytest.raises(InvalidWork, match=f"at most {MAX_CHUNKS}"):
+        parse_work(kind, chunk * (MAX_CHUNKS + 1) + b"\0")
+
+
+def test_the_most_chunks_are_taken() -> None:
+    """A long book with as many paragraphs as are allowed is a work."""
+    assert len(parse_work("text", b"x\n\n" * MAX_CHUNKS).chunks) == MAX_CHUNKS
+
+
+def test_what_is_no_mark_may_stand_in_a_row() -> None:
+    """A line of dashes is no row of marks, and 64 marks are allowed."""
+    assert parse_work("text", f"{MARKS}\n\n{chr(0x2014) * 500}".encode()).chunks
+
+
+def test_every_letter_that_is_sorted_counts_as_a_mark() -> None:
+    """NFC sorts the marks of a row; a mark that is not counted lets a row of any length through."""
+    for letter in map(chr, range(0x80, sys.maxunicode + 1)):
+        if unicodedata.combining(unicodedata.normalize("NFD", letter)[0]):
+            with pytest.raises(InvalidWork, match="combining marks"):
+                parse_work("text", f"a{letter * (MAX_MARKS + 1)}".encode())
