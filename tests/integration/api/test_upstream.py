@@ -57,7 +57,7 @@ async def shop(
         ) as node,
     ):
         # On a crowded machine the first look may run out of time; the server is looked at again.
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(300):
             while not engine.stats()["servers_ready"]:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
         yield Shop(node, server)

@@ -46,7 +46,7 @@ class Room:
 
     async def until(self, server: int, state: ReplicaState) -> None:
         """Wait until the engine sees a server in this state."""
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(300):
             while self.engine.replicas[server].state is not state:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
 
@@ -80,7 +80,7 @@ async def broken(room: Room, misconduct: Misconduct, **rules: Any) -> tuple[list
     stream = await room.engine.generate(asked(room.engine, 1, "tide", max_tokens=12, **rules))
     pieces: list[Piece] = []
     with pytest.raises(EngineError) as ended:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(300):
             async for piece in stream:
                 pieces.append(piece)
     return pieces, ended.value
