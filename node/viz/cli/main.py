@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import partial
 from importlib import import_module
-from pathlib import Path
-from typing import Annotated, Any, Final, get_args
+from typing import Annotated, Any, Final
 
 import typer
 from typer.core import TyperGroup
@@ -36,25 +35,29 @@ TREE: Final = {
 }
 
 
-EMPTY_PATH: Final = "the path is empty: name a file or folder (the present folder is .)"
+EMPTY: Final = (
+    "the value is empty (as of a script's variable that is not set): give one, or leave it out; "
+    "the present folder is ."
+)
 
 
-def _refuse_empty_paths(command: Any) -> None:
-    """Let a command and those below it refuse an empty path, which Python reads as ``.``.
+def _refuse_empty_values(command: Any) -> None:
+    """Let a command and those below it refuse an empty value that was typed, with its option.
 
-    It is what a script gives whose variable is not set.
+    Python reads an empty path as the present folder, and an empty text as no text: a check that
+    the option asks for would not be made.
     """
     for each in getattr(command, "commands", {}).values():
-        _refuse_empty_paths(each)
+        _refuse_empty_values(each)
     for param in command.params:
-        kind = getattr(getattr(param, "type_descriptor", None), "annotation", None)
-        if Path in (kind, *get_args(kind)):
-            param.process_value = partial(_named, param.process_value)
+        param.process_value = partial(_given, param, param.process_value)
 
 
-def _named(process: Callable[[Any, Any], Any], context: Any, value: Any) -> Any:
-    if value == "" or (isinstance(value, list | tuple) and "" in value):
-        raise typer.BadParameter(EMPTY_PATH)
+def _given(param: Any, process: Callable[[Any, Any], Any], context: Any, value: Any) -> Any:
+    source = context.get_parameter_source(param.name)
+    typed = source is not None and source.name == "COMMANDLINE"
+    if typed and (value == "" or (isinstance(value, list | tuple) and "" in value)):
+        raise typer.BadParameter(EMPTY, context, param)
     return process(context, value)
 
 
@@ -73,7 +76,7 @@ class _Commands(dict[str, Any]):
             single.command(name)(found)
             made = typer.main.get_command(single)
         made.name = name
-        _refuse_empty_paths(made)
+        _refuse_empty_values(made)
         self[name] = made
         return made
 

@@ -7,7 +7,7 @@ custodian's age key from the custodian that the person named.
 
 Invariants: sealed work and key are on disk before anything is sent, and a second attempt uses them
 again, so that all custodians hold the same blob; only the file that was registered is sealed, and
-a sealed file is replaced only by one of the same text; nothing is signed for a custodian on another
+no sealed file or key is overwritten; nothing is signed for a custodian on another
 chain, or with another origin than the one that was contacted.
 """
 
@@ -111,7 +111,7 @@ def sealed_path(work: Path) -> Path:
 def seal_work(work: Path, record: Registration) -> SealedWork:
     """Seal a registered work, or return the earlier sealed file of the same bytes. Blocks.
 
-    An earlier sealed file that does not open to the same text, and its key, get another name.
+    An earlier sealed file of other bytes and its key get another name: custodians may hold them.
     Raises as ``registered_bytes``, and StorageUnavailable.
     """
     raw = registered_bytes(work, record)
@@ -125,8 +125,7 @@ def seal_work(work: Path, record: Registration) -> SealedWork:
         partial = path.with_name(f".{uuid.uuid4().hex}.part")
         try:
             seal(plain, partial, key)
-            if kept.partition(b"\n")[2] != raw:
-                _set_aside(path)
+            _set_aside(path)
             _write_private(_key_path(path), f"# key of {path.name}\n{key}\n")
             partial.replace(path)
         finally:

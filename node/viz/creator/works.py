@@ -10,10 +10,11 @@ from functools import partial
 from typing import Final
 
 from viz.client.exchange import exchange
+from viz.creator.until_seen import until_seen
 from viz.creator.work_view import WorkView, work_from_json
 from viz.domain.ports.chain import ChainReader
-from viz.domain.units import Address, ContentId
-from viz.errors import LicenseError, NodeNotTrusted
+from viz.domain.units import Address, ContentId, hex_of
+from viz.errors import CommitmentMismatch, LicenseError, LicenseMismatch, NodeNotTrusted
 from viz.protocol.owner_actions import (
     ACCOUNT_PATH,
     OWNED_PAGE,
@@ -22,9 +23,12 @@ from viz.protocol.owner_actions import (
     OwnedWorks,
 )
 from viz.protocol.registration import CONTENTS_PATH
+from viz.services.work_records import Registration
 
 # The most pages of OWNED_PAGE works that one command reads from a node.
 _MOST_PAGES: Final = 1_000
+# Who is asked may get the block of a registration, or of new terms, a few seconds later.
+_TRIES: Final = 3
 
 
 class NodeWorks:
@@ -96,3 +100,48 @@ class ChainWorks:
 
 
 WorkReader = NodeWorks | ChainWorks
+
+
+async def require_registered(record: Registration, account: Address, works: WorkReader) -> None:
+    """Raise an error if a record is not what is registered, or ``account`` not the work's owner.
+
+    Raises CommitmentMismatch for another work, LicenseMismatch for another license, LicenseError
+    for another owner, a withdrawn work or none, and what ``works`` raises.
+    """
+    refused: list[LicenseError | CommitmentMismatch] = []
+
+    async def agrees() -> bool:
+        try:
+            assert record.content_id is not None
+            _require_same(record, account, await works.work(record.content_id))
+        except (LicenseError, CommitmentMismatch) as error:
+            refused.append(error)
+            return False
+        return True
+
+    if not await until_seen(agrees, _TRIES):
+        raise refused[-1]
+
+
+def _require_same(record: Registration, account: Address, found: WorkView) -> None:
+    content, number = found.content, record.content_id
+    if (content.creator, content.commitment) != (record.creator, record.commitment):
+        raise CommitmentMismatch(
+            f"work {number} is another work on the chain than the one of this record: nothing was "
+            "sealed or sent. Check --rpc or --custodian, and the record beside the work"
+        )
+    if content.withdrawn_at:
+        raise LicenseError(f"work {number} was withdrawn: nothing was sealed or sent")
+    if content.owner != account:
+        raise LicenseError(
+            f"you are not the owner: work {number} belongs to {content.owner}, and the key is that "
+            f"of {account}. Nothing was sealed or sent: use the owner's key"
+        )
+    offered = found.offered.license_hash if found.offered is not None else None
+    if offered != record.license_hash:
+        raise LicenseMismatch(
+            f"the license hashes to {hex_of(record.license_hash)}, and the chain has "
+            f"{hex_of(offered) if offered else 'none'} for work {number}: nothing was sealed or "
+            "sent. Give the license that was registered last, with --license",
+            fields=["licenseHash"],
+        )

@@ -249,6 +249,45 @@ async def test_a_custodian_that_a_listing_names_no_more_is_told(
     assert f"end-custody 1 --custodian {custodian.url}" in told
 
 
+async def test_a_refused_publication_changes_nothing(
+    net: Testnet, custodian: RealNode, tmp_path: Path
+) -> None:
+    """A wrong license or key is found before anything is sealed: trainers still get what they pay.
+
+    The node and the chain itself say the same; the files beside the work and the custody stay.
+    """
+    creator = Creator(tmp_path / "alma", net)
+    place = creator.folder / "work"
+    said = await creator.json(
+        "content", "register", place, "--node", custodian.url, "--rpc", net.anvil.url
+    )
+    made = await typed(
+        "license", "new", place, "--preset", "research", "--name", "Alma Reyes", "--language", "en",
+        "--law", "Spain", "--contact", "mailto:alma@example.org",
+        "--wallet", creator.account.address,
+        "--out", creator.folder / "other.toml", "--data-dir", creator.folder,
+    )  # fmt: skip
+    assert made.exit_code == 0, made.output
+    before = {each.name: each.read_bytes() for each in place.iterdir()}
+    held = await custodian.call("GET", "/viz/v1/listings/1")
+    for way in ((), ("--rpc", net.anvil.url)):
+        refused = await creator.viz(
+            "content", "publish", place, "--license", creator.folder / "other.toml",
+            "--custodian", custodian.url, *way,
+        )  # fmt: skip
+        assert refused.exit_code == 7, refused.output
+        assert "license-mismatch" in refused.stderr and "nothing was sealed" in refused.stderr
+    create_key_file(creator.folder / "another.json", PASSWORD, scrypt_n=2)
+    stranger = await typed(
+        "content", "publish", place, "--key", creator.folder / "another.json",
+        "--data-dir", creator.folder, "--yes", "--custodian", custodian.url,
+    )  # fmt: skip
+    assert stranger.exit_code == 7 and "you are not the owner" in stranger.stderr
+    assert {each.name: each.read_bytes() for each in place.iterdir()} == before
+    assert await custodian.call("GET", "/viz/v1/listings/1") == held
+    assert await custodian.blobs.has(said["sealed"]["cid"])
+
+
 async def test_a_custodian_that_refuses_leaves_a_registration_to_go_on_with(
     net: Testnet, custodian: RealNode, tmp_path: Path
 ) -> None:

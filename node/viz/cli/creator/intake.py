@@ -89,10 +89,6 @@ def import_work(
     from viz.clock import SystemClock
     from viz.creator.intake import importing, rights
 
-    if "" in sources:
-        from viz.cli.main import EMPTY_PATH
-
-        raise typer.BadParameter(EMPTY_PATH, param_hint="sources")
     if any(each.startswith(("http://", "https://")) for each in sources):
         if len(sources) > 1:
             raise InvalidRequest("a site is imported by itself: name one address, and nothing else")

@@ -28,7 +28,12 @@ from viz.cli.console import (
     show,
 )
 from viz.cli.http import LOCAL_NODE, NodeUrl
-from viz.cli.own_chain import LicenseFileOption, trusted_deployment
+from viz.cli.own_chain import (
+    CreatorRpcOption,
+    LicenseFileOption,
+    chain_if_given,
+    trusted_deployment,
+)
 from viz.client.node_address import checked
 from viz.domain.display import counted
 from viz.errors import InvalidRequest, InvalidWork, LicenseError, VizError
@@ -214,6 +219,7 @@ def publish(
     language: LanguageOption = "",
     sample: SampleOption = None,
     license_file: LicenseFileOption = None,
+    rpc: CreatorRpcOption = "",
     folder: DataDir = None,
     deployment: DeploymentFile = None,
     yes: Yes = False,
@@ -223,7 +229,8 @@ def publish(
     """Seal a registered work, hand it and its key to custodians, and publish its listing.
 
     Run it again for more custodians, after a change of terms (with --license), or with other texts:
-    the newest listing counts, and it names only the custodians of this command.
+    the newest listing counts, and it names only the custodians of this command. Owner, work and
+    license are first compared with the chain at --rpc, else with the first custodian's answer.
     """
     from viz.chain.keys import load_key_file
     from viz.creator.license_files import read_license
@@ -246,9 +253,8 @@ def publish(
     words = listing_words(
         terms, record.creator, record.license, credit=credit, language=language, sample=sample
     )
-    made = run(
-        _publish(path, record, words, account, trusted, custodian or [node], yes=yes, quiet=as_json)
-    )
+    urls = custodian or [node]
+    made = run(_publish(path, record, words, account, trusted, urls, rpc, yes=yes, quiet=as_json))
     if not show(made, as_json=as_json):
         say_sealed(made)
 
@@ -260,11 +266,18 @@ async def _publish(
     account: LocalAccount,
     trusted: Deployment,
     urls: Sequence[str],
+    rpc: str,
     *,
     yes: bool,
     quiet: bool,
 ) -> dict[str, Any]:
+    from viz.creator.works import ChainWorks, NodeWorks, require_registered
+    from viz.domain.units import parse_address
+
     sealing = Sealing(account, trusted, await custodians_at(urls, trusted))
+    async with chain_if_given(rpc, trusted) as chain:
+        works = NodeWorks(checked(urls[0])) if chain is None else ChainWorks(chain)
+        await require_registered(record, parse_address(account.address), works)
     shown = counted(len(words.sample), "character")
     rows = [
         ("work", f"{record.content_id}: {record.title}"),
