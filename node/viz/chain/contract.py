@@ -9,6 +9,7 @@ from typing import Any
 
 from viz.chain import abi
 from viz.chain.deployment import address_of
+from viz.chain.endpoint import TooMuchGas
 from viz.chain.rpc import BlockTag, Rpc
 from viz.domain.ports.chain import Deployment
 from viz.errors import TransactionFailed
@@ -33,5 +34,7 @@ class Contract:
         """Call a view; return None if it reverts, which means that the item does not exist."""
         try:
             return await self._view(function, *args, block=block)
+        except TooMuchGas:
+            raise
         except TransactionFailed:
             return None

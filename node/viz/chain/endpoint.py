@@ -3,7 +3,8 @@
 Owns the time limit of every request, and the translation of every failure into ``viz.errors``.
 Invariant: a request ends with a value of the expected shape or with a ``ChainError``.
 ``ChainUnreachable`` and its subclasses mean that the endpoint is at fault and may be asked again.
-A plain ``ChainError`` means that a transaction was refused, ``TransactionFailed`` that it reverts.
+A plain ``ChainError`` means that a transaction was refused, ``TransactionFailed`` that it reverts,
+its subclass ``TooMuchGas`` that it needs more gas than a transaction may have.
 A request is repeated at once only after a broken connection or a gateway's failure. That is safe
 for a transaction too: the same bytes are sent again, and no chain executes them twice.
 """
@@ -19,7 +20,14 @@ import aiohttp
 
 from viz.chain.abi import decode_revert
 from viz.chain.answers import InvalidAnswer, shown
-from viz.chain.refusals import Refusal, code_of, refusal_of, revert_data_of, words_of
+from viz.chain.refusals import (
+    Refusal,
+    code_of,
+    lacks_coin,
+    refusal_of,
+    revert_data_of,
+    words_of,
+)
 from viz.chain.revert_messages import explain
 from viz.chain.transport import BoundedProvider, TooLarge
 from viz.domain.units import hex_of
@@ -59,12 +67,17 @@ class EndpointRefused(ChainUnreachable):
     code, title = "chain-refused", "The chain's endpoint refuses"
 
 
+class TooMuchGas(TransactionFailed):
+    """The call needs more gas than the endpoint, or a transaction, may use."""
+
+
 _KINDS: Final[Mapping[Refusal, type[ChainError]]] = {
     Refusal.TOO_OFTEN: RateLimited,
     Refusal.TOO_MUCH: TooMuchAsked,
     Refusal.NOT_SUPPORTED: NotSupported,
     Refusal.NO_HISTORY: NotSupported,
     Refusal.OF_THE_CALL: ChainError,
+    Refusal.TOO_BIG: TooMuchGas,
     Refusal.UNCLEAR: EndpointRefused,
 }
 
@@ -160,7 +173,7 @@ class Endpoint:
             return _failed(revert_data_of(error), words_of(error))
         code = code_of(error)
         reason = words_of(error) + (f", code {code}" if code is not None else "")
-        if "insufficient funds" in reason.lower():
+        if lacks_coin(reason):
             reason += ". Send the account coins for gas, or use a key that has some"
         refused = _KINDS[refusal](f"the chain at {self.where} refused {method}: {reason}")
         refused.quotes = True

@@ -13,7 +13,7 @@ most one is signed instead of a call.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import structlog
@@ -23,6 +23,7 @@ from viz.chain import fees, nonces
 from viz.chain.refusals import for_good
 from viz.chain.rpc import Fees, Rpc
 from viz.domain.ports.settlement_ledger import SignedTransaction, TransactionJournal
+from viz.domain.ports.transactions import Outcome, Transaction
 from viz.domain.units import Hash32, hex_of
 from viz.errors import ChainError
 
@@ -47,6 +48,16 @@ def empty(account: LocalAccount, nonce: int, *, chain_id: int, paid: Fees) -> Si
         "to": str(account.address),
     }
     return fees.sign(account, fields, FILLER)
+
+
+def to_send(
+    same: Sequence[SignedTransaction], found: Mapping[Hash32, Transaction]
+) -> list[SignedTransaction]:
+    """Return the empty ones if there are any, unless the chain knows the call after all."""
+    empty = [each for each in same if each.description == FILLER]
+    calls = [each for each in same if each.description != FILLER]
+    known = any(found[each.hash].outcome is Outcome.PENDING for each in calls)
+    return calls if known or not empty else empty
 
 
 class RefusedForGood:

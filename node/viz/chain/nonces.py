@@ -102,6 +102,8 @@ class AccountNonces:
         """
         apart = MOST_APART + open_count
         told, self._told = self._told, None
+        # Refused counts say nothing of a gap: its time begins again.
+        gap, self._gap = self._gap, None
         if mined is not None:
             if abs(pending - mined) > apart:
                 raise ChainUnreachable(
@@ -123,6 +125,7 @@ class AccountNonces:
                     )
             if self._known is None or far or now_s >= since_s + LASTS_S:
                 self._known = mined, now_s
+        self._gap = gap
         return max(pending, mined or 0)
 
     def gap(self, start: int, taken: Collection[int], now_s: float) -> NonceGap | None:

@@ -41,8 +41,14 @@ _NO_HISTORY: Final = re.compile(
 )
 # Messages about a transaction that can never be accepted as it is.
 _OF_THE_CALL: Final = re.compile(
-    r"insufficient (funds|balance)|underpriced|nonce|gas|\bfees?\b|already (known|imp)|intrinsic"
-    r"|invalid (sender|signature|transaction|opcode)|oversized|stack (under|over)flow|sender"
+    r"insufficient ?(funds|balance)|exceeds (account )?balance|underpriced|nonce|gas|\bfees?\b"
+    r"|already (known|imp)|intrinsic|invalid (sender|signature|transaction|opcode)"
+    r"|oversized|stack (under|over)flow|sender"
+)
+# Of a call that needs more gas than one transaction may have.
+_TOO_BIG: Final = re.compile(
+    r"gas required exceeds|out of gas|intrinsic gas|\bgas limit\b.{0,20}\b(high|exceed)"
+    r"|exceeds .{0,20}\bgas (limit|allowance|cap)"
 )
 # Of a refused transaction: the account has no coin for it; its fee is too low.
 _NO_COIN: Final = re.compile(r"insufficient ?funds|exceeds (account )?balance")
@@ -58,6 +64,7 @@ class Refusal(Enum):
     NOT_SUPPORTED = auto()
     NO_HISTORY = auto()
     OF_THE_CALL = auto()
+    TOO_BIG = auto()
     UNCLEAR = auto()
 
 
@@ -74,7 +81,8 @@ def refusal_of(error: Any, *, executes: bool = False, transacts: bool = False) -
     if code in _RATE_CODES:
         return Refusal.TOO_OFTEN
     if transacts and _OF_THE_CALL.search(text) and not _TOO_OFTEN.search(text):
-        return Refusal.OF_THE_CALL
+        too_big = executes and _TOO_BIG.search(text) and not _NO_COIN.search(text)
+        return Refusal.TOO_BIG if too_big else Refusal.OF_THE_CALL
     if code in (_METHOD_UNKNOWN, _METHOD_NOT_SUPPORTED) or _NOT_SUPPORTED.search(text):
         return Refusal.NOT_SUPPORTED
     if _NO_HISTORY.search(text):

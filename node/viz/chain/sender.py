@@ -21,6 +21,7 @@ from viz.chain.deployment import address_of
 from viz.chain.fillers import FILLER
 from viz.chain.memory_journal import MemoryJournal
 from viz.chain.nonces import MOST_APART, AccountNonces, lowest_free
+from viz.chain.refusals import lacks_coin
 from viz.chain.rpc import Rpc
 from viz.chain.stuck import STUCK_BLOCKS
 from viz.chain.tracker import TransactionTracker
@@ -38,12 +39,10 @@ from viz.errors import (
 # A call with a bound on its gas is simulated with this many times the bound: enough to report how
 # much it needs, and still little work for the endpoint if it burns all of it.
 _TRIED_TIMES: Final = 2
-_NO_COIN: Final = "insufficient funds"
 # Words in an endpoint's message that mean: the transaction was not accepted. After any other
 # message it may have arrived. "nonce too low" is not in the list: this very transaction may have
 # used the nonce, and the look-up may have gone to an endpoint that is behind.
 _REFUSALS: Final = (
-    _NO_COIN,
     "underpriced",
     "fee",
     "gas",
@@ -259,10 +258,11 @@ class Sender:
                 return True
         except ChainError:
             return False
-        if not any(word in refusal.detail.lower() for word in _REFUSALS):
+        poor = lacks_coin(refusal.detail)
+        if not poor and not any(word in refusal.detail.lower() for word in _REFUSALS):
             return False
         await self._journal.resolve(entry.hash, Outcome.FAILED)
-        todo = ": send coin for gas to this account" if _NO_COIN in refusal.detail.lower() else ""
+        todo = ": send coin for gas to this account" if poor else ""
         failed = TransactionFailed(
             f"{entry.description} from {self.address}: {refusal.detail}{todo}"
         )
@@ -297,8 +297,8 @@ class Sender:
         paid = fees.bounded(await self._rpc.fees(), self._max_fee_wei, urgent=urgent)
         if paid.block_gas is not None and gas > paid.block_gas:
             raise TransactionFailed(
-                f"{description} needs {gas} gas, and a block of this chain may use "
-                f"{paid.block_gas}: nothing was sent"
+                f"{description} needs more gas than a block of this chain may use "
+                f"({paid.block_gas}): nothing was sent"
             )
         margin = gas * self._gas_margin_bps // BPS
         bounds = [bound for bound in (max_gas, paid.block_gas) if bound is not None]

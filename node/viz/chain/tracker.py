@@ -9,7 +9,8 @@ that no block includes. ``viz.chain.sender`` decides what is sent, with which no
 - A call that the chain refuses for good is FAILED once an empty transaction with its nonce is mined
   (``viz.chain.fillers``): else all later ones would wait for ever.
 - The wait ends with the receipt of any transaction with the nonce, and reports that one.
-- All that the chain lost are broadcast at once, the lowest nonce first, and share one wait.
+- All that the chain lost are broadcast at once, the lowest nonce first, and share one wait. After
+  a broadcast without an answer the others wait for the next call.
 - A transaction is FAILED by its own receipt, by that of another one of ours with its nonce, or if
   the nonce stays used, and the transaction unknown, for ``LASTS_S``: several machines may answer
   at one address, and the one that is asked for the receipt may be behind the one that counted.
@@ -24,7 +25,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Final
 
@@ -32,8 +33,9 @@ import structlog
 from eth_account.signers.local import LocalAccount
 
 from viz.chain import fees, nonces
+from viz.chain.endpoint import EndpointRefused
 from viz.chain.event_decoding import decode_logs
-from viz.chain.fillers import FILLER, RefusedForGood
+from viz.chain.fillers import FILLER, RefusedForGood, to_send
 from viz.chain.refusals import too_cheap
 from viz.chain.rpc import Fees, Rpc, TransactionReceipt
 from viz.chain.stuck import StuckPolicy
@@ -46,6 +48,15 @@ from viz.errors import ChainError, ChainUnreachable, FeeTooHigh
 _FIRST_POLL_S: Final = 0.02
 _LAST_POLL_S: Final = 1.0
 _log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class _Pass:
+    """What one call of ``recover`` knows: fees, the lowest open nonce, no answer to a broadcast."""
+
+    asked: Fees | None = None
+    lowest: int | None = None
+    silent: bool = False
 
 
 class TransactionTracker:
@@ -130,19 +141,24 @@ class TransactionTracker:
         """
         states: dict[Hash32, Transaction] = {}
         sent: list[tuple[list[SignedTransaction], list[SignedTransaction]]] = []
+        now = _Pass()
         groups = _by_nonce(await self._journal.pending(self._address))
         with ExitStack() as followed:
             for same in groups:
                 found, used = await self._states(same)
                 states |= found
-                if any(not each.outcome.undecided for each in found.values()):
+                ended = any(not each.outcome.undecided for each in found.values())
+                if ended:
                     await self._resolve(same, {key: each.outcome for key, each in found.items()})
-                elif not used and not self.follows(same[0].nonce):
+                if ended or used:
+                    continue
+                now.lowest = same[0].nonce if now.lowest is None else now.lowest
+                if not now.silent and not self.follows(same[0].nonce):
                     followed.enter_context(self.following(same[0].nonce))
                     if await self._still_open(same):
                         sent.append((same, []))
                         states[same[0].hash] = await self._send_again(
-                            same, found, sent[-1][1], urgent=urgent
+                            same, found, sent[-1][1], now, urgent=urgent
                         )
             deadline_s = self._deadline_s()
             for same, running in sent:
@@ -214,6 +230,7 @@ class TransactionTracker:
         same: Sequence[SignedTransaction],
         found: Mapping[Hash32, Transaction],
         running: list[SignedTransaction],
+        now: _Pass,
         *,
         urgent: bool,
     ) -> Transaction:
@@ -223,15 +240,15 @@ class TransactionTracker:
         sent is refused, for example because the account cannot pay its fee, those that it was to
         replace are sent again: they may be out of the pool too, and the chain takes one of them.
         """
-        tried = _to_send(same, found)
+        tried = to_send(same, found)
         entry, others = tried[0], [each for each in same if each not in tried]
         state = found[entry.hash]
-        asked = await self._rpc.fees()
+        asked = now.asked = now.asked or await self._rpc.fees()
         too_low = fees.max_fee_of(entry.raw) < asked.base_fee_wei
-        # What was never accepted for another reason than its fee is not dearer for it.
+        # A higher fee does not help what was never accepted, for another reason than its fee.
         known = any(found[each.hash].outcome is Outcome.PENDING for each in tried)
-        dearer = known or any(each.hash in self._cheap for each in tried)
-        if too_low or (dearer and await self._stuck.is_stuck(entry)):
+        helps = known or any(each.hash in self._cheap for each in tried)
+        if too_low or (helps and entry.nonce == now.lowest and await self._stuck.is_stuck(entry)):
             replacement = await self._replacement(entry, asked, urgent=urgent)
             if replacement is None:
                 return state
@@ -239,12 +256,16 @@ class TransactionTracker:
         elif state.outcome is Outcome.PENDING:
             return state
         refused: list[str] = []
+        clear = True
         for each in tried:
             try:
                 await self._rpc.broadcast(each.raw)
-            except ChainUnreachable:
-                return Transaction(Outcome.UNKNOWN, tried[0].hash)
             except ChainError as error:
+                unclear = isinstance(error, ChainUnreachable)
+                clear = clear and not unclear
+                if unclear and not isinstance(error, EndpointRefused):
+                    now.silent = True
+                    return Transaction(Outcome.UNKNOWN, tried[0].hash)
                 _log.warning("the chain refuses a recorded transaction", reason=error.detail)
                 refused.append(error.detail)
                 note = self._cheap.add if too_cheap(error.detail) else self._cheap.discard
@@ -253,7 +274,7 @@ class TransactionTracker:
                 self._refused.forget(entry.nonce)
                 running += [*tried, *others]
                 return Transaction(Outcome.PENDING, tried[0].hash)
-        lost = all(each.outcome is Outcome.UNKNOWN for each in found.values())
+        lost = clear and all(each.outcome is Outcome.UNKNOWN for each in found.values())
         if self._refused.lasts(same, lost=lost, refusals=refused):
             await self._refused.give_up(entry, asked, urgent=urgent)
         return Transaction(Outcome.UNKNOWN, tried[0].hash, error=refused[0])
@@ -362,23 +383,9 @@ def _by_nonce(entries: Sequence[SignedTransaction]) -> list[list[SignedTransacti
     """
     ordered = sorted(
         entries,
-        key=lambda each: (
-            each.nonce,
-            each.description == FILLER,
-            -fees.max_fee_of(each.raw),
-        ),
+        key=lambda each: (each.nonce, each.description == FILLER, -fees.max_fee_of(each.raw)),
     )
     return [list(same) for _, same in groupby(ordered, key=lambda each: each.nonce)]
-
-
-def _to_send(
-    same: Sequence[SignedTransaction], found: Mapping[Hash32, Transaction]
-) -> list[SignedTransaction]:
-    """Return the empty ones if there are any, unless the chain knows the call after all."""
-    empty = [each for each in same if each.description == FILLER]
-    calls = [each for each in same if each.description != FILLER]
-    known = any(found[each.hash].outcome is Outcome.PENDING for each in calls)
-    return calls if known or not empty else empty
 
 
 def _end_of(entry: SignedTransaction, end: Transaction) -> Transaction:

@@ -345,6 +345,46 @@ async def test_what_a_transaction_lacks_is_no_fault_of_the_endpoint(
             await rpc.call(WHO, b"")
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        "gas required exceeds allowance (16777216)",
+        "out of gas",
+        "transaction gas limit too high (cap: 16777216, tx: 30000000)",
+        "intrinsic gas too high -- tx.gas_limit > env.block.gas_limit",
+        "exceeds block gas limit",
+    ],
+)
+async def test_a_call_that_needs_too_much_gas_is_refused_as_such(
+    told: tuple[Endpoint, Rpc], message: str
+) -> None:
+    """So that a claim is halved: it stopped all claims."""
+    served, rpc = told
+    error = {"error": {"code": -32000, "message": message}}
+    served.told |= {"eth_call": error, "eth_estimateGas": error}
+    with pytest.raises(TransactionFailed, match=message[:9]):
+        await rpc.call(WHO, b"")
+    with pytest.raises(TransactionFailed):  # it does not say that there is none
+        await Chain(rpc, DEPLOYMENT).contents.content(ContentId(1))
+    with pytest.raises(TransactionFailed, match=message[:9]):
+        await rpc.estimate_gas(WHO, b"", WHO)
+
+
+@pytest.mark.parametrize(
+    "message",
+    ["Upfront cost exceeds account balance", "InsufficientFunds, Account balance: 0, cost: 9"],
+)
+async def test_an_account_without_coin_is_told_so_in_any_clients_words(
+    told: tuple[Endpoint, Rpc], message: str
+) -> None:
+    """Besu's and Nethermind's: a refusal of the transaction, not of the endpoint."""
+    served, rpc = told
+    served.told["eth_sendRawTransaction"] = {"error": {"code": -32000, "message": message}}
+    with pytest.raises(ChainError, match="Send the account coins") as caught:
+        await rpc.broadcast(b"\2")
+    assert not isinstance(caught.value, ChainUnreachable)
+
+
 async def test_a_chain_without_a_suggested_tip_has_fees(told: tuple[Endpoint, Rpc]) -> None:
     """Endpoints without eth_maxPriorityFeePerGas are served with a tip of one gwei."""
     served, rpc = told

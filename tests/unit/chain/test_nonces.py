@@ -108,3 +108,13 @@ def test_what_is_left_of_a_gap_is_as_old_as_the_gap() -> None:
     assert nonces.gap(10, {20}, LASTS_S) == NonceGap(20, 10 + MOST_FILLED)
     nonces.filled(10)
     assert nonces.gap(11, {20}, LASTS_S + 1) == NonceGap(20, 11 + MOST_FILLED)
+
+
+def test_refused_counts_start_a_gaps_time_again() -> None:
+    """N5: two low counts half a minute apart, refused between, are no gap that lasted."""
+    nonces = knowing(1_000)
+    low = 1_000 - FAR
+    assert nonces.gap(low, {1_000}, 0.0) is None
+    assert told(nonces, low, 1.0) is None
+    assert nonces.gap(low, {1_000}, LASTS_S) is None
+    assert nonces.gap(low, {1_000}, 2 * LASTS_S) is not None

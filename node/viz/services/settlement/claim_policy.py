@@ -36,6 +36,9 @@ MAX_ROWS: Final = 200
 # A row holds up to 255 lines, and Ethereum nodes refuse transactions above 128 KiB.
 MAX_BATCH_LINES: Final = 2_000
 MAX_BATCH_BYTES: Final = 60_000
+# Some chains take no transaction above 16,777,216 gas (EIP-7825), whatever a block may use. The
+# model is for a claim that is not an adapter's first.
+MAX_BATCH_GAS: Final = 10_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,16 +173,22 @@ def weigh(
 def batches(rows: Sequence[ClaimRecord]) -> Iterator[Sequence[ClaimRecord]]:
     """Yield the rows in order, in batches that fit one transaction; each has at least one row."""
     start = lines = size = 0
+    gas, seen = CLAIM_GAS, set[AdapterId]()
     for at, row in enumerate(rows):
+        adapters = [adapter_id for adapter_id, _ in row.lines]
         row_bytes = ROW_HEAD_BYTES + LINE_BYTES * len(row.lines)
         full = (
             at - start >= MAX_ROWS
             or lines + len(row.lines) > MAX_BATCH_LINES
             or size + row_bytes > MAX_BATCH_BYTES
+            or gas + row_gas(adapters, seen) > MAX_BATCH_GAS
         )
         if at > start and full:
             yield rows[start:at]
             start, lines, size = at, 0, 0
+            gas, seen = CLAIM_GAS, set()
+        gas += row_gas(adapters, seen)
+        seen.update(adapters)
         lines += len(row.lines)
         size += row_bytes
     if start < len(rows):

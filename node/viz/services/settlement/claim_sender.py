@@ -34,6 +34,8 @@ class ClaimSender:
         self._writer = writer
         self._clock = clock
         self._hold_until_s = 0
+        # The last refusal that was told: one that stays is in every pass.
+        self._told = ""
 
     @property
     def held(self) -> bool:
@@ -70,12 +72,16 @@ class ClaimSender:
                 break  # the fee rose meanwhile: the other rows wait for the next pass
             except TransactionFailed as error:
                 refused = error
-                _log.warning("claim refused", rows=len(part), reason=error.detail)
+                if error.detail != self._told:
+                    _log.warning("claim refused", rows=len(part), reason=error.detail)
+                    self._told = error.detail
                 if len(part) > 1 and splits < MAX_SPLITS:
                     splits += 1
                     half = len(part) // 2
                     open_parts.extendleft((part[half:], part[:half]))
-        if refused is not None and not sent:
+        if refused is None:
+            self._told = ""
+        elif not sent:
             raise refused
         return sent
 

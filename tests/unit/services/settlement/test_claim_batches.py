@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
+import structlog
 from tests.fakes.chain import FakeClock
 
 from viz.domain.claim_rows import unpack_rows
@@ -15,9 +17,11 @@ from viz.domain.units import AdapterId, Hash32, parse_address
 from viz.errors import TransactionFailed
 from viz.services.settlement.claim_policy import (
     MAX_BATCH_BYTES,
+    MAX_BATCH_GAS,
     MAX_BATCH_LINES,
     MAX_ROWS,
     batches,
+    claim_gas,
     packed,
 )
 from viz.services.settlement.claim_sender import ClaimSender
@@ -47,6 +51,18 @@ def test_a_batch_fits_one_transaction_and_no_row_is_lost(lines: int) -> None:
         assert len(part) <= MAX_ROWS
         assert sum(len(each.lines) for each in part) <= MAX_BATCH_LINES
         assert len(packed(part)) <= MAX_BATCH_BYTES
+
+
+def test_a_batch_takes_no_more_gas_than_one_transaction_may() -> None:
+    """Rows for many adapters, each of which writes its balance."""
+    rows = [
+        replace(row(number), lines=tuple((AdapterId(10 * number + each), 1) for each in range(10)))
+        for number in range(150)
+    ]
+    parts = list(batches(rows))
+    assert [each for part in parts for each in part] == rows and len(parts) > 1
+    for part in parts:
+        assert claim_gas([[key for key, _ in each.lines] for each in part]) <= MAX_BATCH_GAS
 
 
 class Refusing:
@@ -83,3 +99,13 @@ async def test_halving_ends_and_says_why_when_all_is_refused() -> None:
     with pytest.raises(TransactionFailed):
         await sender(writer).send([row(number) for number in range(200)])
     assert writer.calls < 50
+
+
+async def test_a_refusal_that_stays_is_told_once() -> None:
+    """Each half, and each pass, is refused for the same reason."""
+    claims = sender(Refusing(range(20)))
+    with structlog.testing.capture_logs() as told:
+        for _ in range(3):
+            with pytest.raises(TransactionFailed):
+                await claims.send([row(number) for number in range(20)])
+    assert [each["event"] for each in told] == ["claim refused"]
