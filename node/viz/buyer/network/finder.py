@@ -118,11 +118,12 @@ class NodeFinder:
     async def models(self, *, again: bool = False) -> tuple[MarketModel, ...]:
         """Return the models of all nodes found; search again if the last search is too old.
 
-        ``again`` searches sooner. Raises ChainError, NodeUnreachable if no node was found.
+        ``again`` searches sooner, and so does an earlier search that found nothing. Raises
+        ChainError, NodeUnreachable if no node was found.
         """
         async with self._turn:
             age_s = time.monotonic() - self._looked_s
-            if age_s > (AGAIN_S if again else FRESH_S):
+            if age_s > (AGAIN_S if again or not self._found else FRESH_S):
                 self._found = await self._look()
                 self._looked_s = time.monotonic()
         if not self._found:

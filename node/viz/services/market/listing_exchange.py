@@ -4,7 +4,8 @@ Owns how many of a node's listings are read in one round, and what is not read a
 page that did not change costs one small answer; a refused listing is not verified again within
 ``REFUSED_S``; a node that passes on ``REFUSED_ALLOWED`` refused listings in a round, or answers
 something else, is named in the log and not asked for listings during ``REFUSED_S``. Fewer are
-tolerated: a true listing becomes untrue when its work is sold or withdrawn.
+tolerated: a true listing becomes untrue when its work is sold or withdrawn. A node that cannot be
+reached is asked again after ``UNREACHED_S``: it may only be starting.
 """
 
 from __future__ import annotations
@@ -21,11 +22,13 @@ from viz.domain.ports.clock import Clock
 from viz.domain.ports.peers import PeerHttp, PeerReply
 from viz.domain.units import Address, ContentId, Hash32
 from viz.errors import (
+    AddressNotPublic,
     ChainError,
     InvalidListing,
     InvalidRequest,
     ListingStale,
     ListingUnknown,
+    NodeUnreachable,
     VizError,
 )
 from viz.protocol.listing import LISTINGS_PAGE, LISTINGS_PATH, SignedListing, listings_from_json
@@ -40,6 +43,7 @@ NEW_A_ROUND: Final = 512
 REFUSED_ALLOWED: Final = 8
 REFUSED_S: Final = 3_600
 REFUSED_KEPT: Final = 16_384
+UNREACHED_S: Final = 60
 _log = structlog.get_logger()
 
 
@@ -76,7 +80,8 @@ class ListingExchange:
             except ChainError:
                 raise
             except VizError as error:
-                place.ask_again_s = self._clock.now_s() + REFUSED_S
+                wait_s = UNREACHED_S if _is_away(error) else REFUSED_S
+                place.ask_again_s = self._clock.now_s() + wait_s
                 _log.warning(
                     "a node's listings are left out", node=node, url=url, reason=error.detail
                 )
@@ -150,7 +155,14 @@ class ListingExchange:
         return kept.listing.issued_at >= signed.listing.issued_at
 
 
+def _is_away(error: VizError) -> bool:
+    """Return whether a node was not reached, which is no lie of it."""
+    return isinstance(error, NodeUnreachable) and not isinstance(error, AddressNotPublic)
+
+
 def _read(reply: PeerReply) -> tuple[tuple[SignedListing, ...], ContentId | None]:
+    if reply.status >= 500:  # also what a server before a node says while it starts
+        raise NodeUnreachable(f"the node answered {reply.status} to a request for listings")
     if reply.status != 200:
         raise InvalidRequest(f"the node answered {reply.status} to a request for listings")
     answer = parse_json(reply.body, max_bytes=MAX_PAGE_BYTES, max_values=MAX_PAGE_VALUES)

@@ -81,6 +81,22 @@ async def test_silent_strangers_do_not_make_a_buyer_wait_for_each(
     assert len(reasons) == count and not any("did not answer within" in each for each in reasons)
 
 
+async def test_a_search_that_found_nobody_is_repeated_soon(
+    chain: FakeChain, outbound: Outbound, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A search in a short outage made a running proxy refuse everything for five minutes."""
+    finder = finder_of(chain, outbound)
+    with pytest.raises(NodeUnreachable):
+        await finder.models()
+    seller = Remote(B, info(B, [base_offer(2)]))
+    async with serving(seller):
+        announce(chain, seller)
+        with pytest.raises(NodeUnreachable):
+            await finder.models()
+        monkeypatch.setattr(finder_module, "AGAIN_S", -1.0)
+        assert await finder.models()
+
+
 async def test_a_flooded_directory_hides_no_node_that_the_buyer_paid(
     chain: FakeChain, outbound: Outbound, monkeypatch: pytest.MonkeyPatch
 ) -> None:
