@@ -29,10 +29,12 @@ async def exchange(
     body: object = None,
     *,
     headers: Mapping[str, str] | None = None,
+    other_way: str = "",
 ) -> T:
     """Return what a node's answer says, read by ``read``; bounded in size and time.
 
-    ``body`` is sent as JSON, or unchanged if it is an open binary file.
+    ``body`` is sent as JSON, or unchanged if it is an open binary file. ``other_way`` is the option
+    that does without a node, if the command has one.
 
     Raises the class that the node's problem names, with its text and the contract's reason
     (``contractError`` and its ``args``); NodeUnreachable if no node answers, or a server in front
@@ -53,9 +55,10 @@ async def exchange(
             )
         return read_as(read, answer)
     except (aiohttp.ClientError, TimeoutError) as error:
+        instead = f", or use {other_way}" if other_way else ""
         raise NodeUnreachable(
-            f"no node answers at {node_url} ({str(error) or 'time ran out'}): check its URL, or "
-            f"use --direct{_may_have(method)}"
+            f"no node answers at {node_url} ({str(error) or 'time ran out'}): check its URL"
+            f"{instead}{_may_have(method)}"
         ) from error
     except VizError as error:
         if not error.answered:

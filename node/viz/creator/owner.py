@@ -113,7 +113,9 @@ async def relay(desk: OwnerDesk, proposed: ProposedAction, key: bytes, node_url:
     action = proposed.action
     signature = await _sign(desk, proposed, key)
     path, message = signed_action(action, signature)
-    answer = await exchange(ActionAnswer.from_json, "POST", node_url, path, message.to_json())
+    answer = await exchange(
+        ActionAnswer.from_json, "POST", node_url, path, message.to_json(), other_way="--direct"
+    )
     if desk.chain is None:
         return ActionDone(action.content_id, answer.transaction, on_chain=False)
     chain = desk.chain

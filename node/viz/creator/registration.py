@@ -99,7 +99,12 @@ async def hand_in(
     made = replace(made, signed=once)
     await asyncio.to_thread(save_record, path, made)
     answer = await exchange(
-        RegistrationAnswer.from_json, "POST", node_url, CONTENTS_PATH, signed.to_json()
+        RegistrationAnswer.from_json,
+        "POST",
+        node_url,
+        CONTENTS_PATH,
+        signed.to_json(),
+        other_way="--direct",
     )
     done = replace(made, content_id=answer.content_id, transaction=answer.transaction)
     await asyncio.to_thread(save_record, path, done)

@@ -1,7 +1,8 @@
 """Seal a registered work, hand it over to custodians, and publish its listing.
 
 Owns the files beside the work: ``<work>.age`` is the sealed work, ``<work>.age.key`` its key (an
-age identity, mode 0600), ``<work>.listing.json`` the latest signed listing. The caller provides the
+age identity, mode 0600), ``<work>.listing.json`` the latest
+listing that a node accepted. The caller provides the
 owner's key and asks the person. Chain and registry come from the trusted deployment, the
 custodian's age key from the custodian that the person named.
 
@@ -293,11 +294,14 @@ def sign_listing(document: dict[str, Any], deployment: Deployment, key: bytes) -
 
 
 async def publish_listing(work: Path, signed: SignedListing, urls: Sequence[str]) -> None:
-    """Store a signed listing beside the work, and send it to nodes; raise the first refusal."""
+    """Send a signed listing to nodes, and store it beside the work once one accepts it.
+
+    Raises the first refusal.
+    """
     text = json.dumps(signed.to_json(), indent=2) + "\n"
-    await asyncio.to_thread(_write_private, _listing_path(work), text)
     for url in urls:
         await exchange(ListingAnswer.from_json, "POST", url, LISTINGS_PATH, signed.to_json())
+        await asyncio.to_thread(_write_private, _listing_path(work), text)
 
 
 def listed_custodians(work: Path) -> tuple[CustodianAddress, ...]:

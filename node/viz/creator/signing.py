@@ -91,4 +91,6 @@ async def chain_values(
 async def registration_context(creator: Address, node_url: str) -> RegistrationContext:
     """Ask a node for the chain's values that a creator's signature needs."""
     path = REGISTRATION_CONTEXT_PATH.format(creator=creator)
-    return await exchange(RegistrationContext.from_json, "GET", node_url, path)
+    return await exchange(
+        RegistrationContext.from_json, "GET", node_url, path, other_way="--direct"
+    )

@@ -209,6 +209,19 @@ async def test_a_buyer_gets_the_file_that_the_audit_of_receipts_needs(
     assert len(whole) == 3 and "3 receipts" in found.stdout, found.output
     assert found.exit_code == 0, "more was claimed than billed, and the ledger knows of no receipt"
     assert "of it paid ahead" in found.stdout
+    odd = tmp_path / "odd.json"
+    said = {**whole[0], "paid": 1, "receipt": {**whole[0]["receipt"], "tip": "1"}}
+    odd.write_text(json.dumps({"receipts": [said, *whole[1:]], "note": "x"}))
+    found = await market.desk.viz(*audit[:2], odd, *audit[3:], key=False, yes=False)
+    assert found.exit_code == 13, "no signature covers a member that no receipt has"
+    assert all(f"has a member '{name}'" in found.stdout for name in ("note", "paid", "tip"))
+    odd.write_text(json.dumps({"receipts": []}))
+    another = development_account(PAYER).address
+    found = await market.desk.viz(
+        "audit", "receipts", odd, "--node", another, "--rpc", market.net.anvil.url,
+        "--periods", market.node.url, key=False, yes=False,
+    )  # fmt: skip
+    assert found.exit_code == 4 and f"is the URL of node {market.node.address}" in found.stderr
     other = ("audit", "receipts", file, "--node", development_account(PAYER).address,
              "--rpc", market.net.anvil.url)  # fmt: skip
     found = await market.desk.viz(*other, key=False, yes=False)

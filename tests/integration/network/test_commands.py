@@ -247,6 +247,18 @@ async def test_a_custodian_that_a_listing_names_no_more_is_told(
     assert moved.exit_code == 0, moved.output
     told = " ".join(moved.stdout.split())
     assert f"end-custody 1 --custodian {custodian.url}" in told
+    async with real_node(net, tmp_path / "full", OTHER, custody=CustodyPolicy(0, 0)) as full:
+        failed = await creator.viz(
+            "content", "publish", place, "--custodian", trainer.url, "--custodian", full.url
+        )
+    assert failed.exit_code != 0 and f"held by {trainer.address}" in failed.stderr, failed.output
+    again = await creator.json("content", "publish", place, "--custodian", trainer.url)
+    assert [each["url"] for each in again["unlisted"]] == [custodian.url], "not who refused it"
+    nobody = await creator.viz("content", "publish", place, "--custodian", "http://127.0.0.1:9")
+    assert nobody.exit_code == 12 and "--direct" not in nobody.stderr, "publish has no --direct"
+    ended = await creator.viz("content", "end-custody", 1, "--node", trainer.url)
+    assert custodian.url in ended.stdout and trainer.url in ended.stdout
+    assert ended.stdout.count("signed by") == 2, "both destroyed it, and both said so"
 
 
 async def test_a_refused_publication_changes_nothing(

@@ -36,6 +36,7 @@ EXITS: Final = {"reproduced": 0, "different": AUDIT_DIFFERENT, "inconclusive": A
 _SEVERITY: Final = ("reproduced", "inconclusive", "different")
 MAX_FILE_BYTES: Final = 64 * 1024 * 1024
 MAX_FILE_RECEIPTS: Final = 100_000
+_RECEIPT_MEMBERS: Final = {"receipt", "lines", "requestSalt", "responseSalt", "signature"}
 _WORDS: Final = {
     "reproduced": "reproduced: everything agrees",
     "different": "different: something does not agree",
@@ -148,9 +149,12 @@ def receipts(
     """
     trusted = trusted_deployment(deployment, folder)
     rpc = required_rpc(rpc, trusted, "an audit of receipts")
-    given = [each for path in files for each in _read_receipts(path)]
+    unknown: list[str] = []
+    given = [each for path in files for each in _read_receipts(path, unknown)]
     own = _own_heads(given, folder, trusted)
     found = run(_receipts(given, own, node, rpc, trusted, periods))
+    if unknown:
+        found |= {"verdict": "different", "findings": [*found["findings"], *unknown]}
     if not as_json:
         rows = [
             (
@@ -177,10 +181,12 @@ def _ahead(channel: dict[str, Any], trusted: Deployment) -> str:
     return f", {amount(rest_units, trusted)} of it not billed by these receipts"
 
 
-def _read_receipts(path: Path) -> Sequence[PublicReceipt]:
+def _read_receipts(path: Path, unknown: list[str]) -> Sequence[PublicReceipt]:
+    """Return a file's receipts; add to ``unknown`` each kind of member that no signature covers."""
     from viz.domain.receipt_audit import PublicReceipt
     from viz.domain.strict_json import load_json
     from viz.protocol.payment import receipts_from_json
+    from viz.protocol.wire_model import struct_to_json
 
     raw = read_given(path, MAX_FILE_BYTES)
     with about(path, "Give what `viz channel receipts FILE` wrote"):
@@ -189,6 +195,13 @@ def _read_receipts(path: Path) -> Sequence[PublicReceipt]:
         except ValueError as error:
             raise InvalidRequest(f"it is not JSON: {error}") from error
         read = receipts_from_json(value, MAX_FILE_RECEIPTS)
+    names = set(value) - {"receipts"}
+    for item, each in zip(value["receipts"], read, strict=True):
+        names |= set(item) - _RECEIPT_MEMBERS
+        names |= set(item["receipt"]) - set(struct_to_json(each.receipt))
+    unknown += [
+        f"{path} has a member {name[:60]!r}, which no receipt has" for name in sorted(names)
+    ]
     return [PublicReceipt(each.receipt, each.lines, each.signature) for each in read]
 
 
@@ -241,9 +254,19 @@ async def _receipts(
     if not periods:
         return chains.to_json()
     from viz.cli.audit.periods import read_periods
+    from viz.cli.http import get_as
     from viz.domain.receipt_periods import audit_periods
+    from viz.protocol.messages import NodeInfo
+    from viz.protocol.payment import NODE_PATH
 
     earnings = [event for event in events if event.name == "Earned"]
+    info = await get_as(NodeInfo.from_json, periods, NODE_PATH)
+    if info.node != address:
+        raise InvalidRequest(
+            f"--periods {periods} is the URL of node {info.node}, and --node is {address}: name "
+            "the URL of that node",
+            param="periods",
+        )
     read = await read_periods(periods)
     published = audit_periods(read, given, earnings, node=address, domain=domain)
     told = chains.to_json()

@@ -139,6 +139,7 @@ def register(
     urls = custodian or ([] if offline or direct else [node])
     tell = functools.partial(listing_words, terms, credit=credit, language=language, sample=sample)
     way = _Registering(terms, license_file, account, trusted, yes=yes, quiet=as_json)
+    way.folder = folder
     done, sealed = run(_registered(way, rpc if direct else "", checked(node), rpc, urls, tell))
     found = {k: v for k, v in done.to_json().items() if k != "salt"}
     if show(found | {"sealed": sealed}, as_json=as_json):
@@ -175,7 +176,7 @@ async def _registered(
     done = await (way.directly(direct_rpc) if direct_rpc else way.relayed(node, rpc))
     if said is None:
         return done, None
-    sealing = Sealing(way.account, way.trusted, way.custodians)
+    sealing = Sealing(way.account, way.trusted, way.custodians, way.folder)
     try:
         return done, await sealing.publish(way.path, done, said)
     except VizError as error:
@@ -197,6 +198,7 @@ class _Registering:
     ) -> None:
         self._terms, self.account, self.trusted = terms, account, trusted
         self.custodians: list[CustodianNode] = []
+        self.folder: Path | None = None
         # Listed works that share passages, and why none were compared; told before the signature.
         self.copies: tuple[list[tuple[str, object]], str] = [], ""
         self._license = license_file
@@ -291,7 +293,7 @@ class _Registering:
             ("chain", str(self.trusted.chain_id)),
             ("registry", self.trusted.content_registry),
             *how,
-            *Sealing(self.account, self.trusted, self.custodians).rows(),
+            *Sealing(self.account, self.trusted, self.custodians, self.folder).rows(),
         ]
         copies, not_compared = self.copies
         if copies:

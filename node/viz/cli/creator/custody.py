@@ -15,6 +15,7 @@ from viz.cli.console import (
     WorkId,
     Yes,
     agreed,
+    data_dir,
     err,
     guarded,
     lines,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
     from eth_account.signers.local import LocalAccount
 
+    from viz.creator.known_custodians import KnownCustodians
     from viz.domain.ports.chain import Deployment
     from viz.protocol.destruction import DestructionCertificate
 
@@ -90,7 +92,8 @@ def end_custody(
         list[str] | None,
         typer.Option(
             "--custodian",
-            help="URL of a custodian to ask; repeat it. Default: all that the listing names.",
+            help="URL of a custodian to ask; repeat it. Default: all that the listing names, and "
+            "all that got the key from this data folder.",
             show_default=False,
         ),
     ] = None,
@@ -104,16 +107,19 @@ def end_custody(
     """Have custodians destroy the key and the sealed bytes of a work of yours.
 
     Each answers with a signed certificate. What trainers opened under their grants stays with them:
-    `viz content keys` shows who got the key. Without --custodian the work's listing at --node says
-    who is asked. Then list the work again with `viz content publish`, or it names nodes that no
-    longer hold it.
+    `viz content keys` shows who got the key. Without --custodian the work's listing at --node and
+    the data folder say who is asked. Then list the work again with `viz content publish`, or it
+    names nodes that no longer hold it.
     """
     from viz.chain.keys import load_key_file
+    from viz.creator.known_custodians import KnownCustodians
+    from viz.domain.units import ContentId
 
     trusted = trusted_deployment(deployment, folder)
     account = load_key_file(key, password(password_file))
+    known = KnownCustodians(data_dir(folder), trusted, ContentId(content_id))
     done, errors = run(
-        _end(content_id, account, trusted, custodian or [], node, yes=yes, quiet=as_json)
+        _end(known, content_id, account, trusted, custodian or [], node, yes=yes, quiet=as_json)
     )
     if not show([each.to_json() for each in done], as_json=as_json):
         for each in done:
@@ -125,6 +131,7 @@ def end_custody(
 
 
 async def _end(
+    known: KnownCustodians,
     content_id: int,
     account: LocalAccount,
     trusted: Deployment,
@@ -142,8 +149,14 @@ async def _end(
 
     if not urls:
         path = LISTING_PATH.format(content_id=content_id)
-        signed = await get_as(SignedListing.from_json, node, path)
-        urls = [each.url for each in signed.listing.custodians]
+        holders = {each.node: each.url for each in known.all()}
+        try:
+            signed = await get_as(SignedListing.from_json, node, path)
+            holders |= {each.node: each.url for each in signed.listing.custodians}
+        except ListingUnknown:
+            if not holders:
+                raise
+        urls = list(holders.values())
     lines(
         f"These custodians will destroy the key and the sealed bytes of work {content_id}:",
         [("custodian", url) for url in urls],
@@ -158,6 +171,7 @@ async def _end(
         try:
             custodian = await custodian_at(url, trusted)
             done.append(await end(ContentId(content_id), custodian, trusted, bytes(account.key)))
+            known.drop(custodian.node)
         except VizError as error:
             errors.append((url, error))
     return done, errors

@@ -18,6 +18,7 @@ from viz.cli.console import (
     WorkPath,
     Yes,
     agreed,
+    data_dir,
     err,
     guarded,
     lines,
@@ -36,7 +37,7 @@ from viz.cli.own_chain import (
 )
 from viz.client.node_address import checked
 from viz.domain.display import counted
-from viz.errors import InvalidRequest, InvalidWork, LicenseError, VizError
+from viz.errors import CustodyFull, InvalidRequest, InvalidWork, LicenseError, VizError
 from viz.given_file import read_given
 
 if TYPE_CHECKING:
@@ -77,9 +78,14 @@ class Sealing:
     """Seal one work for its owner, hand it over and list it."""
 
     def __init__(
-        self, account: LocalAccount, trusted: Deployment, custodians: Sequence[CustodianNode]
+        self,
+        account: LocalAccount,
+        trusted: Deployment,
+        custodians: Sequence[CustodianNode],
+        folder: Path | None,
     ) -> None:
-        self._key = bytes(account.key)
+        """``folder`` is the data folder, which keeps the custodians of each work."""
+        self._key, self._folder = bytes(account.key), data_dir(folder)
         self._trusted, self._custodians = trusted, custodians
 
     def rows(self) -> list[tuple[str, str]]:
@@ -113,16 +119,29 @@ class Sealing:
     ) -> dict[str, Any]:
         """Seal, hand over and list the work; return what was done, as JSON values.
 
-        ``unlisted`` are the custodians of the earlier listing that the new one no longer names.
+        ``unlisted`` are the custodians that may hold the work, and that the listing does not name.
+        An error says which custodians hold the work already.
         """
         from viz.clock import SystemClock
         from viz.creator import sealed
+        from viz.creator.known_custodians import KnownCustodians
         from viz.creator.likeness import content_code_of
+        from viz.protocol.listing import CustodianAddress
 
-        made = await asyncio.to_thread(sealed.seal_work, work, record)
         assert record.content_id is not None
-        for custodian in self._custodians:
-            await self._hand_over(made, record.content_id, custodian)
+        known = KnownCustodians(self._folder, self._trusted, record.content_id)
+        known.add((*sealed.listed_custodians(work), *known.all()))
+        before = known.all()
+        made = await asyncio.to_thread(sealed.seal_work, work, record)
+        for number, custodian in enumerate(self._custodians):
+            known.add([CustodianAddress(custodian.node, custodian.url)])
+            try:
+                await self._hand_over(made, record.content_id, custodian)
+            except VizError as error:
+                refused = isinstance(error, CustodyFull | LicenseError)
+                if refused and custodian.node not in [each.node for each in before]:
+                    known.drop(custodian.node)
+                raise _holding(error, self._custodians[:number]) from error
         document = sealed.listing_of(
             record,
             made,
@@ -133,10 +152,12 @@ class Sealing:
             now_s=SystemClock().now_s(),
             iscc=await asyncio.to_thread(content_code_of, work, record.kind),
         )
-        before = await asyncio.to_thread(sealed.listed_custodians, work)
         named = {each.node for each in self._custodians}
         signed = sealed.sign_listing(document, self._trusted, self._key)
-        await sealed.publish_listing(work, signed, [each.url for each in self._custodians])
+        try:
+            await sealed.publish_listing(work, signed, [each.url for each in self._custodians])
+        except VizError as error:
+            raise _holding(error, self._custodians) from error
         return {
             "contentId": int(record.content_id),
             "cid": made.cid,
@@ -147,6 +168,16 @@ class Sealing:
                 {"node": each.node, "url": each.url} for each in before if each.node not in named
             ],
         }
+
+
+def _holding(error: VizError, custodians: Sequence[CustodianNode]) -> VizError:
+    """Return the error, with the custodians that accepted the work before it."""
+    if not custodians:
+        return error
+    told = ", ".join(f"{each.node} at {each.url}" for each in custodians)
+    return type(error)(
+        f"{error.detail}. Key and sealed work are held by {told}", **error.extensions
+    )
 
 
 async def custodians_at(urls: Sequence[str], trusted: Deployment) -> list[CustodianNode]:
@@ -254,7 +285,8 @@ def publish(
         terms, record.creator, record.license, credit=credit, language=language, sample=sample
     )
     urls = custodian or [node]
-    made = run(_publish(path, record, words, account, trusted, urls, rpc, yes=yes, quiet=as_json))
+    sealing_of = (account, trusted, folder)
+    made = run(_publish(path, record, words, sealing_of, urls, rpc, yes=yes, quiet=as_json))
     if not show(made, as_json=as_json):
         say_sealed(made)
 
@@ -263,8 +295,7 @@ async def _publish(
     path: Path,
     record: Registration,
     words: ListingWords,
-    account: LocalAccount,
-    trusted: Deployment,
+    sealing_of: tuple[LocalAccount, Deployment, Path | None],
     urls: Sequence[str],
     rpc: str,
     *,
@@ -274,7 +305,8 @@ async def _publish(
     from viz.creator.works import ChainWorks, NodeWorks, require_registered
     from viz.domain.units import parse_address
 
-    sealing = Sealing(account, trusted, await custodians_at(urls, trusted))
+    account, trusted, folder = sealing_of
+    sealing = Sealing(account, trusted, await custodians_at(urls, trusted), folder)
     async with chain_if_given(rpc, trusted) as chain:
         works = NodeWorks(checked(urls[0])) if chain is None else ChainWorks(chain)
         await require_registered(record, parse_address(account.address), works)
@@ -294,6 +326,6 @@ async def _publish(
 def not_sealed(work: Path, error: VizError) -> str:
     """Say what to do if the work is registered but could not be sealed or listed."""
     return (
-        f"the work is registered, but no custodian has it yet ({error.detail}): do not "
+        f"the work is registered, but it is not listed yet ({error.detail}): do not "
         f"register it again; continue with `viz content publish {work}`"
     )

@@ -1,0 +1,58 @@
+"""Keep which custodians may hold a work's key, so that its owner can end the custody of each.
+
+Owns a file for each chain, registry and work in ``custodians/`` of the data folder. Invariant: a
+custodian is in it before the key is sent there, and until its certificate of the end has come.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from viz.domain.ports.chain import Deployment
+from viz.domain.strict_json import load_json
+from viz.domain.units import Address, ContentId
+from viz.errors import InvalidRequest
+from viz.private import make_private_folder, write_private
+from viz.protocol.listing import CustodianAddress
+from viz.protocol.wire import Reader
+
+FOLDER: Final = "custodians"
+_MOST: Final = 10_000
+
+
+class KnownCustodians:
+    """The custodians of one work that the data folder knows. Its methods block."""
+
+    def __init__(self, folder: Path, deployment: Deployment, content_id: ContentId) -> None:
+        where = f"{deployment.chain_id}-{deployment.content_registry}-{content_id}.json"
+        self._path = folder / FOLDER / where
+
+    def all(self) -> tuple[CustodianAddress, ...]:
+        """Return them, each node once; raise InvalidRequest if the file is damaged."""
+        try:
+            reader = Reader(load_json(self._path.read_bytes()), "the known custodians")
+            found = reader.array("custodians", _MOST)
+            return tuple(CustodianAddress.from_json(each) for each in found)
+        except FileNotFoundError:
+            return ()
+        except (OSError, ValueError, InvalidRequest) as error:
+            raise InvalidRequest(
+                f"{self._path} cannot be read, and tells which custodians may hold the work: copy "
+                f"their URLs out of it, then move it away ({error})"
+            ) from error
+
+    def add(self, custodians: Iterable[CustodianAddress]) -> None:
+        """Add custodians, before they get the key; a node's latest URL counts."""
+        self._write({each.node: each for each in (*self.all(), *custodians)}.values())
+
+    def drop(self, node: Address) -> None:
+        """Remove a custodian that holds nothing of the work."""
+        self._write(each for each in self.all() if each.node != node)
+
+    def _write(self, custodians: Iterable[CustodianAddress]) -> None:
+        written = {"custodians": [each.to_json() for each in custodians]}
+        make_private_folder(self._path.parent)
+        write_private(self._path, json.dumps(written, indent=2).encode() + b"\n")
