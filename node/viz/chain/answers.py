@@ -134,7 +134,7 @@ def next_time(found: Any) -> int | None:
     return None if found is None else _quantity(_member(_object(found), "timestamp"), TIME_BITS)
 
 
-def prices(found: Any) -> tuple[int, int | None]:
+def base_fee_and_gas_limit(found: Any) -> tuple[int, int | None]:
     """Read a block's base fee in wei, 0 if the chain has none, and the most gas that it may use.
 
     The latter is None if it is not told, or below what any transaction uses.

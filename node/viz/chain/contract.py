@@ -31,7 +31,7 @@ class Contract:
         return abi.decode_result(self.name, function, args, answer)
 
     async def _view_or_none(self, function: str, *args: Any, block: BlockTag = "latest") -> Any:
-        """Call a view; return None if it reverts, which means that the item does not exist."""
+        """Call a view; return None if it reverts: the item does not exist. Raises TooMuchGas."""
         try:
             return await self._view(function, *args, block=block)
         except TooMuchGas:

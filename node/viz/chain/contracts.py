@@ -285,7 +285,7 @@ class Chain:
         return await self.contents.withdrawals.works()
 
     async def trainers_of(self, content_id: ContentId) -> tuple[Address, ...]:
-        """Return who acquired a grant to a work, from logs that lack none that a view shows."""
+        """Return who acquired a grant; ChainError if the logs lack one that a view shows."""
         logs = GrantLogs(self.rpc, self.deployment, self.contents, self.adapters)
         return await logs.trainers_of(content_id)
 

@@ -1,4 +1,4 @@
-"""Read a work's grants from the logs, if these lack none that the chain shows otherwise.
+"""Read a work's grants from the logs; ChainError if they lack one that the chain shows.
 
 Owns the comparison of what an endpoint serves with the contracts' views: the work's registration,
 the count of adapters, the newest grant of each trainer, and the fees that the registry paid.

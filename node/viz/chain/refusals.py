@@ -107,7 +107,7 @@ def too_cheap(refusal: str) -> bool:
 
 
 def for_good(refusal: str) -> bool:
-    """Return whether a refused transaction stays refused at any fee, and when it has its turn."""
+    """Return whether a transaction stays refused at any fee, even once its nonce is the next."""
     return not too_cheap(refusal) and "nonce" not in _said(refusal)
 
 

@@ -148,7 +148,7 @@ class Rpc:
         That is twice the base fee plus the tip: the base fee rises by an eighth a block at most.
         """
         base, block_gas = await self._endpoint.ask(
-            "eth_getBlockByNumber", ("latest", False), answers.prices
+            "eth_getBlockByNumber", ("latest", False), answers.base_fee_and_gas_limit
         )
         try:
             tip = await self._endpoint.ask("eth_maxPriorityFeePerGas", (), answers.wei)

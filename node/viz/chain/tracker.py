@@ -4,8 +4,8 @@ Owns the wait for the receipt, the look-up after a restart, and the replacement 
 that no block includes. ``viz.chain.sender`` decides what is sent, with which nonce. Invariants:
 
 - A transaction with an unknown outcome is looked up by its hash. Only three things are broadcast
-  again: the same bytes, the same call with the same nonce at a higher fee, or nothing with that
-  nonce. No chain executes two of them.
+  again: the same bytes, the same call with the same nonce at a higher fee, or an empty transaction
+  with that nonce. No chain executes two of them.
 - A call that the chain refuses for good is FAILED once an empty transaction with its nonce is mined
   (``viz.chain.fillers``): else all later ones would wait for ever.
 - The wait ends with the receipt of any transaction with the nonce, and reports that one.

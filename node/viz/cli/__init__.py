@@ -99,8 +99,8 @@ def _command() -> None:
 def _require_printed(outputs: Sequence[_Noting], ended: BaseException | None = None) -> None:
     """Return if all that was printed is written; else end the process, unless ``ended`` says more.
 
-    A reader that went away, such as ``head``, is no fault: the command ends silently. A wrong use
-    that could not be told ends with its own code.
+    A reader that went away, such as ``head``, is no fault: the command ends silently. A usage
+    error whose message could not be printed ends with its own code.
     """
     lost: OSError | None = None
     for output in outputs:
@@ -129,7 +129,7 @@ def _require_printed(outputs: Sequence[_Noting], ended: BaseException | None = N
 
 
 def _untold(ended: BaseException | None) -> int:
-    """Return the exit code of the wrong use during whose telling the output failed; 0 for none."""
+    """Return the exit code of the usage error whose message could not be printed; 0 for none."""
     while ended is not None:
         if isinstance(code := getattr(ended, "exit_code", 0), int) and code:
             return code

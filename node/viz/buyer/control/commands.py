@@ -44,7 +44,7 @@ class ChannelControl:
 
         ``mismatch`` says why the channel cannot be used, if the ledgers and the chain disagree. A
         buyer that reads its own chain also gets ``onChain``, the channel in the newest block, and
-        does not depend on the node: ``notAnswered`` says what the node failed to answer.
+        does not depend on the node: ``notAnswered`` says why the node did not answer.
         """
         client, fault, mismatch = self._client, "", ""
         try:

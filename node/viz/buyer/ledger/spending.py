@@ -198,7 +198,7 @@ def channel_on_disk(directory: Path, blank: BuyerChannel) -> BuyerChannel:
 
 
 def fault_on_disk(directory: Path) -> str:
-    """Return why the node is not trusted any more, from a channel's files; empty if it is.
+    """Return why the node is not trusted any more, from a channel's files; empty if it is trusted.
 
     Raises BooksMismatch.
     """

@@ -78,7 +78,8 @@ class NetworkBuyer:
     async def model(self, wanted: str) -> MarketModel:
         """Return the model with this id, or with this name.
 
-        Raises UnknownModel, AdapterEnded or AdapterSuspended if a node that sold it says so.
+        Raises UnknownModel, AdapterEnded or AdapterSuspended if a node says so, ChainError,
+        NodeUnreachable.
         """
         for again in (False, True):
             models = await self._finder.models(again=again)

@@ -118,7 +118,7 @@ class NodeFinder:
     async def models(self, *, again: bool = False) -> tuple[MarketModel, ...]:
         """Return the models of all nodes found; search again if the last search is too old.
 
-        ``again`` searches sooner, and so does an earlier search that found nothing. Raises
+        With ``again``, or after a search that found nothing, it is too old sooner. Raises
         ChainError, NodeUnreachable if no node was found.
         """
         async with self._turn:
@@ -131,11 +131,12 @@ class NodeFinder:
         return self._found
 
     async def why_not_sold(self, wanted: Sequence[str]) -> VizError | None:
-        """Return why a model that no node sells was sold before: AdapterEnded, AdapterSuspended.
+        """Return why a model is no longer sold: AdapterEnded, AdapterSuspended, or None.
 
         ``wanted`` are its id and title, as far as they are known. The nodes that the buyer named
         are asked first, then those it met, then others; the first of them that says why is named,
-        unless this buyer's own chain has another state of that adapter.
+        unless this buyer's own chain has another state of that adapter. None if no node says why.
+        Raises ChainError.
         """
         urls = dict.fromkeys([*self._known, *self._met.values(), *self._answering])
         asked = [(url, name) for url in list(urls)[:WHY_ASKED] for name in wanted if url]

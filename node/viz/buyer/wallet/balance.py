@@ -1,4 +1,4 @@
-"""Hold a deposit against the wallet's balance before it is signed.
+"""Compare a deposit with the wallet's balance before it is signed.
 
 A deposit that the wallet cannot pay is refused by the chain, but its signature stays good for about
 an hour: it is paid if the balance arrives in that time, so another deposit must wait for its end.

@@ -79,7 +79,7 @@ def require_depositable(channel: BuyerChannel, payer: Address) -> None:
 
 
 def _end(deposit: Deposit) -> str:
-    """Return from when on the deposit can no longer arrive, whoever's clock is right."""
+    """Return from when on the deposit can no longer arrive, even if the clocks differ."""
     return moment(deposit.valid_before_s + CLOCKS_DIFFER_S)
 
 

@@ -216,10 +216,10 @@ class ChainReader(Protocol):
         ...
 
     async def trainers_of(self, content_id: ContentId) -> tuple[Address, ...]:
-        """Return everybody who ever acquired a grant to a work, from the logs.
+        """Return the accounts that acquired a grant to a work, from the logs.
 
-        It is at least these: no view counts grants, so one is missed whose event and payment an
-        endpoint hides. Raises ChainError if the endpoint lacks what the contracts' views show.
+        One may be missing if an endpoint hides its event and its payment, for no view counts
+        grants. Raises ChainError if the endpoint lacks what the contracts' views show.
         """
         ...
 

@@ -61,14 +61,14 @@ def document_from_preset(
 ) -> LicenseDocument:
     """Return the preset's document with these facts; raise InvalidLicense for a wrong one."""
     preset = PRESETS[name]
-    nobodys = work["acquired"] == "public-domain"
-    free = preset.free or nobodys
+    unowned = work["acquired"] == "public-domain"
+    free = preset.free or unowned
     default_fee, default_bps = ("0", 0) if free else (DEFAULT_FEE, DEFAULT_ROYALTY_BPS)
     owns = licensor["capacity"] != "agent" and not work["third_party"]
     owns = owns and work["acquired"] != "licensed"
     # Nobody has an authority over a work that nobody owns, and nothing of it can be reserved.
-    excerpts = preset.excerpts or nobodys
-    warranted = [] if nobodys else ["ownership"] if owns else ["authority"]
+    excerpts = preset.excerpts or unowned
+    warranted = [] if unowned else ["ownership"] if owns else ["authority"]
     return license_from_values(
         {
             "format": FORMAT,
@@ -82,7 +82,7 @@ def document_from_preset(
                 "serve": True,
                 "evaluate": True,
                 "compose": True,
-                "export": nobodys,
+                "export": unowned,
                 "excerpts": {
                     "permitted": excerpts,
                     "max_tokens": EXCERPT_TOKENS if excerpts else NO_EXCERPT_TOKENS,
@@ -90,7 +90,7 @@ def document_from_preset(
             },
             "limits": {
                 "bases": [],
-                "field": "any" if nobodys else preset.field,
+                "field": "any" if unowned else preset.field,
                 "territory": [],
                 "grant_s": preset.grant_s,
                 "approval_required": preset.approval,

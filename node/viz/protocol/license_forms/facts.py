@@ -99,13 +99,13 @@ def _of_public_domain(
         if withdrawn_at
         else "its registration on the chain, and a copy where a node holds one, free of charge"
     )
-    free = (
+    freedom = (
         ("permission", "none is needed, from anybody, for any use"),
         ("fee and royalty", "none"),
         ("the registrant offers", offers),
     )
     return [
-        SummarySection("In the public domain", free),
+        SummarySection("In the public domain", freedom),
         _parties(document),
         SummarySection(
             "What the contracts on the chain hold", tuple(_registered(document, withdrawn_at))
@@ -187,8 +187,8 @@ def _end(document: LicenseDocument) -> SummarySection:
         ("a withdrawal", f"{_EFFECTS[said.effect]} (class {said.revocation_class})"),
         ("notice period", notice),
     )
-    free = document.in_public_domain
-    return SummarySection("How the registration ends" if free else "How it ends", rows)
+    unowned = document.in_public_domain
+    return SummarySection("How the registration ends" if unowned else "How it ends", rows)
 
 
 def _words(document: LicenseDocument) -> SummarySection:
@@ -203,8 +203,8 @@ def _words(document: LicenseDocument) -> SummarySection:
     if law.courts:
         rows.append(("courts", visible(law.courts)))
     if document.text:
-        free = document.in_public_domain
-        label = "further words of the registrant" if free else "further conditions"
+        unowned = document.in_public_domain
+        label = "further words of the registrant" if unowned else "further conditions"
         rows.append((label, visible(document.text, keep="\n\t")))
     return SummarySection("Warranties and law", tuple(rows))
 

@@ -34,7 +34,7 @@ ACTIONS: Final = (
 
 
 def odrl(document: LicenseDocument, where: LicensePlace) -> dict[str, Any]:
-    """Return the offer; that of a withdrawn work has only prohibitions."""
+    """Return the policy; that of a withdrawn work has only prohibitions, if it is owned."""
     target = work_name(document)
     if document.in_public_domain:
         return {

@@ -22,7 +22,7 @@ def rate_card(document: LicenseDocument, where: LicensePlace) -> dict[str, Any]:
     ``permissionNeeded`` is false for a work in the public domain. A grant of it is free, and is
     needed only by an adapter that names this registration.
     """
-    terms, chain, free = terms_of(document), document.chain, document.in_public_domain
+    terms, chain, unowned = terms_of(document), document.chain, document.in_public_domain
     return {
         "title": visible(document.work.title),
         "contentId": where.content_id,
@@ -30,9 +30,9 @@ def rate_card(document: LicenseDocument, where: LicensePlace) -> dict[str, Any]:
         "license": where.form("license.json"),
         "open": not where.withdrawn_at,
         "withdrawnAt": where.withdrawn_at,
-        "permissionNeeded": not free,
+        "permissionNeeded": not unowned,
         "grant": {
-            "for": _NAMED if free else _USED,
+            "for": _NAMED if unowned else _USED,
             "fee": document.money.training_fee,
             "feeUnits": str(terms.training_fee_units),
             "seconds": terms.grant_duration_s,
@@ -40,7 +40,7 @@ def rate_card(document: LicenseDocument, where: LicensePlace) -> dict[str, Any]:
         },
         "royalty": {
             "minimumBps": terms.min_royalty_bps,
-            "of": _NOTHING if free else _REVENUE,
+            "of": _NOTHING if unowned else _REVENUE,
             "perMillionUnits": str(terms.min_royalty_bps * 1_000_000 // BPS),
         },
         "token": {

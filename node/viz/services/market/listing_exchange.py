@@ -156,7 +156,7 @@ class ListingExchange:
 
 
 def _is_away(error: VizError) -> bool:
-    """Return whether a node was not reached, which is no lie of it."""
+    """Return whether the node was not reached, so that it did not lie."""
     return isinstance(error, NodeUnreachable) and not isinstance(error, AddressNotPublic)
 
 

@@ -3,7 +3,7 @@
 Owns both rules: the node's own use ends with its own grant of class 2, custody with the last grant
 that permits the work's key. Only reads the chain. Nobody can acquire a grant after a withdrawal, so
 the end of custody is computed only once when the withdrawal can no longer be reorganised away.
-Invariant: custody does not end by logs that lack a grant which the chain shows otherwise. A key
+Invariant: custody does not end while the logs lack a grant that a view or a fee shows. A key
 that was destroyed too early cannot be given to a trainer who paid for it.
 """
 
@@ -54,7 +54,7 @@ class LastUse:
     async def custody_end(self, content: ContentState, now_s: int) -> int | None:
         """Return when the last grant that permits a withdrawn work's key ends; None before then.
 
-        None also while the logs do not show all grants: what else ends here goes on.
+        None also while the logs do not show all grants: other destructions do not wait.
         """
         if now_s < content.withdrawn_at + FINAL_S:
             return None
