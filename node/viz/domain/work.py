@@ -22,7 +22,6 @@ its bound, so that time and memory grow with its size and no faster.
 
 from __future__ import annotations
 
-import io
 import re
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -51,6 +50,7 @@ MAX_MARKS: Final = 64
 
 # One or more blank lines.
 _PARAGRAPH_GAP: Final = re.compile(r"\n[ \t\n]*\n")
+_LINE: Final = re.compile(r"([^\n]*)(?:\n|\Z)")
 _NOT_WHITE: Final = re.compile(r"\S")
 # Where more than MAX_MARKS marks may stand in a row: no mark is a word's letter, space or ASCII.
 _MARKS: Final = re.compile(rf"(?<![^\w\s\0-\x7f])[^\w\s\0-\x7f]{{{MAX_MARKS + 1},}}")
@@ -225,8 +225,8 @@ def _cut(paragraph: str) -> Iterator[str]:
 
 def _dialogue_chunks(text: str) -> list[Chunk]:
     chunks: list[Chunk] = []
-    for number, ended in enumerate(io.StringIO(text, newline="\n"), start=1):
-        line = ended.removesuffix("\n")
+    for number, found in enumerate(_LINE.finditer(text), start=1):
+        line = found[1]
         if not line.strip():
             continue
         if len(line.encode()) > MAX_LINE_BYTES:
