@@ -13,7 +13,7 @@ async def serving(routes: Iterable[web.AbstractRouteDef]) -> AsyncIterator[str]:
     """Serve the routes; yield the address."""
     application = web.Application()
     application.add_routes(routes)
-    runner = web.AppRunner(application)
+    runner = web.AppRunner(application, shutdown_timeout=0.2)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     try:

@@ -257,7 +257,7 @@ async def test_a_node_that_falls_silent_is_left(
     network: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A program waits seconds and not minutes for a node that hangs."""
-    monkeypatch.setattr("viz.buyer.network.failover.NEXT_TEXT_S", 0.3)
+    monkeypatch.setattr("viz.buyer.network.failover.NEXT_TEXT_S", 3.0)
     async with network.buyer() as buyer, buyer.ask(chat(max_tokens=120)) as answer:
         async for _ in answer:
             if len(answer.text) >= 30 and not answer.parts:

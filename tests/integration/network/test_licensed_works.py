@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from aiohttp import web
+from tests.fakes.impatience import waits_a_moment_for
 from tests.integration.chain.testnet import Testnet, terms
 from tests.integration.network.nodes import RealNode, liar, listed, real_node
 from tests.integration.network.works import (
@@ -28,7 +29,6 @@ from viz.domain.work import MAX_WORK_BYTES
 from viz.protocol.custody import KEY_CHALLENGE_PATH
 from viz.protocol.listing import LISTING_PATH, LISTINGS_PATH, MAX_SEALED_BYTES
 from viz.protocol.wire import canonical_json
-from viz.services.licensing import licensed_works
 from viz.services.work_records import load_record
 from viz.storage.sealing import new_identity
 
@@ -292,7 +292,6 @@ async def test_a_listing_is_found_past_nodes_that_flood_or_hang(
 ) -> None:
     """10 MB of JSON, silence, another work's listing, one URL under two names: the next node is
     asked, and no URL twice."""
-    monkeypatch.setattr(licensed_works, "_ASK_S", 2.0)
     await work.publish(custodian)
     await license_to(net, TRAINER, work)
     other = (await work.listing(custodian, contentId=77)).to_json()
@@ -303,7 +302,7 @@ async def test_a_listing_is_found_past_nodes_that_flood_or_hang(
         return web.json_response({"listing": "x" * 10_000_000})
 
     async def silent(request: web.Request) -> web.StreamResponse:
-        await asyncio.sleep(30)
+        await asyncio.Event().wait()
         raise AssertionError("nobody waits so long")
 
     async def another(request: web.Request) -> web.StreamResponse:
@@ -314,6 +313,7 @@ async def test_a_listing_is_found_past_nodes_that_flood_or_hang(
         liar({"/viz/v1/listings": silent}) as second,
         liar({"/viz/v1/listings": another}) as third,
     ):
+        waits_a_moment_for(monkeypatch, trainer.peers, second)
         for account, url in ((7, first), (8, first), (9, second), (2, third)):
             await listed(net, account, url)
         await custodian.announce()

@@ -12,6 +12,7 @@ import pytest
 import structlog
 from aiohttp import web
 from tests.fakes.chain import FakeChain, address_of
+from tests.fakes.impatience import waits_a_moment_for
 from tests.fakes.ledger import MemoryStore
 from tests.fakes.remote_nodes import (
     BASE,
@@ -205,10 +206,10 @@ async def test_a_node_that_answers_nonsense_harms_nobody(
     chain: LicensedChain, outbound: Outbound, answers: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rubbish, 10 MB of JSON, silence, redirects: bounded, logged, and the round goes on."""
-    if answers is silent:
-        monkeypatch.setattr(remote_nodes, "ASK_TIMEOUT_S", 3.0)
     b, c = Remote(B, answers), Remote(C, info(C, [offer(7)]))
     async with serving(b, c):
+        if answers is silent:
+            waits_a_moment_for(monkeypatch, outbound, b.url)
         announce(chain, b, c)
         found = discovery(chain, outbound)
         with structlog.testing.capture_logs() as logs:
