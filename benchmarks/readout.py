@@ -10,7 +10,6 @@ good for; an adapter that answers fewer loses the rest in its training. Minutes,
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -18,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from viz.basemodel.source import load_base
-from viz.domain.ports.engine import DEFAULT_BASE
 from viz.domain.questions import is_right
 from viz.training.dataset import build_dataset
 from viz.training.evaluate import bare_base
@@ -31,7 +29,7 @@ if TYPE_CHECKING:
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
 
-from benchmarks.teaching import read_works  # noqa: E402
+from benchmarks.teaching import read_works, untrained  # noqa: E402
 
 _WORDINGS: Final = 24
 _RIDGE: Final = 100.0
@@ -39,12 +37,7 @@ _EVERY: Final = 6
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("works", nargs="+", type=Path)
-    parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--base", default=DEFAULT_BASE)
-    parser.add_argument("--cache", type=Path, default=Path(".cache/models"))
-    chosen = parser.parse_args()
+    chosen = untrained(__doc__)
     base = load_base(chosen.base, cache_dir=chosen.cache)
     model = build_model(base, default_settings(1, threads=1, seed=chosen.seed))
     print("work | layer | state | people's | the measure's")

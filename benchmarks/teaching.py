@@ -79,8 +79,7 @@ def main() -> None:
     parser.add_argument("--peer", action="store_true")
     parser.add_argument("--curve", action="store_true")
     parser.add_argument("--keep", type=Path, help="JSON lines of finished runs; they are not rerun")
-    parser.add_argument("--base", default=DEFAULT_BASE)
-    parser.add_argument("--cache", type=Path, default=Path(".cache/models"))
+    add_base(parser)
     parser.add_argument("--one", help=argparse.SUPPRESS)  # a way: this process trains by it
     chosen = parser.parse_args()
     if chosen.one:
@@ -119,6 +118,21 @@ def _apart(chosen: argparse.Namespace, work: str, seed: int, way: str) -> Result
     command = [sys.executable, str(Path(__file__)), *given]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return Result(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def add_base(parser: argparse.ArgumentParser) -> None:
+    """Add the options of a base: its directory or name, and where its file is kept."""
+    parser.add_argument("--base", default=DEFAULT_BASE)
+    parser.add_argument("--cache", type=Path, default=Path(".cache/models"))
+
+
+def untrained(description: str | None) -> argparse.Namespace:
+    """Return what the command line says of a measurement of works without a training."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("works", nargs="+", type=Path)
+    parser.add_argument("--seed", type=int, default=7)
+    add_base(parser)
+    return parser.parse_args()
 
 
 def read_works(folders: Sequence[Path]) -> tuple[list[Work], list[Question]]:

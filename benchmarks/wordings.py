@@ -11,7 +11,6 @@ reach before it costs an hour. Needs the base, whose embeddings say which words 
 
 from __future__ import annotations
 
-import argparse
 import math
 import sys
 from collections import Counter, defaultdict
@@ -21,7 +20,6 @@ from pathlib import Path
 from typing import Final
 
 from viz.basemodel.source import load_base
-from viz.domain.ports.engine import DEFAULT_BASE
 from viz.domain.questions import is_right
 from viz.training.dataset import build_dataset
 from viz.training.neighbours import Neighbours, neighbours_of
@@ -29,7 +27,7 @@ from viz.training.words import meaning_of
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1])]
 
-from benchmarks.teaching import read_works  # noqa: E402
+from benchmarks.teaching import read_works, untrained  # noqa: E402
 
 _AMONG: Final = 3
 _Words = Mapping[str, set[str]]
@@ -46,12 +44,7 @@ class Reach:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("works", nargs="+", type=Path)
-    parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--base", default=DEFAULT_BASE)
-    parser.add_argument("--cache", type=Path, default=Path(".cache/models"))
-    chosen = parser.parse_args()
+    chosen = untrained(__doc__)
     near = neighbours_of(load_base(chosen.base, cache_dir=chosen.cache))
     print(f"work | questions | asked | words seen | fact first | among {_AMONG}")
     for folder in chosen.works:

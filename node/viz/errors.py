@@ -12,10 +12,8 @@
     ├── TrainingError         a training run
     └── BuyerError            a buyer refuses to pay, or cannot
 
-The classes below each of these stand under its heading in this file, in that order.
-Each class has a unique ``code`` (stable: clients match on it), an HTTP ``status`` (used by the one
-table in ``viz.api``) and a ``title``. ``str(error)`` is one line that says what to do about it.
-``extensions`` are extra members of the RFC 9457 problem body; they never hold a secret.
+Each class has a unique ``code`` (clients match on it), an HTTP ``status`` and a ``title``;
+``str(error)`` is one line that says what to do. ``extensions`` join the RFC 9457 body: no secrets.
 """
 
 from __future__ import annotations
@@ -29,10 +27,8 @@ class VizError(Exception):
     code: ClassVar[str] = "viz-error"
     status: ClassVar[int] = 500
     title: ClassVar[str] = "Something went wrong in the node"
-    # Whether another side answered it: then its class and words are that side's claim.
-    answered = False
-    # Whether its text quotes a program behind this node: then only the operator is told it.
-    quotes = False
+    answered = False  # whether another side answered it: class and words are its claim
+    quotes = False  # whether it quotes a program behind this node: only the operator is told it
 
     def __init__(self, detail: str, /, **extensions: Any) -> None:
         super().__init__(detail)
