@@ -54,7 +54,7 @@ from viz.domain.units import (
     parse_address,
 )
 from viz.domain.usage import sum_of
-from viz.errors import ChainUnreachable, FeeTooHigh, GasAboveLimit, TransactionFailed
+from viz.errors import ChainError, ChainUnreachable, FeeTooHigh, GasAboveLimit, TransactionFailed
 
 NOW_S = 1_800_000_000
 
@@ -116,6 +116,8 @@ class FakeChain:
     reads: int = 0
     down: bool = False
     too_dear: bool = False
+    # With what every transaction is refused.
+    refuses: ChainError | None = None
     gas_needed: int = 100_000
     fees_raised: int = 0
 
@@ -281,6 +283,8 @@ class FakeChain:
         self._ask()
         if self.too_dear and not urgent:
             raise FeeTooHigh("gas costs more than this node pays")
+        if self.refuses is not None:
+            raise self.refuses
         if max_gas is not None and self.gas_needed > max_gas:
             raise GasAboveLimit(f"{call.function} would use {self.gas_needed} gas")
         events: tuple[Event, ...] = getattr(self, f"_{call.function}")(*call.args) or ()

@@ -9,9 +9,9 @@ from typing import Any
 
 from viz.chain import abi
 from viz.chain.deployment import address_of
-from viz.chain.endpoint import TooMuchGas
 from viz.chain.rpc import BlockTag, Rpc
 from viz.domain.ports.chain import Deployment
+from viz.domain.ports.transactions import TooMuchGas
 from viz.errors import TransactionFailed
 
 

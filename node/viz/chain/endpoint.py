@@ -30,6 +30,7 @@ from viz.chain.refusals import (
 )
 from viz.chain.revert_messages import explain
 from viz.chain.transport import BoundedProvider, TooLarge
+from viz.domain.ports.transactions import TooMuchGas
 from viz.domain.units import hex_of
 from viz.errors import ChainError, ChainUnreachable, TransactionFailed
 
@@ -65,10 +66,6 @@ class EndpointRefused(ChainUnreachable):
     """The endpoint refused, and its message matches none of the known reasons."""
 
     code, title = "chain-refused", "The chain's endpoint refuses"
-
-
-class TooMuchGas(TransactionFailed):
-    """The call needs more gas than the endpoint, or a transaction, may use."""
 
 
 _KINDS: Final[Mapping[Refusal, type[ChainError]]] = {

@@ -52,7 +52,15 @@ _TOO_BIG: Final = re.compile(
 )
 # Of a refused transaction: the account has no coin for it; its fee is too low.
 _NO_COIN: Final = re.compile(r"insufficient ?funds|exceeds (account )?balance")
-_CHEAP: Final = re.compile(r"underpriced|fee|gas ?price|replac")
+_FEE: Final = r"\b(?:base|gas|max|priority|tip)?fee(?!d)"
+_CHEAP: Final = re.compile(rf"under ?priced|{_FEE}|gas ?price|replac")
+# It was not accepted. After any other message it may have arrived. "nonce too low" is not here:
+# this very transaction may have used the nonce, and the endpoint that is asked may be behind.
+_NOT_TAKEN: Final = re.compile(rf"under ?priced|{_FEE}|\bgas|\binvalid sender|\b(?:over)?sized?\b")
+# No words of a message: links, addresses, hashes and numbers, which may hold "fee".
+_DATA: Final = re.compile(r"\w+://\S+|\b0x[0-9a-f]+|\b(?=[a-f]*\d)[0-9a-f]+\b", re.IGNORECASE)
+# Where one word of a name ends, as in FeeTooLow and tx_gas_limit.
+_JOINT: Final = re.compile(r"(?<=[a-z])(?=[A-Z])|_")
 
 
 class Refusal(Enum):
@@ -101,6 +109,11 @@ def lacks_coin(refusal: str) -> bool:
     return _NO_COIN.search(_said(refusal)) is not None
 
 
+def not_taken(refusal: str) -> bool:
+    """Return whether an endpoint surely did not accept a transaction."""
+    return lacks_coin(refusal) or _NOT_TAKEN.search(_said(refusal)) is not None
+
+
 def too_cheap(refusal: str) -> bool:
     """Return whether a transaction was refused that a higher fee may help."""
     return _CHEAP.search(_said(refusal)) is not None and not lacks_coin(refusal)
@@ -112,7 +125,9 @@ def for_good(refusal: str) -> bool:
 
 
 def _said(refusal: str) -> str:
-    return refusal.rpartition("eth_sendRawTransaction: ")[2].lower()
+    """Return the endpoint's own words in an error, in lower case, without the endpoint's URL."""
+    said = _DATA.sub(" ", refusal.rpartition("eth_sendRawTransaction: ")[2])
+    return _JOINT.sub(" ", said).lower()
 
 
 def _says_reverted(error: Any) -> bool:

@@ -21,13 +21,19 @@ from viz.chain.deployment import address_of
 from viz.chain.fillers import FILLER
 from viz.chain.memory_journal import MemoryJournal
 from viz.chain.nonces import MOST_APART, AccountNonces, lowest_free
-from viz.chain.refusals import lacks_coin
-from viz.chain.rpc import Rpc
+from viz.chain.refusals import lacks_coin, not_taken
+from viz.chain.rpc import Fees, Rpc
 from viz.chain.stuck import STUCK_BLOCKS
 from viz.chain.tracker import TransactionTracker
 from viz.domain.ports.chain import Deployment
 from viz.domain.ports.settlement_ledger import SignedTransaction, TransactionJournal
-from viz.domain.ports.transactions import Call, Outcome, Transaction
+from viz.domain.ports.transactions import (
+    Call,
+    CoinLacking,
+    Outcome,
+    TooMuchGas,
+    Transaction,
+)
 from viz.domain.units import BPS, Address, Hash32, hex_of
 from viz.errors import (
     ChainError,
@@ -39,16 +45,6 @@ from viz.errors import (
 # A call with a bound on its gas is simulated with this many times the bound: enough to report how
 # much it needs, and still little work for the endpoint if it burns all of it.
 _TRIED_TIMES: Final = 2
-# Words in an endpoint's message that mean: the transaction was not accepted. After any other
-# message it may have arrived. "nonce too low" is not in the list: this very transaction may have
-# used the nonce, and the look-up may have gone to an endpoint that is behind.
-_REFUSALS: Final = (
-    "underpriced",
-    "fee",
-    "gas",
-    "invalid sender",
-    "size",
-)
 # Calls whose repetition changes nothing: one that is out of reach is given up, and made again.
 REPEATABLE: Final = frozenset({"Settlement.claim"})
 _log = structlog.get_logger()
@@ -84,6 +80,8 @@ class Sender:
         self._max_fee_wei = max_fee_wei
         self._lock = asyncio.Lock()
         self._nonces = AccountNonces(self.address)
+        # Whether a transaction was refused for want of coin: the balance is asked from then on.
+        self._was_poor = False
         self._tracker = TransactionTracker(
             rpc,
             account,
@@ -112,9 +110,10 @@ class Sender:
 
         If blocks leave it out, it is replaced at a higher fee meanwhile, within the bound. If an
         error is raised, nothing was sent: TransactionFailed with the decoded custom error if the
-        simulation reverts, or if the call needs more gas than a block may use, GasAboveLimit if it
-        needs more than ``max_gas``, FeeTooHigh as ``viz.chain.fees.bounded``, ChainUnreachable if
-        the chain does not answer, ChainError if this sender has no deployment.
+        simulation reverts, TooMuchGas if the call needs more gas than a block may use, CoinLacking
+        if the account cannot pay, GasAboveLimit if it needs more than ``max_gas``, FeeTooHigh as
+        ``viz.chain.fees.bounded``, ChainUnreachable if the chain does not answer, ChainError if
+        this sender has no deployment.
         """
         if self._deployment is None:
             raise ChainError("this sender has no deployment: it can only deploy contracts")
@@ -196,6 +195,7 @@ class Sender:
                 return
             paid = fees.bounded(await self._rpc.fees(), self._max_fee_wei, urgent=urgent)
             chain_id = await self._chain()
+            await self._require_coin(fillers.EMPTY_GAS, paid, FILLER)
             entry = fillers.empty(self._account, start, chain_id=chain_id, paid=paid)
             with self._tracker.following(start):
                 await self._journal.record(entry)
@@ -251,23 +251,36 @@ class Sender:
 
         If the answer to a broadcast is lost, the connection repeats it. The chain then refuses
         the repetition, because the first copy arrived. A real refusal frees the nonce and raises
-        TransactionFailed.
+        TransactionFailed, which is CoinLacking where the account cannot pay.
         """
         try:
             if await self._rpc.knows(entry.hash):
                 return True
         except ChainError:
             return False
-        poor = lacks_coin(refusal.detail)
-        if not poor and not any(word in refusal.detail.lower() for word in _REFUSALS):
+        if not not_taken(refusal.detail):
             return False
         await self._journal.resolve(entry.hash, Outcome.FAILED)
-        todo = ": send coin for gas to this account" if poor else ""
-        failed = TransactionFailed(
-            f"{entry.description} from {self.address}: {refusal.detail}{todo}"
-        )
+        what = f"{entry.description} from {self.address}: {refusal.detail}"
+        failed = TransactionFailed(what)
+        if lacks_coin(refusal.detail):
+            self._was_poor = True
+            failed = CoinLacking(f"{what}: send coin for gas to this account")
         failed.quotes = refusal.quotes
         raise failed from refusal
+
+    async def _require_coin(self, gas: int, paid: Fees, description: str) -> None:
+        """Raise CoinLacking if the account, which lacked coin once, cannot pay for this now.
+
+        What the chain is sure to refuse is not signed: the journal would keep each try.
+        """
+        if self._was_poor:
+            has_wei = await self._rpc.balance_wei(self.address)
+            if has_wei < gas * paid.max_fee_wei:
+                raise CoinLacking(
+                    f"{self.address} has {has_wei} wei, too little for the gas of a transaction "
+                    f"({description}): nothing was sent, send coin for gas to this account"
+                )
 
     async def _start(self, open_count: int) -> int:
         """Ask for the account's counts, and return the lowest nonce that they leave.
@@ -296,17 +309,19 @@ class Sender:
         """Sign a call that needs ``gas``, with a margin as far as the caller and a block allow."""
         paid = fees.bounded(await self._rpc.fees(), self._max_fee_wei, urgent=urgent)
         if paid.block_gas is not None and gas > paid.block_gas:
-            raise TransactionFailed(
+            raise TooMuchGas(
                 f"{description} needs more gas than a block of this chain may use "
                 f"({paid.block_gas}): nothing was sent"
             )
         margin = gas * self._gas_margin_bps // BPS
         bounds = [bound for bound in (max_gas, paid.block_gas) if bound is not None]
+        limit = min([gas + margin, *bounds])
+        await self._require_coin(limit, paid, description)
         fields: dict[str, Any] = {
             "type": 2,
             "chainId": await self._chain(),
             "nonce": nonce,
-            "gas": min([gas + margin, *bounds]),
+            "gas": limit,
             "maxFeePerGas": paid.max_fee_wei,
             "maxPriorityFeePerGas": paid.priority_fee_wei,
             "value": 0,

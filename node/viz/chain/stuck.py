@@ -28,12 +28,15 @@ class StuckPolicy:
         # By nonce: the transaction that waits, and the head when the count began.
         self._since: dict[int, tuple[Hash32, int]] = {}
 
-    async def is_stuck(self, entry: SignedTransaction) -> bool:
+    async def is_stuck(self, entry: SignedTransaction, mined: int | None = None) -> bool:
         """Return whether too many blocks passed since the first call while its nonce is the next.
 
-        After True the count begins again. Raises ChainUnreachable.
+        ``mined`` is how many transactions of the account are in blocks; None to ask for it. After
+        True the count begins again. Raises ChainUnreachable.
         """
-        if await self._rpc.mined_count(entry.sender) != entry.nonce:
+        if mined is None:
+            mined = await self._rpc.mined_count(entry.sender)
+        if mined != entry.nonce:
             self.forget(entry.nonce)
             return False
         head = await self._rpc.block_number()

@@ -52,10 +52,10 @@ _log = structlog.get_logger()
 
 @dataclass(slots=True)
 class _Pass:
-    """What one call of ``recover`` knows: fees, the lowest open nonce, no answer to a broadcast."""
+    """What one call of ``recover`` knows: fees, the next nonce, no answer to a broadcast."""
 
     asked: Fees | None = None
-    lowest: int | None = None
+    mined: int | None = None
     silent: bool = False
 
 
@@ -152,7 +152,6 @@ class TransactionTracker:
                     await self._resolve(same, {key: each.outcome for key, each in found.items()})
                 if ended or used:
                     continue
-                now.lowest = same[0].nonce if now.lowest is None else now.lowest
                 if not now.silent and not self.follows(same[0].nonce):
                     followed.enter_context(self.following(same[0].nonce))
                     if await self._still_open(same):
@@ -248,7 +247,10 @@ class TransactionTracker:
         # A higher fee does not help what was never accepted, for another reason than its fee.
         known = any(found[each.hash].outcome is Outcome.PENDING for each in tried)
         helps = known or any(each.hash in self._cheap for each in tried)
-        if too_low or (helps and entry.nonce == now.lowest and await self._stuck.is_stuck(entry)):
+        # Asked once a pass: so one answer names at most one transaction as the first in line.
+        if helps and not too_low and now.mined is None:
+            now.mined = await self._rpc.mined_count(self._address)
+        if too_low or (helps and await self._stuck.is_stuck(entry, now.mined)):
             replacement = await self._replacement(entry, asked, urgent=urgent)
             if replacement is None:
                 return state

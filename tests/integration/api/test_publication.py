@@ -24,7 +24,7 @@ from tests.integration.api.harness import (
 )
 
 from viz.domain.ports.ledger import TrainingRecord
-from viz.domain.ports.transactions import Call, Transaction
+from viz.domain.ports.transactions import Call, CoinLacking, TooMuchGas, Transaction
 from viz.domain.units import AdapterId
 from viz.services.training.wish import awaits_publication, publication_state
 
@@ -137,14 +137,26 @@ async def test_a_gate_that_refuses_is_kept_with_its_reason(tmp_path: Path) -> No
         assert (again, same["adapter_id"]) == (201, NEW) and registrations(node.chain) == 1
 
 
-@pytest.mark.parametrize("fault", ["the chain is down", "gas is too dear", "unconfirmed"])
+REFUSALS = {
+    "a cap on gas": TooMuchGas("gas required exceeds allowance (700000)"),
+    "no coin": CoinLacking("send coin for gas to this account"),
+}
+
+
+@pytest.mark.parametrize(
+    "fault", ["the chain is down", "gas is too dear", "unconfirmed", *REFUSALS]
+)
 async def test_what_passes_by_itself_is_tried_again(tmp_path: Path, fault: str) -> None:
-    """An outage at the end of a night's training costs no adapter and needs no operator."""
-    async with running_node(tmp_path) as node:
+    """An outage at the end of a night's training costs no adapter, and what the operator ends at
+    endpoint or account no command after it. The weights are sealed once, not at every try."""
+    blobs = MemoryBlobStore()
+    async with running_node(tmp_path, blobs=blobs) as node:
+        before = len(blobs.pins)
         node.parts.publisher._retry_s = 0.01
         await done_run(node, tmp_path, WISH, right=30)
         node.chain.down = fault == "the chain is down"
         node.chain.too_dear = fault == "gas is too dear"
+        node.chain.refuses = REFUSALS.get(fault)
         if fault == "unconfirmed":
             node.chain.unconfirmed.add(NEW)
         waits = "registered" if fault == "unconfirmed" else "waiting"
@@ -154,12 +166,21 @@ async def test_what_passes_by_itself_is_tried_again(tmp_path: Path, fault: str) 
                 await asyncio.sleep(0.005)
                 record = await node.parts.trainings.record("t1")
             assert publication_state(record) == waits
+            told = record.result["publication"]["detail"]
+            if fault in REFUSALS:
+                assert REFUSALS[fault].detail in told
+            if fault == "a cap on gas":
+                for todo in ("chain.rpc_url", "viz training cancel t1", "viz adapter register t1"):
+                    assert todo in told
+            await asyncio.sleep(0.1)
+            node.chain.refuses = None
             node.chain.down = node.chain.too_dear = False
             node.chain.unconfirmed.clear()
             record = await over(node)
         made = record.result["publication"]
         assert made["state"] == "published" and "detail" not in made
         assert made["offer"]["adapterId"] == NEW and registrations(node.chain) == 1
+        assert len(blobs.pins) == before + 1
 
 
 async def test_a_wish_that_waits_can_be_taken_back(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from viz.chain.nonces import LASTS_S
 from viz.chain.rpc import Fees
 from viz.chain.sender import Sender
 from viz.domain.ports.transactions import Call, Outcome, Transaction
-from viz.domain.units import Address
+from viz.domain.units import Address, Hash32
 from viz.errors import ChainError, ChainUnreachable, TransactionFailed
 
 WAIT_S = 60.0
@@ -117,6 +117,37 @@ def test_the_lowest_one_is_raised_while_all_wait(lost: Lost) -> None:
     assert lost.loop.run_until_complete(together()) == [Outcome.MINED] * LOST
     assert nonces(lost.rpc) == [*range(LOST), 0] and sender.fees_raised == 1
     assert lost.open() == [] and lost.loop.now_s < WAIT_S
+
+
+def test_what_is_first_in_line_is_raised_whatever_stands_before_it(lost: Lost) -> None:
+    """The endpoint still shows an open one whose nonce somebody's own transaction used: nothing
+    after it was ever raised. One answer of a pass says what is first in line, so it names one."""
+    (first, *_) = lost.loop.run_until_complete(lost.journal.pending(lost.sender().address))
+    used = fees.replacement(first, ACCOUNT, Fees(1, 9 * 10**9, 2 * 10**9), None)
+    assert used is not None
+    lost.chain.send(used.raw)
+    lost.chain.mine(0)
+
+    class Stale(ModelRpc):
+        asked = 0
+
+        async def knows(self, transaction_hash: Hash32) -> bool:
+            return transaction_hash == first.hash or await super().knows(transaction_hash)
+
+        async def mined_count(self, address: Address) -> int:
+            self.asked += 1
+            return await super().mined_count(address)
+
+    rpc = lost.rpc = Stale(lost.chain)
+    sender = Sender(rpc, ACCOUNT, DEPLOYMENT, journal=lost.journal, wait_s=0.1, stuck_blocks=3)
+    lost.loop.run_until_complete(sender.recover())
+    assert nonces(rpc) == [*range(1, LOST)] and lost.open() == [*range(LOST)]
+    for _ in range(3):
+        rpc.asked = 0
+        lost.loop.run_until_complete(sender.recover())
+        assert rpc.asked == 1
+        lost.chain.blocks += [(lost.loop.time(), 1)] * 3
+    assert nonces(rpc)[LOST - 1 :] == [1] and sender.fees_raised == 1
 
 
 def test_what_is_refused_holds_up_no_other(lost: Lost) -> None:
@@ -323,6 +354,30 @@ def test_no_more_gas_is_signed_than_a_block_may_use() -> None:
     key.rpc.needs = BLOCK_GAS
     assert key.submit(3).outcome is Outcome.MINED
     assert fees._fields(key.rpc.broadcasts[-1][1])["gas"] == BLOCK_GAS
+
+
+def test_a_refusal_is_read_in_the_endpoint_s_words_and_not_in_its_url() -> None:
+    """The first copy arrived and was mined, and the look-up reached a machine that is behind: the
+    call was told as failed, and its caller made it again."""
+
+    class Repeating(ModelRpc):
+        async def broadcast(self, raw: bytes) -> None:
+            await super().broadcast(raw)
+            self.chain.mine(asyncio.get_running_loop().time())
+            self.hides = True
+            raise ChainError(
+                "the chain at https://gas.example refused eth_sendRawTransaction: nonce too low: "
+                "address 0x00000000000000000000000000000000000F3Fee, tx: 0 state: 1, code -32000"
+            )
+
+    loop, journal = VirtualLoop(), MemoryJournal()
+    rpc = Repeating(ModelChain())
+    sender = Sender(rpc, ACCOUNT, DEPLOYMENT, journal=journal, wait_s=3)
+    sent = loop.run_until_complete(sender.submit(mint(sender, 1)))
+    assert sent.outcome is Outcome.UNKNOWN
+    rpc.hides = False
+    (found,) = loop.run_until_complete(sender.recover())
+    assert (found.hash, found.outcome) == (sent.hash, Outcome.MINED)
 
 
 def test_a_recovery_does_not_send_what_a_call_tells_as_refused() -> None:

@@ -11,6 +11,14 @@ from viz.domain.units import Address, Hash32, hex_of
 from viz.errors import OutcomeUnknown, TransactionFailed
 
 
+class TooMuchGas(TransactionFailed):
+    """The call needs more gas than the endpoint, a transaction or a block may use."""
+
+
+class CoinLacking(TransactionFailed):
+    """The account cannot pay for the transaction."""
+
+
 class Outcome(Enum):
     """The outcome of a transaction; look up an UNKNOWN one by its hash before sending again."""
 
@@ -108,9 +116,10 @@ class ChainWriter(Protocol):
         """Simulate, sign, record and broadcast a call, and wait a bounded time for its block.
 
         Raises TransactionFailed with the decoded custom error if the simulation reverts,
-        GasAboveLimit if the call needs more than ``max_gas``, and FeeTooHigh if gas costs more than
-        the operator's bound, or four times the bound if the call is ``urgent``. After any
-        ChainError, nothing was sent. The returned outcome is MINED, FAILED, PENDING or UNKNOWN.
+        TooMuchGas if it needs more gas than the chain or the endpoint allows, CoinLacking if the
+        account cannot pay, GasAboveLimit if it needs more than ``max_gas``, and FeeTooHigh if gas
+        costs more than the operator's bound, or four times that if the call is ``urgent``. After
+        any ChainError, nothing was sent. The returned outcome is MINED, FAILED, PENDING or UNKNOWN.
         If a replacement was mined, the result has the replacement's hash.
         """
         ...

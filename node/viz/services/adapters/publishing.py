@@ -80,6 +80,8 @@ class Publishing:
         self._sealed = sealed
         self._directory = directory
         self._engines = engines
+        # Sealed and stored, by the weights' digest, for a registration that was not sent yet.
+        self._stored: dict[Hash32, Cid] = {}
         # One at a time: two calls for one manifest would both find it unregistered.
         self._registering = asyncio.Lock()
 
@@ -96,8 +98,12 @@ class Publishing:
             if (made := await self._registered(publication, digest)) is not None:
                 return made
             await self.check(publication, digest)
-            cid = await self._sealed.store(publication.weights)
+            # Each storing makes another blob and key: the next try takes what this one stored.
+            if digest not in self._stored:
+                self._stored[digest] = await self._sealed.store(publication.weights)
+            cid = self._stored[digest]
             sent = await self._writer.submit(_registration(publication, digest, cid))
+            del self._stored[digest]
             made = _published(sent.require_mined("registering the adapter"), digest)
             _log.info("adapter registered", adapter=made.adapter_id, cid=cid, gas=sent.gas_used)
             return made

@@ -4,9 +4,9 @@ Owns the order: register, then record this in the run's row, then put on offer. 
 
 - A run is published once, whether or not a command waits for it, and whenever the node was killed:
   ``Publishing`` finds a registration that was sent before.
-- Faults that may end by themselves (a chain or a store that does not answer, expensive gas, missing
-  confirmations) are retried; every other refusal is stored in the run's row, for `viz training
-  show`.
+- Faults that may end by themselves, or that the operator ends outside the run (a chain or a store
+  that does not answer, expensive gas, missing confirmations, an account without coin, an endpoint's
+  cap on gas) are retried; every other refusal is stored in the run's row, for `viz training show`.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import structlog
 from viz.domain.card import card_of
 from viz.domain.manifest import manifest_hash, open_manifest, shares_by_tokens
 from viz.domain.ports.ledger import TrainingLedger, TrainingRecord
+from viz.domain.ports.transactions import CoinLacking, TooMuchGas
 from viz.domain.units import AdapterId, hex_of
 from viz.errors import (
     ChainError,
@@ -199,9 +200,9 @@ def publication_of(
 
 
 def _passes(error: Exception) -> bool:
-    """Return whether an error may end by itself."""
+    """Return whether an error may end by itself, or by what the operator does outside the run."""
     if isinstance(error, TransactionFailed):
-        return False
+        return isinstance(error, TooMuchGas | CoinLacking)
     return isinstance(error, ChainError | StorageUnavailable | StoreError)
 
 
@@ -212,6 +213,12 @@ def _refused(training_id: str, error: Exception) -> dict[str, Any]:
         detail, code = "an unexpected error, which is in the node's log", VizError.code
     else:
         detail, code = error.detail, error.code
+    if isinstance(error, TooMuchGas):
+        detail += (
+            ". Nothing is lost, and it is tried again: name an endpoint that allows more gas in "
+            "chain.rpc_url and restart the node. To stop trying: `viz training cancel "
+            f"{training_id}`; `viz adapter register {training_id}` publishes it later"
+        )
     if _passes(error):
         return {"state": "waiting", "code": code, "detail": detail}
     _log.warning("a run is not published", training=training_id, code=code)

@@ -1,0 +1,84 @@
+"""What an endpoint's refusal of a transaction means, by its own words and by nothing else."""
+
+from __future__ import annotations
+
+import pytest
+
+from viz.chain.refusals import for_good, lacks_coin, not_taken, too_cheap
+
+HASH = "0xfee0" + "fee" * 20
+NOT_TAKEN = (
+    "transaction underpriced: tip needed 1, tip permitted 0",
+    "replacement transaction underpriced",
+    "intrinsic gas too low: have 21000, want 53000",
+    "exceeds block gas limit",
+    "transaction gas limit too high (cap: 16777216, tx: 30000000)",
+    "intrinsic gas too high -- tx.gas_limit > env.block.gas_limit",
+    "max fee per gas less than block base fee: address 0x0, maxFeePerGas: 1, baseFee: 7",
+    "tx fee (1.20 ether) exceeds the configured cap (1.00 ether)",
+    "insufficient funds for gas * price + value: balance 0, tx cost 9, overshot 9",
+    "invalid sender",
+    "oversized data: transaction size 131200, limit 131072",
+    "max initcode size exceeded",
+    "Upfront cost exceeds account balance",
+    "Gas price below configured minimum gas price",
+    "Intrinsic gas exceeds gas limit",
+    "Transaction gas limit exceeds block gas limit",
+    "FeeTooLow, MaxFeePerGas too low. MaxFeePerGas: 1, BaseFee: 7",
+    "FeeTooLowToCompete",
+    "GasLimitExceeded, Gas limit: 30000000, gas limit of rejected tx: 40000000.",
+    "MaxTxSizeExceeded, max tx size: 131072",
+    "feeCap too low",
+    "fee too low",
+    "gas limit is too high",
+    "basefee above the fee cap",
+    "underpriced",
+)
+UNCLEAR = (
+    "nonce too low",
+    f"nonce too low: address {HASH[:42]}, tx: 5 state: 6",
+    f"nonce too low: {HASH[2:]}",
+    "nonce too low, see https://errors.example/gas-fee-size",
+    "OldNonce, Current nonce: 6, nonce of rejected tx: 5.",
+    "nonce too low: the price feed of coffee does not matter",
+)
+HOSTS = ("https://rpc.example", "https://underpriced-gas-fee-size.example", "http://fee.gas:8545")
+
+
+def told(said: str, host: str) -> str:
+    """The error that ``viz.chain.endpoint`` makes of an endpoint's message."""
+    return f"the chain at {host} refused eth_sendRawTransaction: {said}, code -32000"
+
+
+@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("said", NOT_TAKEN)
+def test_a_refusal_is_recognised_in_each_client_s_words(said: str, host: str) -> None:
+    """Geth's, Besu's, Nethermind's, Erigon's and anvil's."""
+    assert not_taken(told(said, host)) and not_taken(said)
+
+
+@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("said", UNCLEAR)
+def test_a_url_or_an_address_is_no_refusal(said: str, host: str) -> None:
+    """The transaction may have arrived: if it were called failed, it could happen twice."""
+    error = told(said, host)
+    assert not not_taken(error) and not too_cheap(error) and not lacks_coin(error)
+
+
+@pytest.mark.parametrize(
+    ("said", "cheap"),
+    [
+        ("FeeTooLow, MaxFeePerGas too low.", True),
+        ("max fee per gas less than block base fee", True),
+        ("Gas price below configured minimum gas price", True),
+        ("ReplacementNotAllowed", True),
+        ("fee cap too low", True),
+        ("exceeds block gas limit", False),
+        (f"invalid transaction {HASH}", False),
+        ("insufficient funds for gas * price + value", False),
+    ],
+)
+def test_what_a_higher_fee_may_help(said: str, cheap: bool) -> None:
+    """A hash with "fee" in it is no reason to pay more, and what no fee helps is for good."""
+    assert too_cheap(told(said, HOSTS[1])) is cheap
+    assert for_good(told(said, HOSTS[1])) is not cheap
