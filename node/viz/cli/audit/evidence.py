@@ -36,7 +36,6 @@ EXITS: Final = {"reproduced": 0, "different": AUDIT_DIFFERENT, "inconclusive": A
 _SEVERITY: Final = ("reproduced", "inconclusive", "different")
 MAX_FILE_BYTES: Final = 64 * 1024 * 1024
 MAX_FILE_RECEIPTS: Final = 100_000
-_RECEIPT_MEMBERS: Final = {"receipt", "lines", "requestSalt", "responseSalt", "signature"}
 _WORDS: Final = {
     "reproduced": "reproduced: everything agrees",
     "different": "different: something does not agree",
@@ -185,8 +184,7 @@ def _read_receipts(path: Path, unknown: list[str]) -> Sequence[PublicReceipt]:
     """Return a file's receipts; add to ``unknown`` each kind of member that no signature covers."""
     from viz.domain.receipt_audit import PublicReceipt
     from viz.domain.strict_json import load_json
-    from viz.protocol.payment import receipts_from_json
-    from viz.protocol.wire_model import struct_to_json
+    from viz.protocol.payment import receipt_to_json, receipts_from_json
 
     raw = read_given(path, MAX_FILE_BYTES)
     with about(path, "Give what `viz channel receipts FILE` wrote"):
@@ -197,8 +195,9 @@ def _read_receipts(path: Path, unknown: list[str]) -> Sequence[PublicReceipt]:
         read = receipts_from_json(value, MAX_FILE_RECEIPTS)
     names = set(value) - {"receipts"}
     for item, each in zip(value["receipts"], read, strict=True):
-        names |= set(item) - _RECEIPT_MEMBERS
-        names |= set(item["receipt"]) - set(struct_to_json(each.receipt))
+        known = receipt_to_json(each)
+        names |= set(item) - set(known)
+        names |= set(item["receipt"]) - set(known["receipt"])
     unknown += [
         f"{path} has a member {name[:60]!r}, which no receipt has" for name in sorted(names)
     ]
