@@ -291,6 +291,4 @@ def _files_with(story: Story, needles: Iterable[bytes]) -> Iterable[str]:
 
 
 def _short(name: str) -> str:
-    path = Path(name)
-    text = "/".join(path.parts[-2:]) if path.is_absolute() else name
-    return text if len(text) <= 40 else f"{text[:16]}..."
+    return name if len(name) <= 40 else f"{name[:16]}..."

@@ -52,7 +52,8 @@ CASES = [
     Case("a work that is not there", "content register {works}/none --key {town}/alma.key.json"
          " --node {node}", INPUT, "invalid-work", "there is no terms file"),
     Case("a registration that no node relays", "content register {works}/dunmallow-bakery"
-         " --key {town}/alma.key.json --node {nobody}", NODE, "node-unreachable", "check its URL"),
+         " --key {town}/alma.key.json --node {nobody}", NODE, "node-unreachable",
+         "another --node, or --direct"),
     Case("an unknown work", "content show 99 --node {node}", LICENSE, "license", "check the id"),
     Case("a license to an unknown work", "content license 99 --node {node}", LICENSE, "license",
          "99"),

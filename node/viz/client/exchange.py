@@ -33,8 +33,8 @@ async def exchange(
 ) -> T:
     """Return what a node's answer says, read by ``read``; bounded in size and time.
 
-    ``body`` is sent as JSON, or unchanged if it is an open binary file. ``other_way`` is the option
-    that does without a node, if the command has one.
+    ``body`` is sent as JSON, or unchanged if it is an open binary file. ``other_way`` is what
+    the person can use instead, if the command has such an option.
 
     Raises the class that the node's problem names, with its text and the contract's reason
     (``contractError`` and its ``args``); NodeUnreachable if no node answers, or a server in front

@@ -165,10 +165,13 @@ def _is_registered(raw: bytes, record: Registration) -> bool:
     return True
 
 
-async def custodian_at(url: str, deployment: Deployment) -> CustodianNode:
-    """Ask a node for its identity; raise NodeNotTrusted for another chain or no age key."""
+async def custodian_at(url: str, deployment: Deployment, other_way: str = "") -> CustodianNode:
+    """Ask a node for its identity; raise NodeNotTrusted for another chain or no age key.
+
+    ``other_way`` is told if no node answers, as by ``exchange``, whose errors it raises.
+    """
     origin = origin_of(url)
-    info = await exchange(NodeInfo.from_json, "GET", origin, NODE_PATH)
+    info = await exchange(NodeInfo.from_json, "GET", origin, NODE_PATH, other_way=other_way)
     require_as_trusted(deployment, chain_id=info.chain_id, content_registry=info.content_registry)
     if not info.age_key:
         raise NodeNotTrusted(
@@ -304,13 +307,21 @@ async def publish_listing(work: Path, signed: SignedListing, urls: Sequence[str]
         await asyncio.to_thread(_write_private, _listing_path(work), text)
 
 
-def listed_custodians(work: Path) -> tuple[CustodianAddress, ...]:
-    """Return the custodians in the listing beside the work; none if it cannot be read. Blocks."""
+def listed_custodians(
+    work: Path, deployment: Deployment, content_id: ContentId
+) -> tuple[CustodianAddress, ...]:
+    """Return the custodians in the listing beside the work. Blocks.
+
+    Returns none if it cannot be read, or is of another chain, registry or work.
+    """
     try:
         raw = _listing_path(work).read_bytes()
-        return SignedListing.from_json(load_json(raw)).listing.custodians
+        found = SignedListing.from_json(load_json(raw)).listing
     except (OSError, ValueError, VizError):
         return ()
+    wanted = (deployment.chain_id, deployment.content_registry, content_id)
+    is_ours = (found.chain_id, found.content_registry, found.content_id) == wanted
+    return found.custodians if is_ours else ()
 
 
 def _listing_path(work: Path) -> Path:

@@ -6,11 +6,13 @@ one owner. Values from a node are only shown; they never decide what is signed.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from functools import partial
 from typing import Final
 
 from viz.client.exchange import exchange
-from viz.creator.until_seen import until_seen
+from viz.creator.until_seen import EVERY_S, until_seen
 from viz.creator.work_view import WorkView, work_from_json
 from viz.domain.ports.chain import ChainReader
 from viz.domain.units import Address, ContentId, hex_of
@@ -22,13 +24,19 @@ from viz.protocol.owner_actions import (
     AccountView,
     OwnedWorks,
 )
-from viz.protocol.registration import CONTENTS_PATH
+from viz.protocol.registration import CONTENTS_PATH, STATE_KEPT_S
 from viz.services.work_records import Registration
 
 # The most pages of OWNED_PAGE works that one command reads from a node.
 _MOST_PAGES: Final = 1_000
-# Who is asked may get the block of a registration, or of new terms, a few seconds later.
-_TRIES: Final = 3
+# The last look is after the time for which a node repeats an answer, and some more for the block.
+_TRIES: Final = math.ceil(STATE_KEPT_S / EVERY_S) + 2
+
+_WAITS: Final = (
+    "the first answer does not agree with the record beside the work: looking again for "
+    f"{(_TRIES - 1) * EVERY_S:.0f} seconds, since a block may come later, and a node repeats an "
+    f"answer for up to {STATE_KEPT_S} seconds"
+)
 
 
 class NodeWorks:
@@ -102,9 +110,12 @@ class ChainWorks:
 WorkReader = NodeWorks | ChainWorks
 
 
-async def require_registered(record: Registration, account: Address, works: WorkReader) -> None:
+async def require_registered(
+    record: Registration, account: Address, works: WorkReader, tell: Callable[[str], None]
+) -> None:
     """Raise an error if a record is not what is registered, or ``account`` not the work's owner.
 
+    ``tell`` gets one line on why this waits, if the first answer does not agree.
     Raises CommitmentMismatch for another work, LicenseMismatch for another license, LicenseError
     for another owner, a withdrawn work or none, and what ``works`` raises.
     """
@@ -115,6 +126,8 @@ async def require_registered(record: Registration, account: Address, works: Work
             assert record.content_id is not None
             _require_same(record, account, await works.work(record.content_id))
         except (LicenseError, CommitmentMismatch) as error:
+            if not refused:
+                tell(_WAITS)
             refused.append(error)
             return False
         return True

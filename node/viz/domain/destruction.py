@@ -33,8 +33,9 @@ IN_CUSTODY: Final = frozenset({SEALED_WORK, SEALED_WORK_KEY, PLACE_IN_CUSTODY})
 class HeldItem:
     """One item that a node has of a work.
 
-    ``kind`` is its type, such as ``weights`` or ``blob``; ``name`` identifies it at the node: a
-    path below the data folder, a CID, or the id of a run.
+    ``kind`` is its type, such as ``weights`` or ``blob``; ``name`` identifies it: a CID, the id of
+    a run, or a file. At the node a file's name is its whole path; in a certificate it is the path
+    below the data folder, or the file's name alone if it is elsewhere.
     """
 
     kind: str

@@ -52,6 +52,8 @@ from viz.protocol.wire_model import (
 
 # POST a SignedRegistration -> RegistrationAnswer.
 CONTENTS_PATH: Final = "/viz/v1/contents"
+# How long a node uses an answer about the chain's state again.
+STATE_KEPT_S: Final = 10
 # GET -> RegistrationContext.
 REGISTRATION_CONTEXT_PATH: Final = "/viz/v1/contents/context/{creator}"
 

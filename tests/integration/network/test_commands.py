@@ -18,8 +18,10 @@ from tests.integration.network.nodes import RealNode, real_node
 
 from viz.chain.deployment import save_deployment
 from viz.chain.keys import create_key_file
+from viz.creator.known_custodians import KnownCustodians
 from viz.domain.display import moment
 from viz.domain.units import AdapterId, ContentId, parse_address
+from viz.protocol.listing import CustodianAddress
 from viz.services.custody.custodian import CustodyPolicy
 
 ROOT = Path(__file__).parents[3]
@@ -261,6 +263,36 @@ async def test_a_custodian_that_a_listing_names_no_more_is_told(
     assert ended.stdout.count("signed by") == 2, "both destroyed it, and both said so"
 
 
+async def test_who_holds_the_work_no_more_is_asked_and_named_no_more(
+    net: Testnet, custodian: RealNode, trainer: RealNode, tmp_path: Path
+) -> None:
+    """One that answers that it never held it is forgotten; one that does not answer is not.
+
+    A custodian that is named twice counts once, and one whose custody was ended does not come back
+    from the listing beside the work.
+    """
+    creator = Creator(tmp_path / "alma", net)
+    place, way = creator.folder / "work", ("--rpc", net.anvil.url)
+    twice = ("--custodian", custodian.url, "--custodian", custodian.url + "/")
+    said = await creator.json("content", "register", place, "--node", custodian.url, *twice, *way)
+    assert [each["url"] for each in said["sealed"]["custodians"]] == [custodian.url]
+    known = KnownCustodians(creator.folder, net.deployment, ContentId(1))
+    # Their hand-overs were killed before anything was sent; one of them is away for now.
+    away = CustodianAddress(parse_address(net.sender(OTHER).address), "http://127.0.0.1:9")
+    known.add([CustodianAddress(trainer.address, trainer.url), away])
+    ended = await creator.viz("content", "end-custody", 1, "--node", custodian.url)
+    assert ended.exit_code != 0 and ended.stdout.count("signed by") == 1, ended.output
+    assert "never was destroyed here" in ended.stderr and "127.0.0.1:9" in ended.stderr
+    assert known.all() == (away,)
+    await asyncio.sleep(1.1)  # a listing's time counts in seconds
+    again = await creator.json("content", "publish", place, "--custodian", trainer.url)
+    assert [each["url"] for each in again["unlisted"]] == [away.url]
+    ended = await creator.viz(
+        "content", "end-custody", 1, "--custodian", trainer.url, "--custodian", trainer.url
+    )
+    assert ended.exit_code == 0 and ended.stdout.count("signed by") == 1, ended.output
+
+
 async def test_a_refused_publication_changes_nothing(
     net: Testnet, custodian: RealNode, tmp_path: Path
 ) -> None:
@@ -322,13 +354,14 @@ async def test_a_custodian_that_is_not_there_is_found_before_anything_is_signed(
     """Nothing is registered, and --offline with a custodian contradicts itself."""
     creator = Creator(tmp_path / "alma", net)
     place, way = creator.folder / "work", ("--node", custodian.url, "--rpc", net.anvil.url)
-    for wrong in (
-        ("--custodian", "http://127.0.0.1:9"),
-        ("--custodian", custodian.url.replace("127.0.0.1", "localhost")),
-        ("--custodian", custodian.url, "--offline"),
+    for says, wrong in (
+        ("--offline instead of --custodian", ("--custodian", "http://127.0.0.1:9")),
+        ("", ("--custodian", custodian.url.replace("127.0.0.1", "localhost"))),
+        ("leave out --offline", ("--custodian", custodian.url, "--offline")),
     ):
         refused = await creator.viz("content", "register", place, *way, *wrong)
         assert refused.exit_code != 0 and refused.stdout == "", refused.output
+        assert says in refused.stderr, refused.stderr
     assert await net.chain.content_count() == 0
 
 

@@ -8,14 +8,18 @@ from typing import Any
 
 import pytest
 
+from viz.creator import until_seen
 from viz.creator.notices import NoticeDraft
 from viz.creator.owner import require_record_of
+from viz.creator.work_view import WorkView
+from viz.creator.works import NodeWorks, require_registered
 from viz.domain.license import Terms, Use
 from viz.domain.notices import NoticeKind
-from viz.domain.units import ZERO_ADDRESS, AdapterId, ContentId
-from viz.errors import InvalidRequest, InvalidWork
+from viz.domain.ports.chain import ContentState, TermsState
+from viz.domain.units import ZERO_ADDRESS, ZERO_HASH, AdapterId, ContentId
+from viz.errors import InvalidRequest, InvalidWork, LicenseError
 from viz.protocol.notices import MAX_CONTACT_CHARS, MAX_STATEMENT_CHARS
-from viz.protocol.registration import WorkDescription
+from viz.protocol.registration import STATE_KEPT_S, WorkDescription
 from viz.services.work_records import draft, read_description, save_record
 
 
@@ -62,3 +66,44 @@ def test_a_folder_without_terms_or_license_says_what_to_do(tmp_path: Path) -> No
     path.write_text("It was dark.")
     with pytest.raises(InvalidWork, match=r"not TOML: .*Name the work's folder"):
         read_description(path, token_decimals=6)
+
+
+class Late(NodeWorks):
+    """A node that knows the work only from its ``knows_at``-th answer on; 0 is never."""
+
+    def __init__(self, found: WorkView, knows_at: int = 0) -> None:
+        super().__init__("http://node.test")
+        self.found, self.knows_at, self.asked = found, knows_at, 0
+
+    async def work(self, content_id: ContentId) -> WorkView:
+        self.asked += 1
+        if self.asked < self.knows_at or not self.knows_at:
+            raise LicenseError(f"there is no work {content_id}: check the id")
+        return self.found
+
+
+async def test_a_publication_waits_longer_than_nodes_repeat_an_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Protects who publishes right after a registration or new terms: it waits, and says why."""
+    wait = until_seen.EVERY_S
+    monkeypatch.setattr(until_seen, "EVERY_S", 0.0)
+    work = tmp_path / "work.txt"
+    work.write_text("The lamp is lit at dusk.")
+    terms = Terms(0, 800, 0, 0, 0, Use.TRAIN, approval_required=False)
+    described = WorkDescription("The lamp", "text", work.name, terms, {"text": "Name me."})
+    record = replace(draft(work, described, ZERO_ADDRESS), content_id=ContentId(1))
+    content = ContentState(
+        ContentId(1), ZERO_ADDRESS, ZERO_ADDRESS, record.commitment, ZERO_HASH, withdrawn_at=0
+    )
+    view = WorkView(content, TermsState(terms, record.license_hash))
+    told: list[str] = []
+    await require_registered(record, ZERO_ADDRESS, Late(view, knows_at=1), told.append)
+    assert told == []
+    never = Late(view)
+    with pytest.raises(LicenseError, match="no work 1"):
+        await require_registered(record, ZERO_ADDRESS, never, told.append)
+    assert (never.asked - 1) * wait > STATE_KEPT_S
+    (why,) = told
+    assert f"for up to {STATE_KEPT_S} seconds" in why
+    await require_registered(record, ZERO_ADDRESS, Late(view, never.asked), told.append)

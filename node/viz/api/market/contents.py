@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from aiohttp import web
 
 from viz.api.bodies import body_of
@@ -14,13 +12,11 @@ from viz.errors import LicenseError
 from viz.protocol.registration import (
     CONTENTS_PATH,
     REGISTRATION_CONTEXT_PATH,
+    STATE_KEPT_S,
     RegistrationAnswer,
     SignedRegistration,
 )
 from viz.protocol.wire import Json
-
-STATE_KEPT_S: Final = 10
-"""How long an answer about the chain's state is used again."""
 
 
 def routes() -> list[web.RouteDef]:

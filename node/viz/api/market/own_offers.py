@@ -7,7 +7,6 @@ from typing import Final
 from aiohttp import web
 
 from viz.api.context import LOOKS, NodeContext, adapter_of, ask_chain, parts_of
-from viz.api.market.contents import STATE_KEPT_S
 from viz.api.serialise import notices_json
 from viz.chain.deployment import deployment_json
 from viz.domain.notices import NAME_OF_KIND
@@ -18,6 +17,7 @@ from viz.errors import UnknownAdapter
 from viz.protocol.messages import NodeInfo
 from viz.protocol.payment import DEPLOYMENT_PATH, NODE_PATH
 from viz.protocol.provenance_forms.facts import provenance_path
+from viz.protocol.registration import STATE_KEPT_S
 from viz.protocol.wire import Json
 
 NODE_KEPT_S: Final = 2

@@ -8,7 +8,6 @@ from aiohttp import web
 
 from viz.api.bodies import body_of
 from viz.api.context import LOOKS, PAYMENTS, NodeContext, ask_chain, number_of, parts_of
-from viz.api.market.contents import STATE_KEPT_S
 from viz.domain.units import Address, ContentId, parse_address
 from viz.errors import InvalidRequest
 from viz.protocol.destruction import CERTIFICATES_PATH, Certificates
@@ -27,6 +26,7 @@ from viz.protocol.owner_actions import (
     SignedTerms,
     SignedWithdrawal,
 )
+from viz.protocol.registration import STATE_KEPT_S
 from viz.protocol.wire import JSON_INTEGER_MAX
 
 _ID_DIGITS: Final = 15

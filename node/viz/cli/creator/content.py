@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -140,6 +140,7 @@ def register(
     tell = functools.partial(listing_words, terms, credit=credit, language=language, sample=sample)
     way = _Registering(terms, license_file, account, trusted, yes=yes, quiet=as_json)
     way.folder = folder
+    way.other_way = _NO_CUSTODIAN if custodian else _NO_RELAY
     done, sealed = run(_registered(way, rpc if direct else "", checked(node), rpc, urls, tell))
     found = {k: v for k, v in done.to_json().items() if k != "salt"}
     if show(found | {"sealed": sealed}, as_json=as_json):
@@ -156,6 +157,13 @@ def register(
         say_sealed(sealed)
 
 
+_NO_RELAY: Final = "another --node, or --direct, which registers by your own transaction"
+_NO_CUSTODIAN: Final = (
+    "another --custodian, or --offline instead of --custodian: it only registers the work, and "
+    "`viz content publish` hands it over later"
+)
+
+
 async def _registered(
     way: _Registering,
     direct_rpc: str,
@@ -170,7 +178,7 @@ async def _registered(
     """
     described = way.described()
     said = tell(way.account.address, described.license) if urls else None
-    way.custodians = await custodians_at(urls, way.trusted)
+    way.custodians = await custodians_at(urls, way.trusted, way.other_way)
     asked = (urls[0] if urls else "") if direct_rpc else node
     way.copies = await near_copies(way.path, described.kind, asked)
     done = await (way.directly(direct_rpc) if direct_rpc else way.relayed(node, rpc))
@@ -199,6 +207,8 @@ class _Registering:
         self._terms, self.account, self.trusted = terms, account, trusted
         self.custodians: list[CustodianNode] = []
         self.folder: Path | None = None
+        # What to use if a custodian does not answer.
+        self.other_way = ""
         # Listed works that share passages, and why none were compared; told before the signature.
         self.copies: tuple[list[tuple[str, object]], str] = [], ""
         self._license = license_file

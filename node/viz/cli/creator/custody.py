@@ -29,8 +29,9 @@ from viz.cli.console import (
 from viz.cli.creator.certificates import say_certificate
 from viz.cli.http import LOCAL_NODE, NodeUrl, get_as
 from viz.cli.own_chain import trusted_deployment
+from viz.client.node_address import origin_of
 from viz.domain.display import moment
-from viz.errors import ListingUnknown, VizError
+from viz.errors import KeyUnknown, ListingUnknown, VizError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -118,8 +119,9 @@ def end_custody(
     trusted = trusted_deployment(deployment, folder)
     account = load_key_file(key, password(password_file))
     known = KnownCustodians(data_dir(folder), trusted, ContentId(content_id))
+    urls = [origin_of(each) for each in custodian or []]
     done, errors = run(
-        _end(known, content_id, account, trusted, custodian or [], node, yes=yes, quiet=as_json)
+        _end(known, content_id, account, trusted, urls, node, yes=yes, quiet=as_json)
     )
     if not show([each.to_json() for each in done], as_json=as_json):
         for each in done:
@@ -157,6 +159,7 @@ async def _end(
             if not holders:
                 raise
         urls = list(holders.values())
+    urls = list(dict.fromkeys(urls))
     lines(
         f"These custodians will destroy the key and the sealed bytes of work {content_id}:",
         [("custodian", url) for url in urls],
@@ -170,7 +173,12 @@ async def _end(
     for url in urls:
         try:
             custodian = await custodian_at(url, trusted)
-            done.append(await end(ContentId(content_id), custodian, trusted, bytes(account.key)))
+            try:
+                made = await end(ContentId(content_id), custodian, trusted, bytes(account.key))
+                done.append(made)
+            except KeyUnknown:  # its answer that it never held the work
+                known.drop(custodian.node)
+                raise
             known.drop(custodian.node)
         except VizError as error:
             errors.append((url, error))

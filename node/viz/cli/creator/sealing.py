@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -35,7 +36,7 @@ from viz.cli.own_chain import (
     chain_if_given,
     trusted_deployment,
 )
-from viz.client.node_address import checked
+from viz.client.node_address import checked, origin_of
 from viz.domain.display import counted
 from viz.errors import CustodyFull, InvalidRequest, InvalidWork, LicenseError, VizError
 from viz.given_file import read_given
@@ -130,17 +131,19 @@ class Sealing:
 
         assert record.content_id is not None
         known = KnownCustodians(self._folder, self._trusted, record.content_id)
-        known.add((*sealed.listed_custodians(work), *known.all()))
+        known.begin(sealed.listed_custodians(work, self._trusted, record.content_id))
         before = known.all()
+        held = {each.node for each in before}
         made = await asyncio.to_thread(sealed.seal_work, work, record)
         for number, custodian in enumerate(self._custodians):
-            known.add([CustodianAddress(custodian.node, custodian.url)])
             try:
+                known.add([CustodianAddress(custodian.node, custodian.url)])
                 await self._hand_over(made, record.content_id, custodian)
             except VizError as error:
                 refused = isinstance(error, CustodyFull | LicenseError)
-                if refused and custodian.node not in [each.node for each in before]:
-                    known.drop(custodian.node)
+                if refused and custodian.node not in held:
+                    with suppress(VizError):  # it then stays known, and the refusal is told
+                        known.drop(custodian.node)
                 raise _holding(error, self._custodians[:number]) from error
         document = sealed.listing_of(
             record,
@@ -180,11 +183,17 @@ def _holding(error: VizError, custodians: Sequence[CustodianNode]) -> VizError:
     )
 
 
-async def custodians_at(urls: Sequence[str], trusted: Deployment) -> list[CustodianNode]:
-    """Ask each custodian for its address, before anything is signed."""
+async def custodians_at(
+    urls: Sequence[str], trusted: Deployment, other_way: str = ""
+) -> list[CustodianNode]:
+    """Ask each custodian once for its address, before anything is signed.
+
+    ``other_way`` is what the person can do if one does not answer.
+    """
     from viz.creator.sealed import custodian_at
 
-    return [await custodian_at(checked(url), trusted) for url in urls]
+    origins = dict.fromkeys(origin_of(url) for url in urls)
+    return [await custodian_at(each, trusted, other_way) for each in origins]
 
 
 def read_words(terms: Path) -> WorkWords:
@@ -309,7 +318,10 @@ async def _publish(
     sealing = Sealing(account, trusted, await custodians_at(urls, trusted), folder)
     async with chain_if_given(rpc, trusted) as chain:
         works = NodeWorks(checked(urls[0])) if chain is None else ChainWorks(chain)
-        await require_registered(record, parse_address(account.address), works)
+        owner = parse_address(account.address)
+        await require_registered(
+            record, owner, works, lambda why: err.print(why, markup=False, soft_wrap=True)
+        )
     shown = counted(len(words.sample), "character")
     rows = [
         ("work", f"{record.content_id}: {record.title}"),

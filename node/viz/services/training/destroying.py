@@ -56,6 +56,7 @@ def build_destruction(
     return WorkDestruction(
         holders,
         settings.certificates_dir,
+        settings.data_dir,
         key=key,
         domain=domain,
         node=node,

@@ -118,7 +118,7 @@ class TrainingHoldings:
             for named, work in run_works(record):
                 if named != content_id:
                     continue
-                path = Path(str(work.get("path")))
+                path = Path(str(work.get("path"))).absolute()
                 for copy in (path, path.with_name(QUESTIONS_FILE)):
                     if copy.is_file():
                         yield HeldItem(COPY, str(copy))

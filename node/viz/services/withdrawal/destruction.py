@@ -8,7 +8,9 @@ continues from the list, and the certificate names everything on it.
 that anybody can ask the node for.
 
 Invariants: a certificate names as destroyed only what is gone when it is signed; what could not be
-destroyed is named as left, and is tried again.
+destroyed is named as left, and is tried again. It goes to strangers, so it shows no folder of the
+operator's: a file is named by its path below the data folder, one elsewhere by its name alone. The
+node's log has the whole paths.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import structlog
 
@@ -33,16 +35,21 @@ from viz.private import make_private_folder, write_private
 from viz.protocol.destruction import MAX_CERTIFICATES, DestructionCertificate, certify
 
 MAX_CERTIFICATE_BYTES: Final = 4 * 1024 * 1024
+ItemT = TypeVar("ItemT", HeldItem, LeftItem)
 _log = structlog.get_logger()
 
 
 class WorkDestruction:
-    """Destroys and certifies for one node; ``folder`` holds its certificates."""
+    """Destroys and certifies for one node; ``folder`` holds its certificates.
+
+    ``data_dir`` is the node's data folder.
+    """
 
     def __init__(
         self,
         holders: Sequence[WorkHolder],
         folder: Path,
+        data_dir: Path,
         *,
         key: bytes,
         domain: Domain,
@@ -50,7 +57,7 @@ class WorkDestruction:
         named_files: bool = False,
     ) -> None:
         """``named_files``: also destroy the operator's own files that trainings named."""
-        self._holders, self._folder = tuple(holders), folder
+        self._holders, self._folder, self._data_dir = tuple(holders), folder, data_dir
         self._key, self._domain, self._node = key, domain, node
         self._named_files = named_files
         # One destruction at a time: two would certify the same items.
@@ -89,14 +96,15 @@ class WorkDestruction:
                 withdrawn_at_s=withdrawn_at_s,
                 due_at_s=due_at_s,
                 time_s=time_s,
-                destroyed=sorted(gone),
-                left=after.left,
+                destroyed=await asyncio.to_thread(self._as_told, sorted(gone)),
+                left=await asyncio.to_thread(self._as_told, after.left),
             )
             number = 1 + len(await self.certificates(ended.content_id))
             path = self._folder / f"{ended.content_id}-{number}.json"
             await self._write(path, made.to_json())
             await asyncio.to_thread(self._list_of(ended).unlink, missing_ok=True)
-            _log.info("a work was destroyed", work=ended.content_id, items=len(gone))
+            left = [f"{each.kind} {each.name}: {each.reason}" for each in after.left]
+            _log.info("a work was destroyed", work=ended.content_id, items=len(gone), left=left)
             return made
 
     async def has_any(self, ended: EndedUse) -> bool:
@@ -117,6 +125,10 @@ class WorkDestruction:
             why = "it could not be destroyed yet"
             left += tuple(LeftItem(each.kind, each.name, why) for each in items)
         return WorkHoldings(items, left)
+
+    def _as_told(self, items: Sequence[ItemT]) -> list[ItemT]:
+        """Return items as a certificate names them. Blocks."""
+        return [replace(each, name=_without_folders(each.name, self._data_dir)) for each in items]
 
     def _list_of(self, ended: EndedUse) -> Path:
         # Apart: what a withdrawal began to destroy is judged by all that the withdrawal ended.
@@ -163,3 +175,11 @@ class WorkDestruction:
             except (OSError, ValueError, InvalidRequest) as error:
                 _log.warning("a certificate cannot be read", path=str(path), reason=str(error))
         return tuple(found)
+
+
+def _without_folders(name: str, data_dir: Path) -> str:
+    path = Path(name)
+    if not path.is_absolute():  # a CID, a digest or an id
+        return name
+    whole, data = path.resolve(), data_dir.resolve()
+    return str(whole.relative_to(data)) if whole.is_relative_to(data) else path.name

@@ -85,7 +85,8 @@ class Shelf:
 def destruction(net: Testnet, shelf: Shelf, folder: Path) -> WorkDestruction:
     key = bytes(development_account(NODE).key)
     where = settlement_domain(net.deployment.chain_id, net.deployment.settlement)
-    return WorkDestruction([shelf], folder, key=key, domain=where, node=net.sender(NODE).address)
+    node = net.sender(NODE).address
+    return WorkDestruction([shelf], folder, folder.parent, key=key, domain=where, node=node)
 
 
 async def pass_time(net: Testnet, seconds: int) -> None:

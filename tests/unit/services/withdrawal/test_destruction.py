@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from viz.domain.eip712 import public_address, settlement_domain
 from viz.domain.ports.holdings import EndedUse, WorkHoldings
 from viz.domain.units import ContentId
 from viz.errors import InvalidSignature
-from viz.protocol.destruction import DestructionCertificate
+from viz.protocol.destruction import DestructionCertificate, certify
 from viz.services.withdrawal.destruction import WorkDestruction
 
 KEY = b"\x11" * 32
@@ -49,7 +50,8 @@ class Shelf:
 
 
 def service(shelf: Shelf, folder: Path) -> WorkDestruction:
-    return WorkDestruction([shelf], folder, key=KEY, domain=WHERE, node=public_address(KEY))
+    key, node = KEY, public_address(KEY)
+    return WorkDestruction([shelf], folder, folder.parent, key=key, domain=WHERE, node=node)
 
 
 async def destroy(made: WorkDestruction) -> DestructionCertificate | None:
@@ -59,7 +61,7 @@ async def destroy(made: WorkDestruction) -> DestructionCertificate | None:
 
 async def test_a_certificate_is_what_is_gone_and_says_who_signed(tmp_path: Path) -> None:
     """Protects the owner: the list is signed whole, and a changed word shows."""
-    kept = (LeftItem("copy", "/home/op/book.txt", "it is the operator's"),)
+    kept = (LeftItem("copy", "book.txt", "it is the operator's"),)
     made = service(Shelf({BOOK, KEYS}, left=kept), tmp_path)
     found = await destroy(made)
     assert found is not None
@@ -103,3 +105,32 @@ async def test_a_kill_in_the_middle_loses_no_item_of_the_certificate(tmp_path: P
     shelf.killed_at = None
     found = await destroy(service(shelf, tmp_path))
     assert found is not None and found.destroyed == (BOOK, KEYS)
+
+
+async def test_a_certificate_shows_no_folder_of_the_operator(tmp_path: Path) -> None:
+    """It goes to strangers: a file is named below the data folder, or by its name alone."""
+    data = tmp_path / "home" / "op" / "data"
+    inside, outside = data / "works" / "3" / "work.txt", tmp_path / "home" / "op" / "book.txt"
+    items = {HeldItem("copy", str(inside)), HeldItem("copy", str(outside)), KEYS}
+    private = str(outside.with_name("other.txt"))
+    shelf = Shelf(items, left=(LeftItem("copy", private, "it is the operator's"),))
+    found = await destroy(service(shelf, data / "certificates"))
+    assert found is not None and not shelf.items, "the holder got the whole paths"
+    named = [each.name for each in found.destroyed]
+    assert named == ["book.txt", "works/3/work.txt", "its key"]
+    assert [each.name for each in found.left] == ["other.txt"]
+    kept = (data / "certificates" / "3-1.json").read_text()
+    assert str(tmp_path) not in kept and "home" not in kept
+    found.verify(WHERE)
+
+
+async def test_an_earlier_certificate_is_verified_as_it_was_signed(tmp_path: Path) -> None:
+    """One that names whole paths keeps its signature: nothing in it is written anew."""
+    items = (HeldItem("copy", "/home/op/data/works/3/work.txt"),)
+    times = {"withdrawn_at_s": 100, "due_at_s": 200, "time_s": 260}
+    node = public_address(KEY)
+    made = certify(KEY, WHERE, node, WORK, **times, destroyed=items, left=())
+    (tmp_path / "3-1.json").write_text(json.dumps(made.to_json()))
+    (read,) = await service(Shelf(set()), tmp_path).certificates(WORK)
+    assert read == made
+    read.verify(WHERE)
