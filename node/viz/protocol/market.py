@@ -80,7 +80,8 @@ class MarketModel(WireModel):
 
     ``trainer``, the royalty and the works' shares are from the chain (absent for base models).
     ``name``, ``description`` and ``card`` are claims of the node ``told_by``, which is the
-    trainer's node if it serves the model.
+    trainer's node if it serves the model. A base model is called ``model`` by most nodes; ``names``
+    are those that others give it.
     """
 
     WHERE: ClassVar[str] = "a model of the market"
@@ -98,6 +99,7 @@ class MarketModel(WireModel):
     retires_at_s: Annotated[int, whole(2**53 - 1), NullIsAbsent] = 0
     works: Annotated[tuple[MarketWork, ...], AtMost(MAX_WORKS), NullIsAbsent] = ()
     offers: Annotated[tuple[MarketOffer, ...], AtMost(MAX_OFFERS), NullIsAbsent] = ()
+    names: Annotated[tuple[Annotated[str, text(256)], ...], AtMost(MAX_OFFERS)] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from tests.unit.buyer.test_ledger import opened
 
 from viz.buyer.ledger.names import Names
 from viz.buyer.terms.offers import find_offer
-from viz.domain.units import ZERO_HASH, AdapterId
+from viz.domain.units import BASE_MODEL, ZERO_HASH, AdapterId, Hash32
 from viz.errors import UnknownModel
 from viz.protocol.messages import AdapterOffer, adapter_model
 
@@ -30,6 +30,19 @@ def test_an_id_comes_before_a_name_and_a_name_of_two_is_none() -> None:
     with pytest.raises(UnknownModel, match="viz-adapter-8, viz-adapter-5") as caught:
         find_offer((*offers, offer(5, "BAKERY")), "bakery")
     assert caught.value.extensions == {"param": "model"}
+
+
+def test_a_base_model_is_found_by_name_and_digest() -> None:
+    """Protects a buyer from another base under the same name, also from one that is called so."""
+    digest = Hash32(b"\xab" * 32)
+    base = AdapterOffer(BASE_MODEL, "qwen", digest, 1, 1)
+    other = AdapterOffer(BASE_MODEL, f"qwen@{'ab' * 6}", ZERO_HASH, 1, 1)
+    for digits in (12, 13, 64):
+        assert find_offer((other, base), f"Qwen@{digest.hex()[:digits]}") is base
+    assert find_offer((other,), f"qwen@{'ab' * 6}") is None
+    assert find_offer((base,), f"qwen@{'ab' * 5}") is None, "too short to tell digests apart"
+    assert find_offer((base,), f"other@{'ab' * 6}") is None
+    assert find_offer((other,), f"qwen@{'ab' * 6}@{'00' * 6}") is other
 
 
 def test_a_name_that_moved_is_not_followed(tmp_path: Path) -> None:

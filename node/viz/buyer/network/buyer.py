@@ -8,7 +8,7 @@ Owns the step from a model's name to the nodes that may serve it. The other modu
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from typing import Any, Final
@@ -20,12 +20,25 @@ from viz.buyer.network.budget import Budget, DayBudget
 from viz.buyer.network.continuation import length_of, with_length
 from viz.buyer.network.failover import NetworkAnswer
 from viz.buyer.network.finder import NodeFinder
+from viz.buyer.network.naming import (
+    Rule,
+    called,
+    is_default,
+    key_of,
+    meaning_of,
+    narrowed,
+    references,
+    shown_ids,
+    told_before,
+    used_in,
+)
 from viz.buyer.network.policy import Request, ranked
 from viz.buyer.network.pool import NodePool
 from viz.buyer.network.record import NetworkFile, NodeHistory
 from viz.buyer.terms.checks import Limits
-from viz.buyer.terms.offers import is_askable
+from viz.buyer.terms.offers import as_reference, is_askable
 from viz.buyer.terms.request import AskedRequest
+from viz.domain.display import counted, prices
 from viz.domain.ports.chain import Deployment
 from viz.domain.ports.clock import Clock
 from viz.domain.units import BASE_MODEL, Address, Units
@@ -39,6 +52,7 @@ from viz.errors import (
     VizError,
 )
 from viz.protocol.market import MarketModel, MarketOffer
+from viz.protocol.messages import adapter_of_model
 from viz.protocol.payment import CHAT_PATH
 from viz.protocol.wire import Json
 
@@ -76,16 +90,20 @@ class NetworkBuyer:
         return with_words(await self._finder.models(), words)
 
     async def model(self, wanted: str) -> MarketModel:
-        """Return the model with this id, or with this name.
+        """Return the model with this id, this name, or this ``NAME@DIGEST``.
 
-        Raises UnknownModel, AdapterEnded or AdapterSuspended if a node says so, ChainError,
-        NodeUnreachable.
+        Raises UnknownModel if it means none or several, AdapterEnded or AdapterSuspended if a node
+        says so, ChainError, NodeUnreachable.
         """
         for again in (False, True):
             models = await self._finder.models(again=again)
-            if (found := _find(models, wanted)) is not None:
-                self._pin(wanted, found)
-                return found
+            try:
+                if found := called(models, wanted):
+                    return self._used(found, wanted)
+            except UnknownModel:
+                # The node that serves what the name meant may have been away in the last search.
+                if again:
+                    raise
         if is_askable(wanted) and (why := await self._why_not_sold(wanted)) is not None:
             raise why
         names = [_shown(model) for model in models[:NAMES_SHOWN]]
@@ -96,27 +114,107 @@ class NetworkBuyer:
 
     async def _why_not_sold(self, wanted: str) -> VizError | None:
         """Ask why no node sells a model; a title stands for the model that it meant before, too."""
-        before = self._file.read().names.get(wanted.strip().casefold())
-        return await self._finder.why_not_sold([wanted] if before is None else [before, wanted])
+        before = self._file.read().names.get(key_of(wanted), "")
+        return await self._finder.why_not_sold(
+            [before, wanted] if adapter_of_model(before) else [wanted]
+        )
+
+    def _used(self, found: Sequence[MarketModel], wanted: str) -> MarketModel:
+        """Return what ``wanted`` means; record it if it is the title of an adapter."""
+        meant = self._meant(found, wanted, self._file.read().names)
+        if meant.adapter_id != BASE_MODEL and meant.model != wanted:
+            self._pin([wanted], meant)
+        return meant
 
     async def usual_model(self) -> MarketModel:
         """Return the default model: the only adapter, else the only base model.
 
-        Raises UnknownModel if there is no such one.
+        Of several base models it is the one that this buyer used or paid before. Nodes that the
+        buyer does not allow do not count. Raises UnknownModel if there is no such one.
         """
-        models = await self._finder.models()
-        for wanted in (True, False):
-            found = [each for each in models if (each.adapter_id != BASE_MODEL) == wanted]
-            if len(found) == 1:
-                return found[0]
-        raise UnknownModel("name a model: `viz buyer models` lists them", param="model")
+        models = self._at_allowed(await self._finder.models())
+        adapters = [each for each in models if each.adapter_id != BASE_MODEL]
+        if len(adapters) == 1:
+            return adapters[0]
+        names = self._file.read().names
+        bases = narrowed(
+            [each for each in models if each.adapter_id == BASE_MODEL], self._rules(names)
+        )
+        if len(bases) != 1:
+            raise UnknownModel("name a model: `viz buyer models` lists them", param="model")
+        return self._meant(called(models, bases[0].model), bases[0].model, names)
+
+    def _meant(
+        self, found: Sequence[MarketModel], wanted: str, names: Mapping[str, str]
+    ) -> MarketModel:
+        """Return which of the models that ``wanted`` can mean it means; ``names`` is the record.
+
+        It is the one that it meant before. Else only nodes that the buyer allows count, and of
+        several models the one that the buyer used, that Viz itself names, that nodes serve which
+        the buyer paid, or at last the only one that it can pay. Raises UnknownModel if several
+        are left, or if it meant another one before.
+        """
+        if len(found) == 1 and found[0].model == wanted and found[0].adapter_id != BASE_MODEL:
+            return found[0]
+        left = self._at_allowed(found) or list(found)
+        if (before := names.get(key_of(wanted))) is not None:
+            if kept := [each for each in left if meaning_of(each) == before]:
+                return kept[0]
+            raise UnknownModel(
+                f"{wanted[:80]!r} meant {told_before(before, wanted, left)} when you last used it, "
+                f"and means {', '.join(references(left[:NAMES_SHOWN], wanted))} now: ask by the id "
+                "of the model that you mean",
+                param="model",
+            )
+        left = narrowed(left, [*self._rules(names), self._can_pay])
+        if len(left) > 1:
+            raise UnknownModel(self._several(left, wanted), param="model")
+        return left[0]
+
+    def _at_allowed(self, models: Iterable[MarketModel]) -> list[MarketModel]:
+        allows = self._budget.allows
+        return [each for each in models if any(allows(offer.node) for offer in each.offers)]
+
+    def _rules(self, names: Mapping[str, str]) -> list[Rule]:
+        paid = self._pool.paid()
+
+        def served_by_paid(model: MarketModel) -> bool:
+            return any(offer.node in paid for offer in model.offers)
+
+        return [used_in(names), is_default, served_by_paid]
+
+    def _can_pay(self, model: MarketModel) -> bool:
+        return any(
+            self._budget.allows(offer.node) and self._within(offer) and self._pool.usable(offer)
+            for offer in model.offers
+        )
+
+    def _several(self, found: Sequence[MarketModel], wanted: str) -> str:
+        """Tell each model that a name can mean, with its nodes and the cheapest price."""
+        shown: list[str] = []
+        for model, reference in zip(found, references(found, wanted), strict=True):
+            said = counted(len(model.offers), "node")
+            if model.offers:
+                best = model.offers[0]
+                price = prices(
+                    best.prompt_price_units, best.completion_price_units, self.deployment
+                )
+                said += f", from {price}"
+            shown.append(f"{reference} ({said})")
+        more = len(shown) - NAMES_SHOWN
+        return (
+            f"{wanted[:80]!r} is the name of several models: say which of "
+            + "; ".join(shown[:NAMES_SHOWN])
+            + (f"; and {more} more, which `viz buyer models` lists" if more > 0 else "")
+        )
 
     @asynccontextmanager
     async def ask(
-        self, body: dict[str, Any], path: str = CHAT_PATH
+        self, body: dict[str, Any], path: str = CHAT_PATH, *, model: MarketModel | None = None
     ) -> AsyncIterator[NetworkAnswer]:
         """Yield a streamed answer to an OpenAI request; it is paid for while it arrives.
 
+        ``model`` is what the request's ``model`` means, if the caller knows it already.
         Raises InvalidRequest if ``body`` names no model, UnknownModel, NodeUnreachable,
         BudgetSpent, PriceAboveCap, ChannelUnknown if no node has a deposit and none can be made,
         ChainError, and the last node's refusal.
@@ -124,7 +222,7 @@ class NetworkBuyer:
         wanted = body.get("model")
         if not isinstance(wanted, str) or not wanted:
             raise InvalidRequest("name a model: /v1/models lists them", param="model")
-        model = await self.model(wanted)
+        model = model or await self.model(wanted)
         body = with_length({**body, "model": model.model}, path)
         request = _size_of(body, path)
         offers = self._offers(model, request)
@@ -148,6 +246,8 @@ class NetworkBuyer:
                 path=path,
             )
             async with answer:
+                if model.adapter_id == BASE_MODEL:
+                    self._note_base(wanted, model)
                 yield answer
 
     def _offers(self, model: MarketModel, request: Request) -> list[MarketOffer]:
@@ -199,31 +299,33 @@ class NetworkBuyer:
         except (StoreError, BooksMismatch) as error:
             _log.warning("a node's behaviour could not be recorded", reason=error.detail)
 
-    def _pin(self, wanted: str, model: MarketModel) -> None:
-        """Record which model a name means; raise UnknownModel if it meant another one before."""
-        if wanted == model.model or model.adapter_id == BASE_MODEL:
-            return
-        name = wanted.strip().casefold()
-        before = self._file.read().names.get(name)
-        if before == model.model:
-            return
-        if before is not None:
-            raise UnknownModel(
-                f"{wanted[:80]!r} meant {before} when you last used it, and means {model.model} "
-                "now: ask by the id of the model that you mean",
-                param="model",
-            )
-        self._file.change(lambda record: record.meaning(name, model.model))
+    def _note_base(self, wanted: str, model: MarketModel) -> None:
+        """Record which base model a name means, and the name in ``NAME@DIGEST`` too."""
+        reference = as_reference(wanted)
+        try:
+            self._pin([wanted, reference[0]] if reference else [wanted], model)
+        except (StoreError, BooksMismatch) as error:
+            _log.warning("what a name means could not be recorded", reason=error.detail)
+
+    def _pin(self, names: Iterable[str], model: MarketModel) -> None:
+        """Record what names mean, but of none that meant something before."""
+        known = self._file.read().names
+        if new := [key for name in names if (key := key_of(name)) not in known]:
+            self._file.change(lambda record: record.meaning(new, meaning_of(model)))
 
     # as an AskedSide
 
     async def model_entries(self) -> list[Json]:
         """Return the models of all nodes in OpenAI's form; ``owned_by`` is the cheapest node."""
-        return [_entry(model) for model in await self._finder.models()]
+        models = await self._finder.models()
+        names = self._file.read().names
+        ids = shown_ids(models, lambda found, wanted: self._meant(found, wanted, names))
+        return [_entry(model, shown) for model, shown in zip(models, ids, strict=True)]
 
     async def model_entry(self, wanted: str) -> Json:
         """Return one model in OpenAI's form; raise UnknownModel."""
-        return _entry(await self.model(wanted))
+        model = await self.model(wanted)
+        return _entry(model, model.model if as_reference(wanted) is None else wanted)
 
     def asking(self, body: dict[str, Any], path: str) -> AbstractAsyncContextManager[NetworkAnswer]:
         """Return a context that yields the answer to an OpenAI request."""
@@ -253,27 +355,14 @@ def with_words(models: Iterable[MarketModel], words: Sequence[str]) -> tuple[Mar
     return tuple(model for model in models if all(word in _told(model) for word in asked))
 
 
-def _find(models: Sequence[MarketModel], wanted: str) -> MarketModel | None:
-    found = [model for model in models if model.model == wanted]
-    if not found:
-        name = wanted.strip().casefold()
-        found = [model for model in models if model.name.strip().casefold() == name]
-    if len(found) > 1:
-        ids = ", ".join(dict.fromkeys(model.model for model in found))
-        raise UnknownModel(
-            f"{wanted[:80]!r} is the name of several models: say which of {ids}", param="model"
-        )
-    return found[0] if found else None
-
-
 def _told(model: MarketModel) -> str:
     works = [text for work in model.works for text in (work.title, work.credit)]
     return "\n".join((model.model, model.name, model.description, *works)).casefold()
 
 
-def _entry(model: MarketModel) -> Json:
+def _entry(model: MarketModel, shown: str) -> Json:
     owner = model.offers[0].node if model.offers else model.told_by
-    return openai_model(model.model, owner, model.to_json())
+    return openai_model(shown, owner, model.to_json())
 
 
 def _shown(model: MarketModel) -> str:

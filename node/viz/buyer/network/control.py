@@ -46,7 +46,8 @@ class NetworkControl:
                 cheapest.prompt_price_units, cheapest.completion_price_units, self.deployment
             )
             await tell(chosen_line(model.model, model.name, price))
-        async with buyer.ask({**body, "model": model.model}, CHAT_PATH) as answer:
+        named = {**body, "model": str(wanted or model.model)}
+        async with buyer.ask(named, CHAT_PATH, model=model) as answer:
             await pass_on(buyer, answer, write, self._ended)
         return {
             "model": answer.model,

@@ -39,7 +39,7 @@ from viz.protocol.messages import NodeInfo, adapter_of_model
 from viz.protocol.payment import MODELS_PATH, NODE_PATH
 from viz.services.market.discovery import Discovery, NodeOffers, unchecked_models
 from viz.services.market.node_claims import check_node
-from viz.services.market.remote_nodes import MAX_DESCRIPTION_BYTES, origin_in
+from viz.services.market.remote_nodes import MAX_DESCRIPTION_BYTES, Awaited, origin_in
 
 # What was found is used this long. A request for an unknown model searches again sooner.
 FRESH_S: Final = 300.0
@@ -48,11 +48,12 @@ MARKET_PAGES: Final = 20
 MARKETS_READ: Final = 8
 ASKED_NODES: Final = 128
 # A buyer waits for the search, so strangers that do not answer must not make it long: if all that a
-# round asks are silent, that takes 10 s, and no round waits for strangers longer than 15 s.
+# round asks are silent, that takes 10 s, and no round waits for strangers longer than 15 s. A node
+# that the buyer named gets TIMEOUT_S: where a name server is down, a name alone can take over 10 s.
 ASKED_AT_ONCE: Final = 128
 STRANGER_TIMEOUT_S: Final = 5.0
 ROUND_S: Final = 15.0
-TIMEOUT_S: Final = 10.0
+TIMEOUT_S: Final = 20.0
 # So many nodes are asked why a model is no longer sold.
 WHY_ASKED: Final = 32
 _log = structlog.get_logger()
@@ -72,12 +73,16 @@ class NodeFinder:
         urls: Sequence[str],
         met: Mapping[Address, str],
         paid: Collection[Address] = (),
+        allowed: Collection[Address] = (),
+        allowed_http: PeerHttp | None = None,
     ) -> None:
         """``urls`` are nodes that the buyer named; ``known_http`` asks them.
 
         ``met`` are the URLs of nodes that were found earlier; ``strangers_http`` asks them. These
-        and ``paid``, with which the buyer has channels, are asked before the others.
+        and ``paid``, with which the buyer has channels, are asked before the others. ``allowed``
+        are those that the buyer named by address; ``allowed_http`` asks them, if it is given.
         """
+        self._allowed = Awaited(frozenset(allowed), allowed_http or strangers_http, TIMEOUT_S)
         self._deployment, self._chain = deployment, chain
         self._known_http, self._strangers_http = known_http, strangers_http
         self._urls = list(dict.fromkeys(map(origin_of, urls)))
@@ -98,6 +103,7 @@ class NodeFinder:
                 timeout_s=STRANGER_TIMEOUT_S,
                 round_s=ROUND_S,
                 first={*met, *paid},
+                awaited=self._allowed,
                 names_each=False,
             )
         )
@@ -191,7 +197,9 @@ class NodeFinder:
             return self._discovery.index.models
         named = await self._named(self._known)
         mine = {each.node for each in self._known.values()}
-        asked = [(url, node) for node, url in named.items() if node not in mine][:ASKED_NODES]
+        asked = [(url, node) for node, url in named.items() if node not in mine]
+        asked.sort(key=lambda each: each[1] not in self._allowed.nodes)
+        asked = asked[:ASKED_NODES]
         strangers = await self._described(asked, known=False)
         self._answering = [each.url for each in strangers]
         return one_each(unchecked_models([*self._known.values(), *strangers]))
@@ -201,11 +209,14 @@ class NodeFinder:
     ) -> list[NodeOffers]:
         """Ask nodes what they sell; log and leave out those whose answer cannot be used."""
         room = asyncio.Semaphore(ASKED_AT_ONCE)
-        http = self._known_http if known else self._strangers_http
-        timeout_s = TIMEOUT_S if known else STRANGER_TIMEOUT_S
         faults: list[str] = []
 
         async def describe(url: str, node: Address | None) -> NodeOffers | None:
+            http, timeout_s = self._strangers_http, STRANGER_TIMEOUT_S
+            if known:
+                http, timeout_s = self._known_http, TIMEOUT_S
+            elif node in self._allowed.nodes:
+                http, timeout_s = self._allowed.http, self._allowed.timeout_s
             began_s = time.monotonic()
             try:
                 async with room:

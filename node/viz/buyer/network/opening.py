@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,8 +49,13 @@ def node_finder(
     known_http: Outbound,
     strangers_http: Outbound,
     clock: Clock,
+    allowed: Collection[Address] = (),
+    allowed_http: Outbound | None = None,
 ) -> NodeFinder:
-    """Return a finder that starts from the URLs named before and those of ``sources``."""
+    """Return a finder that starts from the URLs named before and those of ``sources``.
+
+    ``allowed`` are the nodes that the buyer named by address.
+    """
     record = file.read()
     return NodeFinder(
         deployment,
@@ -61,6 +66,8 @@ def node_finder(
         urls=checked_urls(record.urls or sources.urls),
         met={node: each.url for node, each in record.nodes.items()},
         paid=[node_of(each) for each in directories_in(file.home, deployment)],
+        allowed=allowed,
+        allowed_http=allowed_http,
     )
 
 
@@ -90,7 +97,8 @@ async def network_buyer(
         strangers_http = Outbound(
             private_addresses=sources.private_addresses, connections=ASKED_AT_ONCE
         )
-        for each in (known_http, strangers_http):
+        allowed_http = Outbound(private_addresses=sources.private_addresses)
+        for each in (known_http, strangers_http, allowed_http):
             ends.push_async_callback(each.close)
         finder = node_finder(
             deployment,
@@ -99,6 +107,8 @@ async def network_buyer(
             known_http=known_http,
             strangers_http=strangers_http,
             clock=clock,
+            allowed=budget.nodes,
+            allowed_http=allowed_http,
         )
         mine = await ends.enter_async_context(aiohttp.ClientSession())
         strangers = await ends.enter_async_context(

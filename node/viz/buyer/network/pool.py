@@ -84,6 +84,11 @@ class NodePool:
         """Return the nodes where this buyer has some of a deposit left."""
         return frozenset(node for node, units in self.unspent_units().items() if units > 0)
 
+    def paid(self) -> frozenset[Address]:
+        """Return the nodes where this buyer made a deposit, whatever is left of it."""
+        now = (each for each in self.clients if each.channel.limit_units or each.channel.billed)
+        return frozenset([*self._unspent_units, *(each.info.node for each in now)])
+
     def usable(self, offer: MarketOffer) -> bool:
         """Return whether an offer can be used: the node is allowed, and can be paid or is free."""
         if not self._budget.allows(offer.node):

@@ -7,7 +7,7 @@ two processes never lose each other's changes; the day's sum never falls while t
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -62,7 +62,11 @@ class NodeHistory:
 
 @dataclass(frozen=True, slots=True)
 class NetworkRecord:
-    """The content of the file. ``names`` says which model each name meant when last used."""
+    """The content of the file.
+
+    ``names`` says what each name meant when it was used: an adapter's id, or "@" and the digest of
+    a base model.
+    """
 
     urls: tuple[str, ...] = ()
     names: Mapping[str, str] = field(default_factory=dict)
@@ -73,10 +77,11 @@ class NetworkRecord:
         """Return the record with a URL that the buyer named, put first."""
         return replace(self, urls=(url, *(each for each in self.urls if each != url))[:MAX_URLS])
 
-    def meaning(self, name: str, model: str) -> Self:
-        """Return the record after a name was used for a model."""
-        kept = dict(list(self.names.items())[-MAX_NAMES + 1 :])
-        return replace(self, names={**kept, name: model})
+    def meaning(self, names: Sequence[str], model: str) -> Self:
+        """Return the record after names that it does not have were used for a model."""
+        new = {name: model for name in names if name not in self.names}
+        kept = dict(list(self.names.items())[-MAX_NAMES + len(new) :])
+        return replace(self, names={**kept, **new})
 
     def with_node(self, node: Address, history: NodeHistory) -> Self:
         """Return the record with a node's new history, without the oldest above a limit."""

@@ -55,7 +55,7 @@ class KnownNode:
         return info
 
     async def offer_of(self, model: str) -> AdapterOffer:
-        """Return the offer with this id or name.
+        """Return the offer with this id, this name, or this ``NAME@DIGEST``.
 
         Raises UnknownModel, NodeNotTrusted, AdapterSuspended, AdapterEnded.
         """

@@ -1,12 +1,13 @@
 """Find the offer that a model's name means.
 
-Owns the two ways to name a model: by its id, and by the name that its node gives it; and the key by
-which a buyer's records name it. Invariant: a name that could mean two adapters means none, because
-the name decides who is paid.
+Owns the ways to name a model: by its id, by the name that its node gives it, and a base model by
+``NAME@DIGEST`` too; and the key by which a buyer's records name it. Invariant: a name that could
+mean two adapters means none, because the name decides who is paid.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Final, TypeVar
 
@@ -16,6 +17,9 @@ from viz.protocol.messages import AdapterOffer
 
 NAMES_SHOWN: Final = 20
 ASKED_CHARS: Final = 256
+# So many hex digits of a base model's digest are shown after its name, and at least so many named.
+DIGEST_DIGITS: Final = 12
+_REFERENCE: Final = re.compile(rf"(.+)@([0-9a-f]{{{DIGEST_DIGITS},64}})", re.DOTALL)
 T = TypeVar("T")
 # The key of records about the base model that were kept when a node had only one.
 ONE_BASE_KEY: Final = str(BASE_MODEL)
@@ -44,15 +48,29 @@ def is_record_key(key: str) -> bool:
     return number.isascii() and number.isdecimal()
 
 
+def as_reference(wanted: str) -> tuple[str, str] | None:
+    """Return the name and the first digits of the digest in ``NAME@DIGEST``; None for a name."""
+    found = _REFERENCE.fullmatch(wanted.strip())
+    return (found[1], found[2]) if found else None
+
+
 def find_offer(offers: Sequence[AdapterOffer], wanted: str) -> AdapterOffer | None:
     """Return the offer with this id, else the only offer with this name; None if there is none.
 
-    Names are compared without regard to case. Raises UnknownModel if several offers have the name.
+    Names are compared without regard to case. ``NAME@DIGEST`` finds a base model only if its digest
+    begins so. Raises UnknownModel if several offers have the name.
     """
+    if (reference := as_reference(wanted)) is not None:
+        name, digits = reference
+        bases = [each for each in offers if each.adapter_id == BASE_MODEL]
+        for offer in bases:
+            if same_name(offer.model, name) and offer.weights_digest.hex().startswith(digits):
+                return offer
+        return None
     for offer in offers:
         if offer.model == wanted:
             return offer
-    named = [offer for offer in offers if offer.name and _same(offer.name, wanted)]
+    named = [offer for offer in offers if offer.name and same_name(offer.name, wanted)]
     if len(named) > 1:
         models = ", ".join(offer.model for offer in named)
         raise UnknownModel(
@@ -79,5 +97,6 @@ def unknown(offers: Sequence[AdapterOffer], wanted: str) -> UnknownModel:
     )
 
 
-def _same(name: str, wanted: str) -> bool:
+def same_name(name: str, wanted: str) -> bool:
+    """Return whether two names are the same without regard to case and outer white space."""
     return name.strip().casefold() == wanted.strip().casefold()

@@ -150,7 +150,7 @@ def _print_offer(offer: AdapterOffer, here: Deployment) -> None:
 def ask(
     prompt: Annotated[str, typer.Argument(help="The question.")],
     model: Annotated[
-        str, typer.Option(help="A model's id or name, as `viz buyer models` shows them.")
+        str, typer.Option(help="A model's id, name or NAME@DIGEST, as in `viz buyer models`.")
     ] = "",
     max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of the answer.")] = 128,
     temperature: Annotated[

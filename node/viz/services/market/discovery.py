@@ -31,7 +31,12 @@ from viz.services.market.listing_exchange import ListingExchange
 from viz.services.market.listings import Listings
 from viz.services.market.market_index import MarketIndex
 from viz.services.market.node_claims import check_offer
-from viz.services.market.remote_nodes import ASK_TIMEOUT_S, ASKED_AT_ONCE, RemoteNodes
+from viz.services.market.remote_nodes import (
+    ASK_TIMEOUT_S,
+    ASKED_AT_ONCE,
+    Awaited,
+    RemoteNodes,
+)
 from viz.services.upkeep.supervision import periodically
 
 INTERVAL_S: Final = 300.0
@@ -99,6 +104,7 @@ class Discovery:
         timeout_s: float = ASK_TIMEOUT_S,
         round_s: float | None = None,
         first: Collection[Address] = (),
+        awaited: Awaited | None = None,
         names_each: bool = True,
     ) -> None:
         """``known`` returns what is known without the directory; ``own`` is the node that asks.
@@ -116,6 +122,7 @@ class Discovery:
             timeout_s=timeout_s,
             round_s=round_s,
             first=first,
+            awaited=awaited,
             names_each=names_each,
         )
         self._facts = ChainFacts(chain, clock)
@@ -297,7 +304,8 @@ def _model(sold: Sequence[_Sold], works: tuple[MarketWork, ...]) -> MarketModel:
     teller = _tellers(sold)[0]
     offer, state = teller.offer, teller.state
     of_base = offer.adapter_id == BASE_MODEL
-    name = _base_name(sold) if of_base else adapter_model(offer.adapter_id)
+    names = _base_names(sold) if of_base else [adapter_model(offer.adapter_id)]
+    name = names[0]
     offers = sorted((_offer(each) for each in sold), key=_price_of)
     return MarketModel(
         adapter_id=offer.adapter_id,
@@ -314,6 +322,7 @@ def _model(sold: Sequence[_Sold], works: tuple[MarketWork, ...]) -> MarketModel:
         retires_at_s=0 if state is None else _date(state.retires_at),
         works=works,
         offers=tuple(offers[:MAX_OFFERS]),
+        names=tuple(names[1 : MAX_OFFERS + 1]) or None,
     )
 
 
@@ -339,12 +348,13 @@ def _tellers(sold: Sequence[_Sold]) -> list[_Sold]:
     )
 
 
-def _base_name(sold: Sequence[_Sold]) -> str:
-    """Return the base model's name: the known name of its digest, else what most nodes say."""
-    if sold[0].offer.weights_digest.hex() == DEFAULT_BASE_DIGEST:
-        return DEFAULT_BASE
+def _base_names(sold: Sequence[_Sold]) -> list[str]:
+    """Return the base model's names: the known one of its digest, then what most nodes say."""
     names = Counter(each.offer.model for each in sold)
-    return min(names, key=lambda name: (-names[name], name))
+    ordered = sorted(names, key=lambda name: (-names[name], name))
+    if sold[0].offer.weights_digest.hex() == DEFAULT_BASE_DIGEST:
+        return [DEFAULT_BASE, *(name for name in ordered if name != DEFAULT_BASE)]
+    return ordered
 
 
 def _offer(sold: _Sold) -> MarketOffer:

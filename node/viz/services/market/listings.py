@@ -43,6 +43,8 @@ MAX_AHEAD_S: Final = 300
 LOOK_INTERVAL_S: Final = 3_600.0
 # Pause between two chain reads, so that checking all listings does not make a burst.
 LOOK_PAUSE_S: Final = 0.2
+# What drops a kept listing. Any other error is an odd answer, which says nothing of the listing.
+CONTRADICTED: Final = (InvalidListing, InvalidSignature, LicenseError)
 _LANGUAGE: Final = re.compile(r"[A-Za-z]{2,8}(?:-[A-Za-z0-9]{1,8})*", re.ASCII)
 _log = structlog.get_logger()
 
@@ -117,7 +119,10 @@ class Listings:
         await periodically(self.drop_untrue, LOOK_INTERVAL_S, _log.warning, "listings unchecked")
 
     async def drop_untrue(self) -> None:
-        """Drop every listing that no longer agrees with the chain. Raises ChainUnreachable."""
+        """Drop every listing that the chain contradicts.
+
+        One of which the chain's answer cannot be used is kept. Raises ChainUnreachable.
+        """
         after = ContentId(0)
         while page := await self._ledger.listings(after=after, limit=LISTINGS_PAGE):
             await self._look_at(page)
@@ -127,12 +132,16 @@ class Listings:
         for record in page:
             try:
                 signed = SignedListing.read(record.document, record.signature)
-                await require_true(signed, self._chain, now_s=self._clock.now_s())
+                # Its time was right when it came in: a clock that was set back contradicts nothing.
+                now_s = max(self._clock.now_s(), signed.listing.issued_at)
+                await require_true(signed, self._chain, now_s=now_s)
             except ChainUnreachable:
                 raise
-            except VizError as error:
+            except CONTRADICTED as error:
                 _log.info("listing dropped", content_id=record.content_id, reason=error.detail)
                 await self._ledger.drop_listing(record)
+            except VizError as error:
+                _log.warning("listing unchecked", content_id=record.content_id, reason=error.detail)
             await asyncio.sleep(LOOK_PAUSE_S)
 
 

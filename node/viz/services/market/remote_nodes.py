@@ -7,7 +7,8 @@ Owns which entries of the directory are asked, how often, and when a node is lef
 - Each URL is asked once a round, whoever announced it, and ``ASKED_A_ROUND`` at most.
 - Nodes that the asker names, then those that answered before, are asked first, so that new entries
   cannot push them out. The named ones are asked beyond ``ASKED_A_ROUND``.
-- A round ends after ``round_s``; who was not asked by then is due in the next one.
+- A round ends after ``round_s``; who was not asked by then is due in the next one. Only nodes that
+  are ``Awaited`` have a bound of their own, and a fault of theirs is no reason to ask them later.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from viz.domain.http_url import http_origin
 from viz.domain.ports.chain import ChainReader, NodeEntry
 from viz.domain.ports.clock import Clock
 from viz.domain.ports.peers import PeerHttp
-from viz.domain.units import Address
+from viz.domain.units import BASE_MODEL, Address
 from viz.errors import InvalidRequest, NodeNotTrusted, VizError
 from viz.protocol.messages import NodeInfo
 from viz.protocol.payment import NODE_PATH
@@ -38,6 +39,8 @@ ASKED_A_ROUND: Final = 256
 ASKED_AT_ONCE: Final = 8
 ASK_TIMEOUT_S: Final = 10.0
 MAX_DESCRIPTION_BYTES: Final = 2 * 1024 * 1024
+# Nothing on chain bounds how many base models a node names, and each is a model of the market.
+MAX_BASES: Final = 16
 # A node that contradicted the chain is asked again after this time; one that failed, after a time
 # that doubles with each failure.
 LIED_S: Final = 3_600
@@ -60,6 +63,18 @@ class KnownRemote:
     failures: int = 0
     ask_again_s: int = 0
     fault: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Awaited:
+    """Nodes that are asked beside the others: by ``http``, for at most ``timeout_s`` seconds each.
+
+    With a client of their own they never wait behind the slow names of strangers.
+    """
+
+    nodes: frozenset[Address]
+    http: PeerHttp
+    timeout_s: float
 
 
 def origin_in(url: str) -> str:
@@ -87,15 +102,18 @@ class RemoteNodes:
         timeout_s: float = ASK_TIMEOUT_S,
         round_s: float | None = None,
         first: Collection[Address] = (),
+        awaited: Awaited | None = None,
         names_each: bool = True,
     ) -> None:
         """``own`` is this node's address: it does not ask itself.
 
         ``at_once`` nodes are asked at the same time; one that is silent for ``timeout_s`` seconds
-        has failed. ``first`` are the nodes to ask before all others. Without ``names_each`` the
-        log has one warning for all nodes that a round leaves out.
+        has failed. ``first`` are the nodes to ask before all others, but for those ``awaited``.
+        Without ``names_each`` the log has one warning for all nodes that a round leaves out.
         """
-        self._round_s, self._first, self._names_each = round_s, frozenset(first), names_each
+        self._awaited = awaited or Awaited(frozenset(), http, timeout_s)
+        self._first = self._awaited.nodes.union(first)
+        self._round_s, self._names_each = round_s, names_each
         self._left_out: list[str] = []
         self._chain, self._http, self._clock, self._own = chain, http, clock, own
         self._at_once, self._timeout_s = at_once, timeout_s
@@ -152,15 +170,27 @@ class RemoteNodes:
 
     async def ask(self, nodes: Collection[Address]) -> None:
         """Ask those of these nodes that are due, one round of them."""
+        due, waited = self._due(nodes), self._awaited
+        beside = {
+            origin: named
+            for origin, named in due.items()
+            if any(each.entry.node in waited.nodes for each in named)
+        }
+        await asyncio.gather(
+            *(self._ask(*each, waited.http, waited.timeout_s) for each in beside.items()),
+            self._round([each for each in due.items() if each[0] not in beside]),
+        )
+
+    async def _round(self, due: Iterable[tuple[str, list[KnownRemote]]]) -> None:
         room = asyncio.Semaphore(self._at_once)
 
         async def ask(origin: str, named: list[KnownRemote]) -> None:
             async with room:
-                await self._ask(origin, named)
+                await self._ask(origin, named, self._http, self._timeout_s)
 
         try:
             async with asyncio.timeout(self._round_s):
-                await asyncio.gather(*(ask(*each) for each in self._due(nodes).items()))
+                await asyncio.gather(*(ask(*each) for each in due))
         except TimeoutError:
             _log.info("the round ends before all nodes answered", seconds=self._round_s)
 
@@ -193,15 +223,14 @@ class RemoteNodes:
                 origins.setdefault(origin, []).append(known)
         return origins
 
-    async def _ask(self, origin: str, nodes: Iterable[KnownRemote]) -> None:
+    async def _ask(
+        self, origin: str, nodes: Iterable[KnownRemote], http: PeerHttp, timeout_s: float
+    ) -> None:
         """Ask one URL, and judge every node that announced it by the answer."""
         began_s = time.monotonic()
         try:
-            answer = await self._http.ask(
-                "GET",
-                origin + NODE_PATH,
-                max_bytes=MAX_DESCRIPTION_BYTES,
-                timeout_s=self._timeout_s,
+            answer = await http.ask(
+                "GET", origin + NODE_PATH, max_bytes=MAX_DESCRIPTION_BYTES, timeout_s=timeout_s
             )
             took_ms = (time.monotonic() - began_s) * 1_000
             info = await asyncio.to_thread(NodeInfo.from_json, answer)
@@ -220,9 +249,12 @@ class RemoteNodes:
         if info.node != node:
             raise NodeNotTrusted(f"another node answers at its URL: {info.node}")
         check_node(info, self._chain.deployment)
-        ids = [offer.adapter_id for offer in info.adapters]
+        # All base models have the id 0; each has its own digest.
+        ids = [offer.adapter_id or (BASE_MODEL, offer.weights_digest) for offer in info.adapters]
         if len(set(ids)) != len(ids):
             raise NodeNotTrusted("it offers one adapter twice")
+        if sum(offer.adapter_id == BASE_MODEL for offer in info.adapters) > MAX_BASES:
+            raise NodeNotTrusted(f"it offers more than {MAX_BASES} base models")
         before_ms = known.latency_ms or took_ms
         latency_ms = before_ms + _NEWEST * (took_ms - before_ms)
         self._known[node] = KnownRemote(known.entry, info, latency_ms, self._clock.now_s())
@@ -230,7 +262,8 @@ class RemoteNodes:
     def _failed(self, known: KnownRemote, error: VizError) -> None:
         failures = known.failures + 1
         wait_s = min(LIED_S, FAILED_S << min(failures - 1, 8))
-        again_s = self._clock.now_s() + (wait_s if failures > 1 else 0)
+        soon = failures == 1 or known.entry.node in self._awaited.nodes
+        again_s = self._clock.now_s() + (0 if soon else wait_s)
         self._known[known.entry.node] = replace(
             known, failures=failures, ask_again_s=again_s, fault=error.detail
         )

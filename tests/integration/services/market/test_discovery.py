@@ -28,14 +28,14 @@ from tests.unit.services.market.test_listings import OWNER, LicensedChain, signe
 
 from viz.domain.ports.chain import ContentState, NodeEntry
 from viz.domain.ports.ledger import OfferedWork
-from viz.domain.units import ZERO_HASH, AdapterId, ContentId, Hash32
+from viz.domain.units import BASE_MODEL, ZERO_HASH, AdapterId, ContentId, Hash32
 from viz.outbound import Outbound
 from viz.protocol.market import MarketModel
-from viz.protocol.messages import NodeInfo, ServedBase
+from viz.protocol.messages import AdapterOffer, NodeInfo, ServedBase
 from viz.services.market import remote_nodes
 from viz.services.market.discovery import Discovery, NodeOffers
 from viz.services.market.listings import Listings
-from viz.services.market.remote_nodes import ASKED_A_ROUND, KEPT_S, LIED_S
+from viz.services.market.remote_nodes import ASKED_A_ROUND, KEPT_S, LIED_S, MAX_BASES
 
 OWN, B, C, TRAINER = (address_of(number) for number in (0xA1, 0xB1, 0xC1, 0x71))
 
@@ -155,6 +155,32 @@ async def test_a_node_that_lies_is_left_out_and_named(
         chain.clock.now += 2
         await found.step()
         assert sold_by(found)["viz-adapter-8"] == [B]
+
+
+async def test_a_node_with_several_base_models_is_listed(
+    chain: LicensedChain, outbound: Outbound
+) -> None:
+    """All base models have the id 0, so such a node seemed to offer one adapter twice."""
+
+    def bases(count: int) -> list[AdapterOffer]:
+        each = [Hash32(number.to_bytes(32, "big")) for number in range(1, count + 1)]
+        return [
+            AdapterOffer(BASE_MODEL, f"base {digest[-1]}", digest, 1, 1, base=based(digest))
+            for digest in each
+        ]
+
+    b, c = Remote(B, info(B, [base_offer(2), *bases(2)])), Remote(C, info(C, bases(MAX_BASES + 1)))
+    async with serving(b, c):
+        announce(chain, b, c)
+        found = discovery(chain, outbound)
+        with structlog.testing.capture_logs() as logs:
+            await found.step()
+    assert sold_by(found) == {"base 1": [B], "base 2": [B], "fake": sorted([OWN, B])}
+    assert any("base models" in each.get("reason", "") for each in logs)
+
+
+def based(digest: Hash32) -> ServedBase:
+    return ServedBase(digest, ZERO_HASH, 2048)
 
 
 async def test_what_a_node_may_not_serve_is_not_listed(

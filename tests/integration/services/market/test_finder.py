@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import threading
 from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
 import pytest
 import structlog
@@ -11,6 +14,7 @@ from aiohttp import web
 from tests.fakes.chain import FakeChain, address_of
 from tests.fakes.remote_nodes import Remote, announce, base_offer, info, offer, register, serving
 
+from viz import outbound as outbound_module
 from viz.buyer.network import finder as finder_module
 from viz.buyer.network.finder import NodeFinder
 from viz.domain.ports.chain import NodeEntry
@@ -37,18 +41,13 @@ async def outbound() -> AsyncIterator[Outbound]:
     await made.close()
 
 
-def finder_of(chain: FakeChain, http: Outbound, paid: Sequence[Address] = ()) -> NodeFinder:
-    """Return the finder of a buyer that named no node and paid these."""
-    return NodeFinder(
-        chain.deployment,
-        chain.clock,
-        known_http=http,
-        strangers_http=http,
-        chain=chain,
-        urls=(),
-        met={},
-        paid=paid,
-    )
+def finder_of(
+    known: FakeChain, http: Outbound, paid: Sequence[Address] = (), **changes: Any
+) -> NodeFinder:
+    """Return the finder of a buyer that named no node and paid these; ``changes`` are arguments."""
+    given: dict[str, Any] = {"known_http": http, "strangers_http": http, "paid": paid}
+    given |= {"chain": known, "urls": (), "met": {}}
+    return NodeFinder(known.deployment, known.clock, **{**given, **changes})
 
 
 async def silent(_: web.Request) -> web.Response:
@@ -157,3 +156,64 @@ async def test_a_buyer_s_search_ends_in_its_time(
         async with asyncio.timeout(50):
             models = await finder_of(chain, outbound).models()
     assert {each.node for model in models for each in model.offers} == {B}
+
+
+@pytest.mark.parametrize("own_chain", [True, False], ids=["own chain", "no chain"])
+async def test_a_named_node_with_a_slow_name_is_waited_for(
+    chain: FakeChain, monkeypatch: pytest.MonkeyPatch, *, own_chain: bool
+) -> None:
+    """A node that the buyer allows by address fell out of the search when its name resolved slowly:
+    it had a stranger's time, and waited behind strangers' names, which never resolve."""
+    for module, name, seconds in (
+        (finder_module, "STRANGER_TIMEOUT_S", 0.3),
+        (finder_module, "ROUND_S", 0.5),
+        (outbound_module, "NAME_WAITS_S", 0.2),
+    ):
+        monkeypatch.setattr(module, name, seconds)
+    monkeypatch.setattr(outbound_module, "NAMES_AT_ONCE", 2)
+    resolve, ended = socket.getaddrinfo, threading.Event()
+
+    def slow(host: str, port: int, *given: Any, **named: Any) -> Any:
+        if host.endswith("stranger.test"):
+            ended.wait(20)
+        if host == "named.test":
+            ended.wait(1)
+            host = "127.0.0.1"
+        return resolve(host, port, *given, **named)
+
+    monkeypatch.setattr(socket, "getaddrinfo", slow)
+    strangers, mine = (Outbound(private_addresses=True) for _ in range(2))
+    seller = Remote(B, info(B, [base_offer(2)]))
+    try:
+        async with serving(seller):
+            seller.url = seller.url.replace("127.0.0.1", "named.test")
+            announce(chain, seller)
+            for number in range(4):
+                node = address_of(0x500 + number)
+                chain.directory[node] = NodeEntry(node, 0, f"http://{number}.stranger.test", "")
+                with pytest.raises(NodeUnreachable):
+                    await strangers.ask("GET", f"http://{number}.stranger.test", timeout_s=0.05)
+            given: dict[str, Any] = {} if own_chain else {"chain": None, "met": {B: seller.url}}
+            with pytest.raises(NodeUnreachable):
+                await finder_of(chain, strangers, **given).models()
+            given |= {"allowed": [B], "allowed_http": mine}
+            models = await finder_of(chain, strangers, **given).models()
+    finally:
+        ended.set()
+        await asyncio.gather(strangers.close(), mine.close())
+    assert {each.node for model in models for each in model.offers} == {B}
+
+
+async def test_an_allowed_node_that_failed_is_asked_in_the_next_round(
+    chain: FakeChain, outbound: Outbound, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stranger that failed twice is left for minutes; the node that the buyer allows is not."""
+    monkeypatch.setattr(finder_module, "AGAIN_S", -1.0)
+    allowed, other = Remote(B), Remote(address_of(0xB2))
+    async with serving(allowed, other):
+        announce(chain, allowed, other)
+        finder = finder_of(chain, outbound, allowed=[B])
+        for _ in range(3):
+            with pytest.raises(NodeUnreachable):
+                await finder.models()
+    assert (len(allowed.asked), len(other.asked)) == (3, 2)

@@ -17,7 +17,7 @@ NODE = address_of(9)
 
 def full() -> NetworkRecord:
     record = (
-        NetworkRecord().knowing("http://a").knowing("http://b").meaning("tides", "viz-adapter-7")
+        NetworkRecord().knowing("http://a").knowing("http://b").meaning(["tides"], "viz-adapter-7")
     )
     return record.with_node(NODE, NodeHistory(12.5, 0.25, 77, "http://n")).spending("2026-11-30", 5)
 

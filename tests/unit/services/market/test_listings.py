@@ -22,8 +22,10 @@ from viz.domain.ports.chain import ContentState, TermsState
 from viz.domain.strict_json import load_json
 from viz.domain.units import ZERO_HASH, ContentId, Hash32
 from viz.errors import (
+    ChainError,
     ChainUnreachable,
     InvalidListing,
+    InvalidRequest,
     InvalidSignature,
     LicenseError,
     LicenseMismatch,
@@ -202,6 +204,36 @@ async def test_what_the_chain_contradicts_later_is_dropped(
     assert [each.listing.content_id for each in page] == [3]
     with pytest.raises(LicenseError, match="withdrawn"):
         await listings.accept(signed(contentId=4, issuedAt=NOW_S + 9))
+
+
+@pytest.mark.parametrize("fault", [ChainError("odd"), InvalidRequest("odd")])
+async def test_an_odd_answer_drops_no_listing(
+    listings: Listings,
+    chain: LicensedChain,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: VizError,
+) -> None:
+    """Only what the chain says deletes: an answer that cannot be used, or this node's clock, says
+    nothing of the listing. The others are still checked."""
+    monkeypatch.setattr(module, "LOOK_PAUSE_S", 0)
+    chain.put_work(ContentId(4))
+    await listings.accept(signed())
+    await listings.accept(signed(contentId=4))
+    known = FakeChain.content
+
+    async def content(self: FakeChain, content_id: ContentId) -> ContentState | None:
+        if content_id == WORK:
+            raise fault
+        return await known(self, content_id)
+
+    chain.put_work(ContentId(4), withdrawn_at=NOW_S)
+    with monkeypatch.context() as odd:
+        odd.setattr(FakeChain, "content", content)
+        await listings.drop_untrue()
+    chain.clock.now -= 86_400
+    await listings.drop_untrue()
+    page, _ = await listings.page(ContentId(0))
+    assert [each.listing.content_id for each in page] == [WORK]
 
 
 async def test_the_number_of_listings_is_bounded(
