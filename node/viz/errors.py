@@ -12,7 +12,7 @@
     ├── TrainingError         a training run
     └── BuyerError            a buyer refuses to pay, or cannot
 
-Each class has a unique ``code`` (clients match on it), an HTTP ``status`` and a ``title``;
+Each class here has a unique ``code`` (clients match on it), an HTTP ``status`` and a ``title``;
 ``str(error)`` is one line that says what to do. ``extensions`` join the RFC 9457 body: no secrets.
 """
 

@@ -25,7 +25,7 @@ from viz.cli.main import app
 from viz.domain.units import ContentId
 from viz.local_socket import free_port
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1_800)
 
 CONFIG, INPUT, PAYMENT, CHAIN, LICENSE, LEDGER, NODE = 3, 4, 5, 6, 7, 9, 12
 NOBODY = "http://127.0.0.1:1"

@@ -25,7 +25,7 @@ from tests.e2e.conftest import (
 from viz.buyer.client import BuyerClient
 from viz.chain.deployment import load_deployment
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1_800)
 
 QUESTION = "Tell me a long story about a lighthouse keeper and the sea."
 LONG_TOKENS = 400

@@ -1,8 +1,8 @@
 """Keep which custodians may hold a work's key, so that its owner can end the custody of each.
 
 Owns a file for each chain, registry and work in ``custodians/`` of the data folder. Invariant: a
-custodian is in it before the key is sent there, until its certificate of the end has come, or until
-it refused the work or answered that it never held it. Commands that run at once take turns.
+custodian is in it from before the key is sent there until its certificate of the end has come, it
+refused the work, or it answered that it never held it. Commands that run at once take turns.
 """
 
 from __future__ import annotations

@@ -80,8 +80,9 @@ class MarketModel(WireModel):
 
     ``trainer``, the royalty and the works' shares are from the chain (absent for base models).
     ``name``, ``description`` and ``card`` are claims of the node ``told_by``, which is the
-    trainer's node if it serves the model. A base model is called ``model`` by most nodes; ``names``
-    are those that others give it.
+    trainer's node if it serves the model. ``model`` of a base model is the known
+    name of its digest, else what most nodes call it; ``names`` are the other names that nodes give
+    it.
     """
 
     WHERE: ClassVar[str] = "a model of the market"

@@ -1,8 +1,8 @@
 """Buy answers from a network: the caller names a model, and the buyer chooses the nodes.
 
 Owns the step from a model's name to the nodes that may serve it. The other modules do the rest:
-``finder`` finds nodes, ``policy`` chooses, ``pool`` holds the channels, ``budget`` limits spending,
-``answer`` fails over.
+``naming`` says which models a name can mean, ``finder`` finds nodes, ``policy`` chooses, ``pool``
+holds the channels, ``budget`` limits spending, ``failover`` continues at another node.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from viz.buyer.network.policy import Request, ranked
 from viz.buyer.network.pool import NodePool
 from viz.buyer.network.record import NetworkFile, NodeHistory
 from viz.buyer.terms.checks import Limits
-from viz.buyer.terms.offers import as_reference, is_askable
+from viz.buyer.terms.offers import NAMES_SHOWN, as_reference, is_askable
 from viz.buyer.terms.request import AskedRequest
 from viz.domain.display import counted, prices
 from viz.domain.ports.chain import Deployment
@@ -57,7 +57,6 @@ from viz.protocol.payment import CHAT_PATH
 from viz.protocol.wire import Json
 
 NODES_ASKED: Final = 5
-NAMES_SHOWN: Final = 20
 # A request reserves the price of the dearest node, and the prompt again for each change of node.
 MARGIN: Final = 3
 _BYTES_A_TOKEN: Final = 3
@@ -127,10 +126,11 @@ class NetworkBuyer:
         return meant
 
     async def usual_model(self) -> MarketModel:
-        """Return the default model: the only adapter, else the only base model.
+        """Return the model to ask if none is named: the only adapter, else the only base model.
 
-        Of several base models it is the one that this buyer used or paid before. Nodes that the
-        buyer does not allow do not count. Raises UnknownModel if there is no such one.
+        Of several base models it is the one that this buyer used, else the default base model
+        (``is_default``), else one whose nodes this buyer paid. Nodes that the buyer does not allow
+        do not count. Raises UnknownModel if several are left, or none is there.
         """
         models = self._at_allowed(await self._finder.models())
         adapters = [each for each in models if each.adapter_id != BASE_MODEL]
@@ -149,10 +149,11 @@ class NetworkBuyer:
     ) -> MarketModel:
         """Return which of the models that ``wanted`` can mean it means; ``names`` is the record.
 
-        It is the one that it meant before. Else only nodes that the buyer allows count, and of
-        several models the one that the buyer used, that Viz itself names, that nodes serve which
-        the buyer paid, or at last the only one that it can pay. Raises UnknownModel if several
-        are left, or if it meant another one before.
+        Only models at nodes that the buyer allows count, if there are any. Of these it is what the
+        name meant before. For a new name, each of these narrows the choice in turn: the buyer used
+        it, it is the default base model, nodes that the buyer paid serve it, the buyer can pay it.
+        Raises UnknownModel if several are left, or if the name meant a model that is not among
+        them.
         """
         if len(found) == 1 and found[0].model == wanted and found[0].adapter_id != BASE_MODEL:
             return found[0]
@@ -257,8 +258,8 @@ class NetworkBuyer:
         usable = [offer for offer in affordable if self._pool.usable(offer)]
         if not usable:
             raise self._why_none(model, allowed, affordable)
-        histories, paid = self._histories, self._pool.funded()
-        best = ranked(usable, request, histories, paid=paid, now_s=self._clock.now_s())
+        histories, funded = self._histories, self._pool.funded()
+        best = ranked(usable, request, histories, funded=funded, now_s=self._clock.now_s())
         return best[:NODES_ASKED]
 
     def _within(self, offer: MarketOffer) -> bool:

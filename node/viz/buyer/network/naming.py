@@ -2,8 +2,9 @@
 
 Owns the ways to name a model in the network: an adapter by its id, which the chain makes unique;
 an adapter or a base model by the name that nodes give it; a base model by ``NAME@DIGEST``. Does no
-I/O. Invariant: where several models have a name, neither the number of their nodes nor their price
-decides, because a stranger can announce many nodes and any price.
+I/O. Invariant: where several models have a name, neither the number of their nodes nor which of
+them is cheaper decides, because a stranger can announce many nodes and any price. Only the buyer's
+own price caps leave a model out.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from viz.domain.units import BASE_MODEL
 from viz.errors import UnknownModel
 from viz.protocol.market import MarketModel
 
-NAMES_SHOWN: Final = 20
 _OF_DIGEST: Final = "@"
 Rule = Callable[[MarketModel], bool]
 
@@ -59,7 +59,7 @@ def meaning_of(model: MarketModel) -> str:
 
 
 def narrowed(found: Sequence[MarketModel], rules: Iterable[Rule]) -> list[MarketModel]:
-    """Return the models that satisfy the most rules, an earlier rule before all later ones."""
+    """Apply the rules in order: each leaves the models that satisfy it, or all if none does."""
     left = list(found)
     for rule in rules:
         left = [each for each in left if rule(each)] or left
@@ -67,7 +67,7 @@ def narrowed(found: Sequence[MarketModel], rules: Iterable[Rule]) -> list[Market
 
 
 def is_default(model: MarketModel) -> bool:
-    """Return whether a model is the base model that Viz itself names."""
+    """Return whether a model is the default base model (``DEFAULT_BASE``)."""
     return model.adapter_id == BASE_MODEL and model.weights_digest.hex() == DEFAULT_BASE_DIGEST
 
 

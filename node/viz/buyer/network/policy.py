@@ -54,10 +54,13 @@ def ranked(
     request: Request,
     histories: Mapping[Address, NodeHistory],
     *,
-    paid: Container[Address],
+    funded: Container[Address],
     now_s: int,
 ) -> list[MarketOffer]:
-    """Return the offers, the best first. ``paid`` are the nodes where this buyer has a deposit."""
+    """Return the offers, the best first.
+
+    ``funded`` are the nodes where this buyer has some of a deposit left.
+    """
     if not offers:
         return []
     unknown = NodeHistory()
@@ -70,7 +73,7 @@ def ranked(
         found = PRICE * math.log2(costs[offer.node] / cheapest)
         found += LATENCY * math.log2(firsts[offer.node] / fastest)
         found += RELIABILITY * history.failure
-        if offer.node not in paid and (offer.prompt_price_units or offer.completion_price_units):
+        if offer.node not in funded and (offer.prompt_price_units or offer.completion_price_units):
             found += DEPOSIT
         if now_s - history.failed_at_s < RECENT_S:
             found += RECENT

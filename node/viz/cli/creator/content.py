@@ -70,6 +70,12 @@ if TYPE_CHECKING:
     from viz.protocol.registration import WorkDescription
     from viz.services.work_records import Registration
 
+_NO_RELAY: Final = "another --node, or --direct, which registers by your own transaction"
+_NO_CUSTODIAN: Final = (
+    "another --custodian, or --offline instead of --custodian: it only registers the work, and "
+    "`viz content publish` hands it over later"
+)
+
 app = typer.Typer(
     no_args_is_help=True,
     help="Register works, license and sell them, see what they earn, withdraw them.",
@@ -140,8 +146,9 @@ def register(
     tell = functools.partial(listing_words, terms, credit=credit, language=language, sample=sample)
     way = _Registering(terms, license_file, account, trusted, yes=yes, quiet=as_json)
     way.folder = folder
-    way.other_way = _NO_CUSTODIAN if custodian else _NO_RELAY
-    done, sealed = run(_registered(way, rpc if direct else "", checked(node), rpc, urls, tell))
+    other_way = _NO_CUSTODIAN if custodian else _NO_RELAY
+    direct_rpc = rpc if direct else ""
+    done, sealed = run(_registered(way, direct_rpc, checked(node), rpc, urls, other_way, tell))
     found = {k: v for k, v in done.to_json().items() if k != "salt"}
     if show(found | {"sealed": sealed}, as_json=as_json):
         return
@@ -157,28 +164,23 @@ def register(
         say_sealed(sealed)
 
 
-_NO_RELAY: Final = "another --node, or --direct, which registers by your own transaction"
-_NO_CUSTODIAN: Final = (
-    "another --custodian, or --offline instead of --custodian: it only registers the work, and "
-    "`viz content publish` hands it over later"
-)
-
-
 async def _registered(
     way: _Registering,
     direct_rpc: str,
     node: str,
     rpc: str,
     urls: Sequence[str],
+    other_way: str,
     tell: Callable[[str, Mapping[str, Any]], ListingWords],
 ) -> tuple[Registration, dict[str, Any] | None]:
     """Register, then seal, hand over and list; return the record, and what was done with the work.
 
     All checks that are possible are made before the registration, which cannot be undone.
+    ``other_way``: what to use if one of ``urls`` does not answer.
     """
     described = way.described()
     said = tell(way.account.address, described.license) if urls else None
-    way.custodians = await custodians_at(urls, way.trusted, way.other_way)
+    way.custodians = await custodians_at(urls, way.trusted, other_way)
     asked = (urls[0] if urls else "") if direct_rpc else node
     way.copies = await near_copies(way.path, described.kind, asked)
     done = await (way.directly(direct_rpc) if direct_rpc else way.relayed(node, rpc))
@@ -207,8 +209,6 @@ class _Registering:
         self._terms, self.account, self.trusted = terms, account, trusted
         self.custodians: list[CustodianNode] = []
         self.folder: Path | None = None
-        # What to use if a custodian does not answer.
-        self.other_way = ""
         # Listed works that share passages, and why none were compared; told before the signature.
         self.copies: tuple[list[tuple[str, object]], str] = [], ""
         self._license = license_file

@@ -7,8 +7,9 @@ Owns which entries of the directory are asked, how often, and when a node is lef
 - Each URL is asked once a round, whoever announced it, and ``ASKED_A_ROUND`` at most.
 - Nodes that the asker names, then those that answered before, are asked first, so that new entries
   cannot push them out. The named ones are asked beyond ``ASKED_A_ROUND``.
-- A round ends after ``round_s``; who was not asked by then is due in the next one. Only nodes that
-  are ``Awaited`` have a bound of their own, and a fault of theirs is no reason to ask them later.
+- A round ends after ``round_s``; who was not asked by then is due in the next one. An
+  ``Awaited`` node has a time limit of its own instead, and is asked in the next round too if it did
+  not answer; one that contradicted the chain is left out as any other.
 """
 
 from __future__ import annotations

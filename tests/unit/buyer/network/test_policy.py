@@ -28,7 +28,7 @@ def first(
     offers = [offer(A, a[0]), offer(B, b[0])]
     histories = {A: a[1], B: b[1]}
     funded = {A, B} if paid is None else paid
-    return ranked(offers, REQUEST, histories, paid=funded, now_s=NOW_S)[0].node
+    return ranked(offers, REQUEST, histories, funded=funded, now_s=NOW_S)[0].node
 
 
 M = 1_000_000
