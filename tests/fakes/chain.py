@@ -33,7 +33,7 @@ from viz.domain.ports.chain import (
     ServingState,
     TermsState,
 )
-from viz.domain.ports.transactions import Call, Event, Outcome, Transaction
+from viz.domain.ports.transactions import Call, Event, Outcome, TooMuchGas, Transaction
 from viz.domain.typed_data import (
     OPEN_KIND,
     TOP_UP_KIND,
@@ -116,7 +116,7 @@ class FakeChain:
     reads: int = 0
     down: bool = False
     too_dear: bool = False
-    # With what every transaction is refused.
+    # With what every transaction is refused; a cap on gas is met in its simulation.
     refuses: ChainError | None = None
     gas_needed: int = 100_000
     fees_raised: int = 0
@@ -296,6 +296,8 @@ class FakeChain:
 
     async def simulate(self, call: Call) -> None:
         self._ask()
+        if isinstance(self.refuses, TooMuchGas):
+            raise self.refuses
         if call.function != "register":
             raise AssertionError(f"the fake chain does not simulate {call.function}")
 

@@ -284,8 +284,11 @@ class MemoryStore:
 
     async def described(self, sender: Address, description: str) -> Sequence[SignedTransaction]:
         self._open()
-        found = [row for row, _ in self.transactions.values() if row.sender == sender]
-        found = [row for row in found if row.description == description]
+        found = [
+            replace(row, failed=end is Outcome.FAILED)
+            for row, end in self.transactions.values()
+            if (row.sender, row.description) == (sender, description)
+        ]
         return sorted(found, key=lambda row: row.nonce)
 
     async def marks(self) -> Sequence[BlockMark]:

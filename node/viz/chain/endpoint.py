@@ -23,7 +23,7 @@ from viz.chain.answers import InvalidAnswer, shown
 from viz.chain.refusals import (
     Refusal,
     code_of,
-    lacks_coin,
+    lacks_funds,
     refusal_of,
     revert_data_of,
     words_of,
@@ -170,7 +170,7 @@ class Endpoint:
             return _failed(revert_data_of(error), words_of(error))
         code = code_of(error)
         reason = words_of(error) + (f", code {code}" if code is not None else "")
-        if lacks_coin(reason):
+        if lacks_funds(reason):
             reason += ". Send the account coins for gas, or use a key that has some"
         refused = _KINDS[refusal](f"the chain at {self.where} refused {method}: {reason}")
         refused.quotes = True

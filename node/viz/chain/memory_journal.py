@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from viz.domain.ports.settlement_ledger import SignedTransaction
 from viz.domain.ports.transactions import Outcome
@@ -24,6 +25,8 @@ class MemoryJournal:
     async def resolve(self, transaction_hash: Hash32, outcome: Outcome) -> None:
         """Note that a transaction's outcome is known."""
         self._pending.discard(transaction_hash)
+        if outcome is Outcome.FAILED:
+            self._all[transaction_hash] = replace(self._all[transaction_hash], failed=True)
 
     async def pending(self, sender: Address) -> Sequence[SignedTransaction]:
         """Return the unresolved transactions of a key, by nonce."""

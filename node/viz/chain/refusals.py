@@ -51,13 +51,21 @@ _TOO_BIG: Final = re.compile(
     r"|exceeds .{0,20}\bgas (limit|allowance|cap)"
 )
 # Of a refused transaction: the account has no coin for it; its fee is too low.
-_NO_COIN: Final = re.compile(r"insufficient ?funds|exceeds (account )?balance")
-_FEE: Final = r"\b(?:base|gas|max|priority|tip)?fee(?!d)"
-_CHEAP: Final = re.compile(rf"under ?priced|{_FEE}|gas ?price|replac")
-# It was not accepted. After any other message it may have arrived. "nonce too low" is not here:
-# this very transaction may have used the nonce, and the endpoint that is asked may be behind.
-_NOT_TAKEN: Final = re.compile(rf"under ?priced|{_FEE}|\bgas|\binvalid sender|\b(?:over)?sized?\b")
-# No words of a message: links, addresses, hashes and numbers, which may hold "fee".
+_NO_FUNDS: Final = re.compile(
+    r"insufficient ?(?:funds|(?:sender |account )?balance)|(?:lack of|enough) funds?\b"
+    r"|exceeds .{0,20}balance"
+)
+_UNDERPRICED: Final = r"under ?priced"
+_FEE: Final = r"\b(?:base|gas|max|priority|tip)*fees?(?:cap|pergas)?\b"
+_CHEAP: Final = re.compile(rf"{_UNDERPRICED}|{_FEE}|gas ?price|replac")
+# It was not accepted. After any other message it may have arrived.
+_NOT_TAKEN: Final = re.compile(
+    rf"{_UNDERPRICED}|{_FEE}|\bgas(?:limit|price)?\b|\breplacement\b|\binvalid sender"
+    r"|\b(?:over)?sized?\b"
+)
+# Its nonce is used, perhaps by this very transaction: the endpoint that is asked may be behind.
+_NONCE_USED: Final = re.compile(r"nonce\b.{0,20}\b(?:too low|used|below)\b|old nonce")
+# What is no word of a message, although it may hold "fee": links, addresses, hashes and numbers.
 _DATA: Final = re.compile(r"\w+://\S+|\b0x[0-9a-f]+|\b(?=[a-f]*\d)[0-9a-f]+\b", re.IGNORECASE)
 # Where one word of a name ends, as in FeeTooLow and tx_gas_limit.
 _JOINT: Final = re.compile(r"(?<=[a-z])(?=[A-Z])|_")
@@ -88,8 +96,10 @@ def refusal_of(error: Any, *, executes: bool = False, transacts: bool = False) -
         return Refusal.REVERTED
     if code in _RATE_CODES:
         return Refusal.TOO_OFTEN
-    if transacts and _OF_THE_CALL.search(text) and not _TOO_OFTEN.search(text):
-        too_big = executes and _TOO_BIG.search(text) and not _NO_COIN.search(text)
+    sends = transacts and not executes
+    of_the_call = _OF_THE_CALL.search(text) or (sends and not_taken(words_of(error)))
+    if transacts and of_the_call and not _TOO_OFTEN.search(text):
+        too_big = executes and _TOO_BIG.search(text) and not _NO_FUNDS.search(text)
         return Refusal.TOO_BIG if too_big else Refusal.OF_THE_CALL
     if code in (_METHOD_UNKNOWN, _METHOD_NOT_SUPPORTED) or _NOT_SUPPORTED.search(text):
         return Refusal.NOT_SUPPORTED
@@ -104,19 +114,24 @@ def refusal_of(error: Any, *, executes: bool = False, transacts: bool = False) -
     return Refusal.UNCLEAR
 
 
-def lacks_coin(refusal: str) -> bool:
+def lacks_funds(refusal: str) -> bool:
     """Return whether the account cannot pay for a transaction; ``refusal`` is the error."""
-    return _NO_COIN.search(_said(refusal)) is not None
+    said = _said(refusal)
+    return not _nonce_is_used(said) and _NO_FUNDS.search(said) is not None
 
 
 def not_taken(refusal: str) -> bool:
     """Return whether an endpoint surely did not accept a transaction."""
-    return lacks_coin(refusal) or _NOT_TAKEN.search(_said(refusal)) is not None
+    said = _said(refusal)
+    return lacks_funds(refusal) or (
+        not _nonce_is_used(said) and _NOT_TAKEN.search(said) is not None
+    )
 
 
 def too_cheap(refusal: str) -> bool:
     """Return whether a transaction was refused that a higher fee may help."""
-    return _CHEAP.search(_said(refusal)) is not None and not lacks_coin(refusal)
+    said = _said(refusal)
+    return not (_nonce_is_used(said) or lacks_funds(refusal)) and _CHEAP.search(said) is not None
 
 
 def for_good(refusal: str) -> bool:
@@ -128,6 +143,11 @@ def _said(refusal: str) -> str:
     """Return the endpoint's own words in an error, in lower case, without the endpoint's URL."""
     said = _DATA.sub(" ", refusal.rpartition("eth_sendRawTransaction: ")[2])
     return _JOINT.sub(" ", said).lower()
+
+
+def _nonce_is_used(said: str) -> bool:
+    """Return whether words say so; other words beside these may be advice, or a host's name."""
+    return _NONCE_USED.search(said) is not None and re.search(_UNDERPRICED, said) is None
 
 
 def _says_reverted(error: Any) -> bool:

@@ -21,7 +21,7 @@ from viz.chain.deployment import address_of
 from viz.chain.fillers import FILLER
 from viz.chain.memory_journal import MemoryJournal
 from viz.chain.nonces import MOST_APART, AccountNonces, lowest_free
-from viz.chain.refusals import lacks_coin, not_taken
+from viz.chain.refusals import lacks_funds, not_taken
 from viz.chain.rpc import Fees, Rpc
 from viz.chain.stuck import STUCK_BLOCKS
 from viz.chain.tracker import TransactionTracker
@@ -29,9 +29,8 @@ from viz.domain.ports.chain import Deployment
 from viz.domain.ports.settlement_ledger import SignedTransaction, TransactionJournal
 from viz.domain.ports.transactions import (
     Call,
-    CoinLacking,
+    InsufficientFunds,
     Outcome,
-    TooMuchGas,
     Transaction,
 )
 from viz.domain.units import BPS, Address, Hash32, hex_of
@@ -81,7 +80,7 @@ class Sender:
         self._lock = asyncio.Lock()
         self._nonces = AccountNonces(self.address)
         # Whether a transaction was refused for want of coin: the balance is asked from then on.
-        self._was_poor = False
+        self._lacked_funds = False
         self._tracker = TransactionTracker(
             rpc,
             account,
@@ -110,10 +109,10 @@ class Sender:
 
         If blocks leave it out, it is replaced at a higher fee meanwhile, within the bound. If an
         error is raised, nothing was sent: TransactionFailed with the decoded custom error if the
-        simulation reverts, TooMuchGas if the call needs more gas than a block may use, CoinLacking
-        if the account cannot pay, GasAboveLimit if it needs more than ``max_gas``, FeeTooHigh as
-        ``viz.chain.fees.bounded``, ChainUnreachable if the chain does not answer, ChainError if
-        this sender has no deployment.
+        simulation reverts, and if the call needs more gas than a block may use; TooMuchGas if the
+        endpoint allows one transaction less, InsufficientFunds if the account cannot pay,
+        GasAboveLimit if it needs more than ``max_gas``, FeeTooHigh as ``viz.chain.fees.bounded``,
+        ChainUnreachable if the chain does not answer, ChainError if this sender has no deployment.
         """
         if self._deployment is None:
             raise ChainError("this sender has no deployment: it can only deploy contracts")
@@ -195,7 +194,7 @@ class Sender:
                 return
             paid = fees.bounded(await self._rpc.fees(), self._max_fee_wei, urgent=urgent)
             chain_id = await self._chain()
-            await self._require_coin(fillers.EMPTY_GAS, paid, FILLER)
+            await self._require_funds(fillers.EMPTY_GAS, paid, FILLER)
             entry = fillers.empty(self._account, start, chain_id=chain_id, paid=paid)
             with self._tracker.following(start):
                 await self._journal.record(entry)
@@ -251,7 +250,7 @@ class Sender:
 
         If the answer to a broadcast is lost, the connection repeats it. The chain then refuses
         the repetition, because the first copy arrived. A real refusal frees the nonce and raises
-        TransactionFailed, which is CoinLacking where the account cannot pay.
+        TransactionFailed, which is InsufficientFunds where the account cannot pay.
         """
         try:
             if await self._rpc.knows(entry.hash):
@@ -263,23 +262,24 @@ class Sender:
         await self._journal.resolve(entry.hash, Outcome.FAILED)
         what = f"{entry.description} from {self.address}: {refusal.detail}"
         failed = TransactionFailed(what)
-        if lacks_coin(refusal.detail):
-            self._was_poor = True
-            failed = CoinLacking(f"{what}: send coin for gas to this account")
+        if lacks_funds(refusal.detail):
+            self._lacked_funds = True
+            failed = InsufficientFunds(what)
         failed.quotes = refusal.quotes
         raise failed from refusal
 
-    async def _require_coin(self, gas: int, paid: Fees, description: str) -> None:
-        """Raise CoinLacking if the account, which lacked coin once, cannot pay for this now.
+    async def _require_funds(self, gas: int, paid: Fees, description: str) -> None:
+        """Raise InsufficientFunds if the account, which lacked coin once, cannot pay for this now.
 
         What the chain is sure to refuse is not signed: the journal would keep each try.
         """
-        if self._was_poor:
+        if self._lacked_funds:
             has_wei = await self._rpc.balance_wei(self.address)
-            if has_wei < gas * paid.max_fee_wei:
-                raise CoinLacking(
-                    f"{self.address} has {has_wei} wei, too little for the gas of a transaction "
-                    f"({description}): nothing was sent, send coin for gas to this account"
+            costs_wei = gas * paid.max_fee_wei
+            if has_wei < costs_wei:
+                raise InsufficientFunds(
+                    f"{self.address} has {has_wei} wei of the {costs_wei} wei that {description} "
+                    "may cost: nothing was sent, send coin for gas to this account"
                 )
 
     async def _start(self, open_count: int) -> int:
@@ -309,14 +309,14 @@ class Sender:
         """Sign a call that needs ``gas``, with a margin as far as the caller and a block allow."""
         paid = fees.bounded(await self._rpc.fees(), self._max_fee_wei, urgent=urgent)
         if paid.block_gas is not None and gas > paid.block_gas:
-            raise TooMuchGas(
+            raise TransactionFailed(
                 f"{description} needs more gas than a block of this chain may use "
                 f"({paid.block_gas}): nothing was sent"
             )
         margin = gas * self._gas_margin_bps // BPS
         bounds = [bound for bound in (max_gas, paid.block_gas) if bound is not None]
         limit = min([gas + margin, *bounds])
-        await self._require_coin(limit, paid, description)
+        await self._require_funds(limit, paid, description)
         fields: dict[str, Any] = {
             "type": 2,
             "chainId": await self._chain(),

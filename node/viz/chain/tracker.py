@@ -52,7 +52,8 @@ _log = structlog.get_logger()
 
 @dataclass(slots=True)
 class _Pass:
-    """What one call of ``recover`` knows: fees, the next nonce, no answer to a broadcast."""
+    """What one call of ``recover`` knows: the fees, how many transactions are mined, and whether a
+    broadcast had no answer."""
 
     asked: Fees | None = None
     mined: int | None = None
@@ -113,12 +114,10 @@ class TransactionTracker:
 
     async def lookup(self, transaction_hash: Hash32) -> Transaction:
         """Return a transaction's state; UNKNOWN if the chain does not know its hash."""
-        receipt = await self._rpc.receipt(transaction_hash)
-        if receipt is not None:
+        if (receipt := await self._rpc.receipt(transaction_hash)) is not None:
             return await self._end(receipt)
-        if await self._rpc.knows(transaction_hash):
-            return Transaction(Outcome.PENDING, transaction_hash)
-        return Transaction(Outcome.UNKNOWN, transaction_hash)
+        known = await self._rpc.knows(transaction_hash)
+        return Transaction(Outcome.PENDING if known else Outcome.UNKNOWN, transaction_hash)
 
     async def wait(self, entry: SignedTransaction, *, urgent: bool) -> Transaction:
         """Wait for the block of a transaction that was broadcast, and return its result.
@@ -183,12 +182,15 @@ class TransactionTracker:
     async def earlier(self, description: str, part: bytes) -> tuple[Transaction, ...]:
         """Return the present states of the transactions whose signed bytes hold ``part``.
 
-        ``description`` is that of the journal, which has ended ones too. Nothing is sent.
+        ``description`` is the journal's, which has ended and refused ones too. Nothing is sent.
         """
         entries = await self._journal.described(self._address, description)
         states: list[Transaction] = []
         for same in _by_nonce([each for each in entries if part in each.raw]):
-            states += (await self._states(same))[0].values()
+            found, _ = await self._states(same)
+            for each in same:
+                lost = found[each.hash].outcome is Outcome.UNKNOWN
+                states.append(_failed(each) if lost and each.failed else found[each.hash])
         return tuple(states)
 
     async def _states(
@@ -349,8 +351,7 @@ class TransactionTracker:
 
     async def _receipt_of(self, running: Sequence[SignedTransaction]) -> TransactionReceipt | None:
         for each in running:
-            receipt = await self._rpc.receipt(each.hash)
-            if receipt is not None:
+            if (receipt := await self._rpc.receipt(each.hash)) is not None:
                 return receipt
         return None
 

@@ -136,7 +136,12 @@ class ChainsideTables:
 
 def _transaction(row: Row[Any]) -> SignedTransaction:
     return SignedTransaction(
-        Hash32(row.hash), Address(row.sender), row.nonce, row.raw, row.description
+        Hash32(row.hash),
+        Address(row.sender),
+        row.nonce,
+        row.raw,
+        row.description,
+        failed=row.outcome == Outcome.FAILED.value,
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any, Final
 from viz import errors
 from viz.domain import typed_data
 from viz.domain.eip712 import Domain, Struct, keccak, layout_of, settlement_domain
+from viz.domain.ports import transactions
 from viz.domain.units import Hash32, hex_of
 from viz.errors import VizError
 from viz.protocol.problems import openai_type
@@ -83,6 +84,8 @@ ADVICE: Final[dict[str, tuple[str, str]]] = {
         "and deadline.",
     ),
     "gas-above-limit": (BUYER, "Send the transaction yourself."),
+    "too-much-gas": (BUYER, "Send the transaction yourself, or use another node."),
+    "insufficient-funds": (BUYER, "Send the transaction yourself, or use another node."),
     "fee-too-high": (BUYER, "Wait for lower fees, or send the transaction yourself."),
     "outcome-unknown": (
         BUYER,
@@ -229,10 +232,12 @@ SIGNERS: Final[dict[str, tuple[str, str, str]]] = {
 
 
 def error_classes() -> Iterator[type[VizError]]:
-    """Yield every error of ``viz.errors``, in the order of its file."""
-    for value in vars(errors).values():
-        if isinstance(value, type) and issubclass(value, VizError):
-            yield value
+    """Yield every error of ``viz.errors``, in the order of its file, and the sender's own."""
+    for module in (errors, transactions):
+        for value in vars(module).values():
+            is_error = isinstance(value, type) and issubclass(value, VizError)
+            if is_error and value.__module__ == module.__name__:
+                yield value
 
 
 def structs() -> Iterator[type[Struct]]:

@@ -24,7 +24,7 @@ from tests.integration.api.harness import (
 )
 
 from viz.domain.ports.ledger import TrainingRecord
-from viz.domain.ports.transactions import Call, CoinLacking, TooMuchGas, Transaction
+from viz.domain.ports.transactions import Call, InsufficientFunds, TooMuchGas, Transaction
 from viz.domain.units import AdapterId
 from viz.services.training.wish import awaits_publication, publication_state
 
@@ -139,7 +139,7 @@ async def test_a_gate_that_refuses_is_kept_with_its_reason(tmp_path: Path) -> No
 
 REFUSALS = {
     "a cap on gas": TooMuchGas("gas required exceeds allowance (700000)"),
-    "no coin": CoinLacking("send coin for gas to this account"),
+    "no coin": InsufficientFunds("send coin for gas to this account"),
 }
 
 
@@ -147,8 +147,8 @@ REFUSALS = {
     "fault", ["the chain is down", "gas is too dear", "unconfirmed", *REFUSALS]
 )
 async def test_what_passes_by_itself_is_tried_again(tmp_path: Path, fault: str) -> None:
-    """An outage at the end of a night's training costs no adapter, and what the operator ends at
-    endpoint or account no command after it. The weights are sealed once, not at every try."""
+    """An outage at the end of a night's training costs no adapter. What only the operator can end,
+    a cap on gas or an account without coin, needs no command afterwards."""
     blobs = MemoryBlobStore()
     async with running_node(tmp_path, blobs=blobs) as node:
         before = len(blobs.pins)
@@ -170,7 +170,13 @@ async def test_what_passes_by_itself_is_tried_again(tmp_path: Path, fault: str) 
             if fault in REFUSALS:
                 assert REFUSALS[fault].detail in told
             if fault == "a cap on gas":
-                for todo in ("chain.rpc_url", "viz training cancel t1", "viz adapter register t1"):
+                assert record.result["publication"]["code"] == "too-much-gas"
+                for todo in (
+                    "chain.rpc_url",
+                    "viz training cancel t1",
+                    "viz adapter register t1",
+                    "no endpoint helps: cancel, and train on fewer works",
+                ):
                     assert todo in told
             await asyncio.sleep(0.1)
             node.chain.refuses = None

@@ -18,7 +18,7 @@ from viz.chain.memory_journal import MemoryJournal
 from viz.chain.nonces import LASTS_S
 from viz.chain.rpc import Fees
 from viz.chain.sender import Sender
-from viz.domain.ports.transactions import Call, Outcome, Transaction
+from viz.domain.ports.transactions import Call, Outcome, TooMuchGas, Transaction
 from viz.domain.units import Address, Hash32
 from viz.errors import ChainError, ChainUnreachable, TransactionFailed
 
@@ -349,8 +349,9 @@ def test_no_more_gas_is_signed_than_a_block_may_use() -> None:
     key.passes(10)
     key.rpc.fees_now = replace(ASKED, block_gas=BLOCK_GAS)
     key.rpc.needs = BLOCK_GAS + 1
-    with pytest.raises(TransactionFailed, match="more gas than a block of this chain"):
+    with pytest.raises(TransactionFailed, match="more gas than a block of this chain") as caught:
         key.submit(2)
+    assert not isinstance(caught.value, TooMuchGas), "no endpoint allows more"
     key.rpc.needs = BLOCK_GAS
     assert key.submit(3).outcome is Outcome.MINED
     assert fees._fields(key.rpc.broadcasts[-1][1])["gas"] == BLOCK_GAS

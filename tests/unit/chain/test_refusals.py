@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from viz.chain.refusals import for_good, lacks_coin, not_taken, too_cheap
+from viz.chain.endpoint import Endpoint
+from viz.chain.refusals import for_good, lacks_funds, not_taken, too_cheap
+from viz.errors import ChainUnreachable
 
 HASH = "0xfee0" + "fee" * 20
 NOT_TAKEN = (
@@ -16,11 +18,9 @@ NOT_TAKEN = (
     "intrinsic gas too high -- tx.gas_limit > env.block.gas_limit",
     "max fee per gas less than block base fee: address 0x0, maxFeePerGas: 1, baseFee: 7",
     "tx fee (1.20 ether) exceeds the configured cap (1.00 ether)",
-    "insufficient funds for gas * price + value: balance 0, tx cost 9, overshot 9",
     "invalid sender",
     "oversized data: transaction size 131200, limit 131072",
     "max initcode size exceeded",
-    "Upfront cost exceeds account balance",
     "Gas price below configured minimum gas price",
     "Intrinsic gas exceeds gas limit",
     "Transaction gas limit exceeds block gas limit",
@@ -33,6 +33,23 @@ NOT_TAKEN = (
     "gas limit is too high",
     "basefee above the fee cap",
     "underpriced",
+    "replacement transaction underpriced. A gasPrice of at least 9 is necessary to replace the "
+    "existing transaction with nonce 5: nonce 5 is used",
+    "ReplacementNotAllowed",
+    "maxfeepergas is below the minimum",
+)
+# Nobody's fee helps against these.
+NO_FUNDS = (
+    "insufficient funds for gas * price + value: balance 0, tx cost 9, overshot 9",
+    "Upfront cost exceeds account balance",
+    "UPFRONT_COST_EXCEEDS_BALANCE",
+    "INSUFFICIENT_FUNDS",
+    "InsufficientFunds, Account balance: 0, cost: 9",
+    "insufficient sender balance",
+    "Sender doesn't have enough funds to send tx. The max upfront cost is: 9 and the sender's "
+    "account only has: 0",
+    "lack of funds (0) for max fee (9)",
+    "LackOfFundForMaxFee { fee: 9, balance: 0 }",
 )
 UNCLEAR = (
     "nonce too low",
@@ -41,20 +58,33 @@ UNCLEAR = (
     "nonce too low, see https://errors.example/gas-fee-size",
     "OldNonce, Current nonce: 6, nonce of rejected tx: 5.",
     "nonce too low: the price feed of coffee does not matter",
+    "nonce too low. Feel free to contact support",
+    "nonce too low, see docs.example/gas-fees",
+    "nonce too low (via gas-node.internal)",
+    "nonce too low: insufficient funds and underfunded fees are other errors",
+    "transaction nonce 5 below sender account nonce 6 (max gas fee 7)",
+    "the nonce has already been used, whatever the gas price",
 )
 HOSTS = ("https://rpc.example", "https://underpriced-gas-fee-size.example", "http://fee.gas:8545")
 
 
 def told(said: str, host: str) -> str:
-    """The error that ``viz.chain.endpoint`` makes of an endpoint's message."""
-    return f"the chain at {host} refused eth_sendRawTransaction: {said}, code -32000"
+    """What a sender reads of an endpoint's message: it was refused, and not left unanswered."""
+    endpoint = Endpoint(f"{host}/key", timeout_s=1)
+    error = endpoint._refused("eth_sendRawTransaction", {"code": -32000, "message": said})
+    assert not isinstance(error, ChainUnreachable)
+    assert error.detail.startswith(f"the chain at {host} refused eth_sendRawTransaction: {said}")
+    return error.detail
 
 
 @pytest.mark.parametrize("host", HOSTS)
-@pytest.mark.parametrize("said", NOT_TAKEN)
+@pytest.mark.parametrize("said", [*NOT_TAKEN, *NO_FUNDS])
 def test_a_refusal_is_recognised_in_each_client_s_words(said: str, host: str) -> None:
-    """Geth's, Besu's, Nethermind's, Erigon's and anvil's."""
-    assert not_taken(told(said, host)) and not_taken(said)
+    """Geth's, Besu's, Nethermind's, Erigon's, Reth's, Hardhat's and anvil's."""
+    error = told(said, host)
+    assert not_taken(error) and not_taken(said)
+    assert lacks_funds(error) is lacks_funds(said) is (said in NO_FUNDS)
+    assert not (too_cheap(error) and said in NO_FUNDS)
 
 
 @pytest.mark.parametrize("host", HOSTS)
@@ -62,7 +92,7 @@ def test_a_refusal_is_recognised_in_each_client_s_words(said: str, host: str) ->
 def test_a_url_or_an_address_is_no_refusal(said: str, host: str) -> None:
     """The transaction may have arrived: if it were called failed, it could happen twice."""
     error = told(said, host)
-    assert not not_taken(error) and not too_cheap(error) and not lacks_coin(error)
+    assert not not_taken(error) and not too_cheap(error) and not lacks_funds(error)
 
 
 @pytest.mark.parametrize(
@@ -75,7 +105,7 @@ def test_a_url_or_an_address_is_no_refusal(said: str, host: str) -> None:
         ("fee cap too low", True),
         ("exceeds block gas limit", False),
         (f"invalid transaction {HASH}", False),
-        ("insufficient funds for gas * price + value", False),
+        *((said, False) for said in NO_FUNDS),
     ],
 )
 def test_what_a_higher_fee_may_help(said: str, cheap: bool) -> None:

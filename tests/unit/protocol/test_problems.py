@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from viz import errors
@@ -58,3 +61,14 @@ def test_a_strangers_words_are_short_and_command_nothing() -> None:
         {"type": CODE_URI, "detail": "a\nb\x1b]0;t\x07\u202e" + "x" * 10**6}, 400
     ).detail
     assert told.startswith("a b]0;t") and told.isprintable() and len(told) <= MAX_DETAIL_CHARS
+
+
+def test_the_codes_of_a_sender_are_known_to_who_sends_nothing() -> None:
+    """A buyer's program loads no sender: it must know these as failed transactions all the same."""
+    code = (
+        "from viz.errors import TransactionFailed\n"
+        "from viz.protocol.problems import class_of\n"
+        "for code in ('too-much-gas', 'insufficient-funds'):\n"
+        "    assert issubclass(class_of(code), TransactionFailed), code\n"
+    )
+    subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": "node"}, timeout=60, check=True)

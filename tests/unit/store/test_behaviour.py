@@ -320,6 +320,9 @@ async def test_transactions_wait_for_their_end(store: Store) -> None:
         await store.record(transaction)
     await store.resolve(digest(2), Outcome.MINED)
     assert list(await store.pending(ALICE)) == [sent[2], sent[0]]
+    await store.resolve(digest(1), Outcome.FAILED)
+    every = [sent[2], sent[1], replace(sent[0], failed=True)]
+    assert list(await store.described(ALICE, "claim")) == every
 
 
 async def test_what_is_not_billed_yet_is_kept_until_it_is(store: Store) -> None:

@@ -20,13 +20,17 @@ from viz.domain.units import AdapterId, Address, Hash32, Units
 
 @dataclass(frozen=True, slots=True)
 class SignedTransaction:
-    """A signed transaction: recorded before its broadcast, and identified by its hash."""
+    """A signed transaction: recorded before its broadcast, and identified by its hash.
+
+    ``failed`` is whether it has ended as FAILED; of a refused one the chain knows nothing.
+    """
 
     hash: Hash32
     sender: Address
     nonce: int
     raw: bytes
     description: str
+    failed: bool = False
 
 
 class TransactionJournal(Protocol):

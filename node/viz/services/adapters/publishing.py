@@ -26,6 +26,7 @@ from viz.domain.units import ZERO_ADDRESS, AdapterId, Address, Cid, ContentId, H
 from viz.errors import (
     AdapterNotServable,
     BlobCorrupt,
+    ChainError,
     InvalidRequest,
     NoLiveGrant,
     OutcomeUnknown,
@@ -80,7 +81,8 @@ class Publishing:
         self._sealed = sealed
         self._directory = directory
         self._engines = engines
-        # Sealed and stored, by the weights' digest, for a registration that was not sent yet.
+        # Sealed and stored, by the weights' digest, for a registration that was not sent. What may
+        # be registered is never here: two adapters must not share a blob and its key.
         self._stored: dict[Hash32, Cid] = {}
         # One at a time: two calls for one manifest would both find it unregistered.
         self._registering = asyncio.Lock()
@@ -99,11 +101,15 @@ class Publishing:
                 return made
             await self.check(publication, digest)
             # Each storing makes another blob and key: the next try takes what this one stored.
-            if digest not in self._stored:
-                self._stored[digest] = await self._sealed.store(publication.weights)
-            cid = self._stored[digest]
-            sent = await self._writer.submit(_registration(publication, digest, cid))
-            del self._stored[digest]
+            cid = self._stored.get(digest)
+            if cid is None or not await self._sealed.has(cid):
+                cid = await self._sealed.store(publication.weights)
+            self._stored.pop(digest, None)
+            try:
+                sent = await self._writer.submit(_registration(publication, digest, cid))
+            except ChainError:
+                self._stored[digest] = cid
+                raise
             made = _published(sent.require_mined("registering the adapter"), digest)
             _log.info("adapter registered", adapter=made.adapter_id, cid=cid, gas=sent.gas_used)
             return made

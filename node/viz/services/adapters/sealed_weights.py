@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -64,18 +65,28 @@ class SealedWeights:
     async def store(self, weights: Path) -> Cid:
         """Seal plain weights with a fresh key, store them, and return the CID.
 
-        Raises StorageUnavailable, BlobCorrupt.
+        If they are not stored, the key is destroyed. Raises StorageUnavailable, BlobCorrupt.
         """
         key, sealed = new_identity(), self._temporary()
         try:
             await asyncio.to_thread(make_private_folder, self._directory)
             await asyncio.to_thread(seal, weights, sealed, key)
-            await self._custodian.keep_own(await asyncio.to_thread(root_of_source, sealed), key)
-            return await self._blobs.add(sealed)
+            cid = await asyncio.to_thread(root_of_source, sealed)
+            try:
+                await self._custodian.keep_own(cid, key)
+                return await self._blobs.add(sealed)
+            except BaseException:
+                with suppress(StorageUnavailable):  # the first fault is the one to tell
+                    await self._custodian.drop_own(cid)
+                raise
         except OSError as error:
             raise StorageUnavailable(f"{sealed} cannot be written: {error.strerror}") from error
         finally:
             await asyncio.to_thread(sealed.unlink, missing_ok=True)
+
+    async def has(self, cid: Cid) -> bool:
+        """Return whether stored weights and their key are still here; raise StorageUnavailable."""
+        return await self._blobs.has(cid) and await self._custodian.key_of(cid) is not None
 
     async def hold(self, adapter: WeightsAddress) -> None:
         """Make sure that an adapter's sealed weights are here and pinned, to serve them to others.

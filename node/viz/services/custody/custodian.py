@@ -335,6 +335,10 @@ class Custodian:
         """Keep the key of a blob that this node sealed itself."""
         await self._keys.put(cid, key)
 
+    async def drop_own(self, cid: Cid) -> None:
+        """Destroy the key of a blob that this node sealed itself and did not store."""
+        await self._keys.destroy(cid)
+
     def _require_ours(self, custodian: Address, origin: str) -> None:
         mine = self._identity
         if (custodian, origin) != (mine.node, mine.origin):

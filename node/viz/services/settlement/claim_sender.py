@@ -6,6 +6,7 @@ chain's totals by the claim loop (docs/adr/0004).
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Container, Sequence
 from typing import Final
@@ -72,9 +73,10 @@ class ClaimSender:
                 break  # the fee rose meanwhile: the other rows wait for the next pass
             except TransactionFailed as error:
                 refused = error
-                if error.detail != self._told:
+                said = re.sub(r"\d+", "", error.detail)  # the fees are others each time
+                if said != self._told:
                     _log.warning("claim refused", rows=len(part), reason=error.detail)
-                    self._told = error.detail
+                    self._told = said
                 if len(part) > 1 and splits < MAX_SPLITS:
                     splits += 1
                     half = len(part) // 2

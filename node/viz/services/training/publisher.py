@@ -23,7 +23,7 @@ import structlog
 from viz.domain.card import card_of
 from viz.domain.manifest import manifest_hash, open_manifest, shares_by_tokens
 from viz.domain.ports.ledger import TrainingLedger, TrainingRecord
-from viz.domain.ports.transactions import CoinLacking, TooMuchGas
+from viz.domain.ports.transactions import InsufficientFunds, TooMuchGas
 from viz.domain.units import AdapterId, hex_of
 from viz.errors import (
     ChainError,
@@ -202,7 +202,7 @@ def publication_of(
 def _passes(error: Exception) -> bool:
     """Return whether an error may end by itself, or by what the operator does outside the run."""
     if isinstance(error, TransactionFailed):
-        return isinstance(error, TooMuchGas | CoinLacking)
+        return isinstance(error, TooMuchGas | InsufficientFunds)
     return isinstance(error, ChainError | StorageUnavailable | StoreError)
 
 
@@ -217,7 +217,8 @@ def _refused(training_id: str, error: Exception) -> dict[str, Any]:
         detail += (
             ". Nothing is lost, and it is tried again: name an endpoint that allows more gas in "
             "chain.rpc_url and restart the node. To stop trying: `viz training cancel "
-            f"{training_id}`; `viz adapter register {training_id}` publishes it later"
+            f"{training_id}`; `viz adapter register {training_id}` publishes it later. If the "
+            "limit is the chain's own, no endpoint helps: cancel, and train on fewer works"
         )
     if _passes(error):
         return {"state": "waiting", "code": code, "detail": detail}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,13 +20,14 @@ from viz.chain.sender import Sender
 from viz.domain.engines import Engines
 from viz.domain.ports.engine import BaseModel
 from viz.domain.ports.settlement_ledger import SignedTransaction
-from viz.domain.ports.transactions import Call
-from viz.domain.units import AdapterId, ContentId, Hash32
+from viz.domain.ports.transactions import Call, InsufficientFunds
+from viz.domain.units import AdapterId, Cid, ContentId, Hash32
 from viz.errors import (
     AdapterNotServable,
     BlobCorrupt,
     InvalidRequest,
     NoLiveGrant,
+    StorageUnavailable,
     TransactionFailed,
     UnknownAdapter,
 )
@@ -184,6 +186,87 @@ async def test_a_registration_that_a_kill_cut_off_is_taken_up_and_not_repeated(
     assert await restarted.service.publish(wanted) == made
     other = await restarted.service.publish(publication(tmp_path, works, royalty_bps=2_000))
     assert other.adapter_id == made.adapter_id + 1
+
+
+class SilentRpc(Rpc):
+    """Takes a transaction, and stops its sender in the wait for the block, once."""
+
+    stops = True
+
+    async def receipt(self, transaction_hash: Hash32) -> Any:
+        if self.stops:
+            self.stops = False
+            raise Killed
+        return await super().receipt(transaction_hash)
+
+
+async def test_a_registration_that_was_sent_shares_no_blob_with_the_next(
+    net: Testnet, tmp_path: Path
+) -> None:
+    """The end of one of two adapters would destroy the key of both."""
+    works = await licensed(net)
+    rpc = SilentRpc(net.anvil.url)
+    desk = Desk(net, tmp_path, sender=Sender(rpc, development_account(4), net.deployment))
+    with pytest.raises(Killed):
+        await desk.service.publish(publication(tmp_path, works))
+    other = await desk.service.publish(publication(tmp_path, works, royalty_bps=2_000))
+    made = await desk.service.publish(publication(tmp_path, works))
+    assert other.adapter_id == made.adapter_id + 1 and other.cid != made.cid
+    await rpc.close()
+
+
+@pytest.mark.parametrize("lost", ["nothing", "blob", "key"])
+async def test_what_was_stored_for_a_refused_registration_is_used_while_it_is_there(
+    net: Testnet, tmp_path: Path, lost: str
+) -> None:
+    """An adapter must not be registered with a blob that nobody has, or nobody can open."""
+    works = await licensed(net)
+    desk = Desk(net, tmp_path)
+    trainer = net.sender(4).address
+    await net.anvil.fund(trainer, 1)
+    with pytest.raises(InsufficientFunds):
+        await desk.service.publish(publication(tmp_path, works))
+    (first,) = desk.blobs.pins
+    await net.anvil.fund(trainer)
+    if lost == "blob":
+        await desk.blobs.erase(first)
+    elif lost == "key":
+        (tmp_path / "keys" / f"{first}.key").unlink()
+    made = await desk.service.publish(publication(tmp_path, works))
+    assert (made.cid == first) is (lost == "nothing")
+    await desk.service.activate(made.adapter_id)
+    assert desk.engine.handed == {made.adapter_id: WEIGHTS}
+    other = await desk.service.publish(publication(tmp_path, works, royalty_bps=2_000))
+    assert other.cid != made.cid
+
+
+async def test_no_key_is_left_of_weights_that_were_not_stored(
+    net: Testnet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A publication is tried again every 15 seconds, with a fresh key each time."""
+    works = await licensed(net)
+    desk = Desk(net, tmp_path)
+    storing = asyncio.Event()
+
+    async def full(_: Path) -> Cid:
+        assert len(list((tmp_path / "keys").iterdir())) == 1
+        raise StorageUnavailable("the disk is full")
+
+    async def hanging(_: Path) -> Cid:
+        storing.set()
+        return await asyncio.Future()
+
+    monkeypatch.setattr(desk.blobs, "_store", full)
+    with pytest.raises(StorageUnavailable, match="the disk is full"):
+        await desk.service.publish(publication(tmp_path, works))
+    assert list((tmp_path / "keys").iterdir()) == []
+    monkeypatch.setattr(desk.blobs, "_store", hanging)
+    cut_off = asyncio.create_task(desk.service.publish(publication(tmp_path, works)))
+    await storing.wait()
+    cut_off.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await cut_off
+    assert list((tmp_path / "keys").iterdir()) == []
 
 
 async def test_without_a_grant_nothing_is_stored_or_sent(net: Testnet, tmp_path: Path) -> None:

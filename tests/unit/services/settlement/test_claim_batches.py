@@ -77,7 +77,7 @@ class Refusing:
         self.calls += 1
         numbers = [each.base_units for each in unpack_rows(call.args[0])]
         if self.bad & set(numbers):
-            raise TransactionFailed("the contract refused")
+            raise TransactionFailed(f"the contract refused, at {self.calls} wei")
         self.sent += numbers
         return Transaction(Outcome.MINED, Hash32(bytes(32)), gas_used=1)
 

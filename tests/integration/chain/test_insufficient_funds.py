@@ -14,7 +14,7 @@ from viz.chain.keys import development_account
 from viz.chain.memory_journal import MemoryJournal
 from viz.chain.rpc import Fees
 from viz.chain.sender import Sender
-from viz.domain.ports.transactions import Call, CoinLacking, Outcome, Transaction
+from viz.domain.ports.transactions import Call, InsufficientFunds, Outcome, Transaction
 from viz.domain.units import Address
 from viz.errors import ChainError, ChainUnreachable
 
@@ -60,6 +60,10 @@ class Account:
         call = Call("Token", "mint", (self.sender.address, 1))
         return self.loop.run_until_complete(self.sender.submit(call))
 
+    def earlier(self) -> list[Transaction]:
+        call = Call("Token", "mint", (self.sender.address, 1))
+        return list(self.loop.run_until_complete(self.sender.earlier(call, b"")))
+
     def signed(self) -> int:
         return len(self.journal._all)
 
@@ -72,19 +76,27 @@ def account() -> Account:
 def test_what_cannot_be_paid_is_signed_once_and_not_at_every_try(account: Account) -> None:
     """A node tries its claims every few seconds: each try was kept, up to 1 GB a day."""
     for _ in range(50):
-        with pytest.raises(CoinLacking, match="send coin for gas to this account"):
+        with pytest.raises(InsufficientFunds) as caught:
             account.submit()
     assert account.signed() == 1
+    costs_wei = 60_000 * (ASKED.max_fee_wei - account.rpc.asked)
+    told = f"has 0 wei of the {costs_wei} wei that Token.mint may cost: nothing was sent"
+    assert told in caught.value.detail and caught.value.code == "insufficient-funds"
+    (refused,) = account.earlier()
+    assert refused.outcome is Outcome.FAILED, "or a registration would be awaited that is nowhere"
     account.rpc.coin_wei = 10**18
     assert account.submit().outcome is Outcome.MINED
     assert account.signed() == 2
+    assert [each.outcome for each in account.earlier()] == [Outcome.FAILED, Outcome.MINED]
+    account.rpc.hides = True
+    assert [each.outcome for each in account.earlier()] == [Outcome.FAILED, Outcome.UNKNOWN]
 
 
 def test_what_the_account_can_pay_is_sent_beside_what_it_cannot(account: Account) -> None:
     """A small one is not held up by a large one, nor does it let the large one be signed again."""
     account.rpc.coin_wei = 100_000 * ASKED.max_fee_wei
     for _ in range(5):
-        with pytest.raises(CoinLacking):
+        with pytest.raises(InsufficientFunds):
             account.submit(1_000_000)
         assert account.submit(50_000).outcome is Outcome.MINED
     assert account.signed() == 1 + 5
@@ -116,7 +128,7 @@ def test_a_balance_that_is_not_told_signs_nothing(
     async def silent(_: Address) -> int:
         raise ChainUnreachable("no answer in 20 s")
 
-    with pytest.raises(CoinLacking):
+    with pytest.raises(InsufficientFunds):
         account.submit()
     monkeypatch.setattr(account.rpc, "balance_wei", silent)
     with pytest.raises(ChainUnreachable):
