@@ -12,7 +12,7 @@
     ├── TrainingError         a training run
     └── BuyerError            a buyer refuses to pay, or cannot
 
-Each class here has a unique ``code`` (clients match on it), an HTTP ``status`` and a ``title``;
+Each class has a unique ``code`` (clients match on it), an HTTP ``status`` and a ``title``;
 ``str(error)`` is one line that says what to do. ``extensions`` join the RFC 9457 body: no secrets.
 """
 
@@ -36,12 +36,10 @@ class VizError(Exception):
         self.extensions = extensions
 
 
-# configuration
 class ConfigError(VizError):
     code, status, title = "config", 500, "The configuration is not usable"
 
 
-# input
 class InputError(VizError):
     code, status, title = "input", 400, "The request cannot be served as sent"
 
@@ -114,7 +112,6 @@ class InvalidKeyFile(InputError):
     code, title = "invalid-key-file", "The key file cannot be opened"
 
 
-# payment
 class PaymentError(VizError):
     code, status, title = "payment", 402, "The payment does not fit"
 
@@ -167,7 +164,6 @@ class QuoteExpired(PaymentError):
     code, status, title = "quote-expired", 409, "The quote has expired"
 
 
-# chain
 class ChainError(VizError):
     code, status, title = "chain", 502, "The chain refused or could not be asked"
 
@@ -192,6 +188,14 @@ class GasAboveLimit(TransactionFailed):
     code, title = "gas-above-limit", "The transaction would use more gas than is paid for it"
 
 
+class TooMuchGas(TransactionFailed):
+    code, title = "too-much-gas", "The call needs more gas than one transaction may use"
+
+
+class InsufficientFunds(TransactionFailed):
+    code, title = "insufficient-funds", "The account has too little coin for the transaction's gas"
+
+
 class FeeTooHigh(ChainError):
     code, status, title = "fee-too-high", 503, "The chain's fee is above what this node pays"
 
@@ -200,7 +204,6 @@ class OutcomeUnknown(ChainError):
     code, status, title = "outcome-unknown", 504, "The transaction's outcome is not known yet"
 
 
-# licenses
 class LicenseError(VizError):
     code, status, title = "license", 403, "The license does not permit it"
 
@@ -242,7 +245,6 @@ class RelayBusy(LicenseError):
     code, status, title = "relay-busy", 429, "The node relays no more for now"
 
 
-# storage
 class StorageError(VizError):
     code, status, title = "storage", 502, "The blob store cannot serve it"
 
@@ -292,7 +294,6 @@ class CustodyFull(StorageError):
     code, status, title = "custody-full", 507, "The node holds no more sealed works for you"
 
 
-# store
 class StoreError(VizError):
     code, title = "store", "The ledger refused"
 
@@ -329,7 +330,6 @@ class StoreDamaged(StoreError):
     code, title = "store-damaged", "The ledger's file is damaged"
 
 
-# engine
 class EngineError(VizError):
     code, title = "engine", "The engine failed"
 
@@ -346,7 +346,6 @@ class ModelUnavailable(EngineError):
     code, status, title = "model-unavailable", 503, "The base model cannot be loaded"
 
 
-# training
 class TrainingError(VizError):
     code, title = "training", "The training run failed"
 
@@ -367,7 +366,6 @@ class TrainingWorkerDied(TrainingError):
     code, title = "training-worker-died", "The training process ended without a result"
 
 
-# buying
 class BuyerError(VizError):
     code, status, title = "buyer", 502, "The buyer stopped"
 

@@ -33,7 +33,7 @@ from viz.domain.ports.chain import (
     ServingState,
     TermsState,
 )
-from viz.domain.ports.transactions import Call, Event, Outcome, TooMuchGas, Transaction
+from viz.domain.ports.transactions import Call, Event, Outcome, Transaction
 from viz.domain.typed_data import (
     OPEN_KIND,
     TOP_UP_KIND,
@@ -54,7 +54,14 @@ from viz.domain.units import (
     parse_address,
 )
 from viz.domain.usage import sum_of
-from viz.errors import ChainError, ChainUnreachable, FeeTooHigh, GasAboveLimit, TransactionFailed
+from viz.errors import (
+    ChainError,
+    ChainUnreachable,
+    FeeTooHigh,
+    GasAboveLimit,
+    TooMuchGas,
+    TransactionFailed,
+)
 
 NOW_S = 1_800_000_000
 

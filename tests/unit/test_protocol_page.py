@@ -303,6 +303,23 @@ def test_every_error_and_every_structure_is_explained() -> None:
     assert {layout_of(kind).name for kind in structs()} == set(SIGNERS)
 
 
+def test_no_error_has_a_code_outside_the_tree_of_errors() -> None:
+    """The page's tables are made of ``viz.errors``, and clients know no other codes."""
+    own = ROOT / "node" / "viz"
+    found = [
+        f"{path.relative_to(own)}: {kind.name}"
+        for path in own.rglob("*.py")
+        if path != own / "errors.py"
+        for kind in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(kind, ast.ClassDef)
+        for line in kind.body
+        if isinstance(line, ast.Assign)
+        for name in ast.walk(line.targets[0])
+        if isinstance(name, ast.Name) and name.id == "code"
+    ]
+    assert not found, f"move them to viz/errors.py: {found}"
+
+
 # What a node makes of these members: a header, not a member of the body.
 IN_HEADERS: Final = frozenset({"challenge", "quote", "need"})
 # What only a buyer or a creator raises on its own machine never travels.

@@ -11,8 +11,10 @@ from viz.chain import abi
 from viz.chain.deployment import address_of
 from viz.chain.rpc import BlockTag, Rpc
 from viz.domain.ports.chain import Deployment
-from viz.domain.ports.transactions import TooMuchGas
-from viz.errors import TransactionFailed
+from viz.errors import (
+    TooMuchGas,
+    TransactionFailed,
+)
 
 
 class Contract:

@@ -30,9 +30,13 @@ from viz.chain.refusals import (
 )
 from viz.chain.revert_messages import explain
 from viz.chain.transport import BoundedProvider, TooLarge
-from viz.domain.ports.transactions import TooMuchGas
 from viz.domain.units import hex_of
-from viz.errors import ChainError, ChainUnreachable, TransactionFailed
+from viz.errors import (
+    ChainError,
+    ChainUnreachable,
+    TooMuchGas,
+    TransactionFailed,
+)
 
 T = TypeVar("T")
 _EXECUTES: Final = frozenset({"eth_call", "eth_estimateGas"})
@@ -47,25 +51,17 @@ _NO_ANSWER: Final = (TimeoutError, aiohttp.ClientError, OSError, TooLarge)
 class RateLimited(ChainUnreachable):
     """The endpoint limits the rate of requests: send the same request again later."""
 
-    code, title = "chain-rate-limited", "The chain's endpoint limits the rate of requests"
-
 
 class TooMuchAsked(ChainUnreachable):
     """The endpoint refused a range of blocks: ask for fewer blocks at once."""
-
-    code, title = "chain-range-refused", "The chain's endpoint answers for fewer blocks at once"
 
 
 class NotSupported(ChainUnreachable):
     """The endpoint does not know the method, or does not keep state that old."""
 
-    code, title = "chain-not-supported", "The chain's endpoint does not support this request"
-
 
 class EndpointRefused(ChainUnreachable):
     """The endpoint refused, and its message matches none of the known reasons."""
-
-    code, title = "chain-refused", "The chain's endpoint refuses"
 
 
 _KINDS: Final[Mapping[Refusal, type[ChainError]]] = {

@@ -53,7 +53,7 @@ _TOO_BIG: Final = re.compile(
 # Of a refused transaction: the account has no coin for it; its fee is too low.
 _NO_FUNDS: Final = re.compile(
     r"insufficient ?(?:funds|(?:sender |account )?balance)|(?:lack of|enough) funds?\b"
-    r"|exceeds .{0,20}balance"
+    r"|exceeds .{0,20}\bbalance\b"
 )
 _UNDERPRICED: Final = r"under ?priced"
 _FEE: Final = r"\b(?:base|gas|max|priority|tip)*fees?(?:cap|pergas)?\b"
@@ -61,10 +61,10 @@ _CHEAP: Final = re.compile(rf"{_UNDERPRICED}|{_FEE}|gas ?price|replac")
 # It was not accepted. After any other message it may have arrived.
 _NOT_TAKEN: Final = re.compile(
     rf"{_UNDERPRICED}|{_FEE}|\bgas(?:limit|price)?\b|\breplacement\b|\binvalid sender"
-    r"|\b(?:over)?sized?\b"
+    r"|\boversized\b|\b(?:tx|transaction|data|initcode|code|input) size\b"
 )
-# Its nonce is used, perhaps by this very transaction: the endpoint that is asked may be behind.
-_NONCE_USED: Final = re.compile(r"nonce\b.{0,20}\b(?:too low|used|below)\b|old nonce")
+# Whatever else is said: it may have arrived.
+_PERHAPS_TAKEN: Final = re.compile(r"timed? ?out|timeout|\b(?:submitted|may have)\b")
 # What is no word of a message, although it may hold "fee": links, addresses, hashes and numbers.
 _DATA: Final = re.compile(r"\w+://\S+|\b0x[0-9a-f]+|\b(?=[a-f]*\d)[0-9a-f]+\b", re.IGNORECASE)
 # Where one word of a name ends, as in FeeTooLow and tx_gas_limit.
@@ -117,21 +117,21 @@ def refusal_of(error: Any, *, executes: bool = False, transacts: bool = False) -
 def lacks_funds(refusal: str) -> bool:
     """Return whether the account cannot pay for a transaction; ``refusal`` is the error."""
     said = _said(refusal)
-    return not _nonce_is_used(said) and _NO_FUNDS.search(said) is not None
+    return not _is_of_nonce(said) and _NO_FUNDS.search(said) is not None
 
 
 def not_taken(refusal: str) -> bool:
     """Return whether an endpoint surely did not accept a transaction."""
     said = _said(refusal)
-    return lacks_funds(refusal) or (
-        not _nonce_is_used(said) and _NOT_TAKEN.search(said) is not None
-    )
+    if _is_of_nonce(said) or _PERHAPS_TAKEN.search(said):
+        return False
+    return bool(_NO_FUNDS.search(said) or _NOT_TAKEN.search(said))
 
 
 def too_cheap(refusal: str) -> bool:
     """Return whether a transaction was refused that a higher fee may help."""
     said = _said(refusal)
-    return not (_nonce_is_used(said) or lacks_funds(refusal)) and _CHEAP.search(said) is not None
+    return not (_is_of_nonce(said) or lacks_funds(refusal)) and _CHEAP.search(said) is not None
 
 
 def for_good(refusal: str) -> bool:
@@ -145,9 +145,12 @@ def _said(refusal: str) -> str:
     return _JOINT.sub(" ", said).lower()
 
 
-def _nonce_is_used(said: str) -> bool:
-    """Return whether words say so; other words beside these may be advice, or a host's name."""
-    return _NONCE_USED.search(said) is not None and re.search(_UNDERPRICED, said) is None
+def _is_of_nonce(said: str) -> bool:
+    """Return whether the nonce is refused, which this very transaction may have used.
+
+    Words beside it may be advice, or a host's name. A replacement's refusal names its nonce too.
+    """
+    return "nonce" in said and re.search(_UNDERPRICED, said) is None
 
 
 def _says_reverted(error: Any) -> bool:

@@ -41,8 +41,6 @@ class Fees:
 class BlockNotKnown(ChainError):
     """The chain has no such block: not yet, or no longer after a reorganisation."""
 
-    code = "block-not-known"
-
 
 class Rpc:
     """One JSON-RPC endpoint; each call takes at most ``timeout_s`` seconds."""

@@ -27,17 +27,13 @@ from viz.chain.stuck import STUCK_BLOCKS
 from viz.chain.tracker import TransactionTracker
 from viz.domain.ports.chain import Deployment
 from viz.domain.ports.settlement_ledger import SignedTransaction, TransactionJournal
-from viz.domain.ports.transactions import (
-    Call,
-    InsufficientFunds,
-    Outcome,
-    Transaction,
-)
+from viz.domain.ports.transactions import Call, Outcome, Transaction
 from viz.domain.units import BPS, Address, Hash32, hex_of
 from viz.errors import (
     ChainError,
     ChainUnreachable,
     GasAboveLimit,
+    InsufficientFunds,
     TransactionFailed,
 )
 
@@ -109,10 +105,11 @@ class Sender:
 
         If blocks leave it out, it is replaced at a higher fee meanwhile, within the bound. If an
         error is raised, nothing was sent: TransactionFailed with the decoded custom error if the
-        simulation reverts, and if the call needs more gas than a block may use; TooMuchGas if the
-        endpoint allows one transaction less, InsufficientFunds if the account cannot pay,
-        GasAboveLimit if it needs more than ``max_gas``, FeeTooHigh as ``viz.chain.fees.bounded``,
-        ChainUnreachable if the chain does not answer, ChainError if this sender has no deployment.
+        simulation reverts, and if the call needs more gas than a block may use; TooMuchGas if it
+        needs more than the endpoint, or the chain, allows one transaction, InsufficientFunds if the
+        account cannot pay, GasAboveLimit if it needs more than ``max_gas``, FeeTooHigh as
+        ``viz.chain.fees.bounded``, ChainUnreachable if the chain does not answer, ChainError if
+        this sender has no deployment.
         """
         if self._deployment is None:
             raise ChainError("this sender has no deployment: it can only deploy contracts")

@@ -182,15 +182,19 @@ class TransactionTracker:
     async def earlier(self, description: str, part: bytes) -> tuple[Transaction, ...]:
         """Return the present states of the transactions whose signed bytes hold ``part``.
 
-        ``description`` is the journal's, which has ended and refused ones too. Nothing is sent.
+        ``description`` is the journal's, which has ended and refused ones too. One that the chain
+        refused and does not know is FAILED while nothing has its nonce. Nothing is sent.
         """
         entries = await self._journal.described(self._address, description)
         states: list[Transaction] = []
         for same in _by_nonce([each for each in entries if part in each.raw]):
-            found, _ = await self._states(same)
+            found, used = await self._states(same)
+            refused = {each.hash for each in same if each.failed and not used}
+            if refused and await self._rpc.transaction_count(self._address) > same[0].nonce:
+                refused.clear()
             for each in same:
-                lost = found[each.hash].outcome is Outcome.UNKNOWN
-                states.append(_failed(each) if lost and each.failed else found[each.hash])
+                lost = each.hash in refused and found[each.hash].outcome is Outcome.UNKNOWN
+                states.append(_failed(each, "it was refused") if lost else found[each.hash])
         return tuple(states)
 
     async def _states(
@@ -198,8 +202,7 @@ class TransactionTracker:
     ) -> tuple[dict[Hash32, Transaction], bool]:
         """Return the states of transactions with one nonce, by their hashes.
 
-        Also whether the nonce is used although none of them is known. That may be because another
-        transaction took it, or because the endpoint is behind: it must last (see above).
+        Also whether the nonce is used although none of them is known: it must last (see above).
         """
         now_s = asyncio.get_running_loop().time()
         for _ in range(2):  # the second time after the count: one may be mined in between
@@ -219,10 +222,7 @@ class TransactionTracker:
         return found, True
 
     async def _still_open(self, same: Sequence[SignedTransaction]) -> bool:
-        """Return whether these are still open: their end may have come while they were looked up.
-
-        The caller follows their nonce, so nobody ends them after that.
-        """
+        """Return whether these are still open: they may have ended while they were looked up."""
         still = {each.hash for each in await self._journal.pending(self._address)}
         return all(each.hash in still for each in same)
 
@@ -396,5 +396,5 @@ def _end_of(entry: SignedTransaction, end: Transaction) -> Transaction:
     return end if entry.hash == end.hash else _failed(entry)
 
 
-def _failed(entry: SignedTransaction) -> Transaction:
-    return Transaction(Outcome.FAILED, entry.hash, error="another transaction took its nonce")
+def _failed(entry: SignedTransaction, why: str = "another took its nonce") -> Transaction:
+    return Transaction(Outcome.FAILED, entry.hash, error=why)

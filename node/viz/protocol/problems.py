@@ -1,7 +1,7 @@
 """Convert the body of a refused request to a typed error of ``viz.errors``.
 
 Reads problem documents (RFC 9457) and OpenAI's error objects; a node's refusal contains both.
-Imports only modules that define errors, because short commands need this module.
+Imports only the errors, because short commands need this module.
 """
 
 from __future__ import annotations
@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-# Its errors have codes too, and `class_of` knows the classes of imported modules only.
-import viz.domain.ports.transactions  # noqa: F401
 from viz.errors import (
     AccessTokenInvalid,
     ChainError,

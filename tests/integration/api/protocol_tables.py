@@ -10,7 +10,6 @@ from typing import Any, Final
 from viz import errors
 from viz.domain import typed_data
 from viz.domain.eip712 import Domain, Struct, keccak, layout_of, settlement_domain
-from viz.domain.ports import transactions
 from viz.domain.units import Hash32, hex_of
 from viz.errors import VizError
 from viz.protocol.problems import openai_type
@@ -232,12 +231,10 @@ SIGNERS: Final[dict[str, tuple[str, str, str]]] = {
 
 
 def error_classes() -> Iterator[type[VizError]]:
-    """Yield every error of ``viz.errors``, in the order of its file, and the sender's own."""
-    for module in (errors, transactions):
-        for value in vars(module).values():
-            is_error = isinstance(value, type) and issubclass(value, VizError)
-            if is_error and value.__module__ == module.__name__:
-                yield value
+    """Yield every error of ``viz.errors``, in the order of its file."""
+    for value in vars(errors).values():
+        if isinstance(value, type) and issubclass(value, VizError):
+            yield value
 
 
 def structs() -> Iterator[type[Struct]]:

@@ -24,8 +24,9 @@ from tests.integration.api.harness import (
 )
 
 from viz.domain.ports.ledger import TrainingRecord
-from viz.domain.ports.transactions import Call, InsufficientFunds, TooMuchGas, Transaction
+from viz.domain.ports.transactions import Call, Transaction
 from viz.domain.units import AdapterId
+from viz.errors import InsufficientFunds, TooMuchGas
 from viz.services.training.wish import awaits_publication, publication_state
 
 OPERATOR = {"Authorization": f"Bearer {OPERATOR_TOKEN}"}

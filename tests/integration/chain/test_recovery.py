@@ -18,9 +18,14 @@ from viz.chain.memory_journal import MemoryJournal
 from viz.chain.nonces import LASTS_S
 from viz.chain.rpc import Fees
 from viz.chain.sender import Sender
-from viz.domain.ports.transactions import Call, Outcome, TooMuchGas, Transaction
+from viz.domain.ports.transactions import Call, Outcome, Transaction
 from viz.domain.units import Address, Hash32
-from viz.errors import ChainError, ChainUnreachable, TransactionFailed
+from viz.errors import (
+    ChainError,
+    ChainUnreachable,
+    TooMuchGas,
+    TransactionFailed,
+)
 
 WAIT_S = 60.0
 LOST = 8

@@ -64,6 +64,8 @@ UNCLEAR = (
     "nonce too low: insufficient funds and underfunded fees are other errors",
     "transaction nonce 5 below sender account nonce 6 (max gas fee 7)",
     "the nonce has already been used, whatever the gas price",
+    "nonce is lower than expected, gas price 7",
+    "invalid nonce; fees are fine",
 )
 HOSTS = ("https://rpc.example", "https://underpriced-gas-fee-size.example", "http://fee.gas:8545")
 
@@ -112,3 +114,18 @@ def test_what_a_higher_fee_may_help(said: str, cheap: bool) -> None:
     """A hash with "fee" in it is no reason to pay more, and what no fee helps is for good."""
     assert too_cheap(told(said, HOSTS[1])) is cheap
     assert for_good(told(said, HOSTS[1])) is not cheap
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "request time exceeds load balancer limit",
+        "connection pool size exceeded",
+        "gateway timeout: upstream fee-payer service did not answer",
+        "timed out waiting for the gas oracle",
+        "it may have been submitted: the fee service is down",
+    ],
+)
+def test_a_fault_on_the_way_is_no_refusal(said: str) -> None:
+    """A gateway's words: behind it the transaction may have been taken."""
+    assert not not_taken(said) and not lacks_funds(said)

@@ -20,7 +20,7 @@ from viz.domain.eip712 import public_address, settlement_domain, sign
 from viz.domain.ports.transactions import Call, ChainWriter, Transaction
 from viz.domain.typed_data import RequestClose
 from viz.domain.units import Address, Units
-from viz.errors import ChannelUnknown, InvalidRequest, TransactionFailed
+from viz.errors import ChannelUnknown, InsufficientFunds, InvalidRequest
 from viz.protocol.messages import CloseAnswer
 
 REQUEST_VALID_S = 3_600
@@ -102,7 +102,7 @@ async def leave(
 async def send_close(chain: Chain, sender: ChainWriter, answer: CloseAnswer) -> Transaction:
     """Send the Close that a node signed and did not submit itself. Anybody may send it.
 
-    Raises TransactionFailed (it was used or is over, or there is no gas), OutcomeUnknown,
+    Raises TransactionFailed (it was used or is over), InsufficientFunds, OutcomeUnknown,
     ChainUnreachable.
     """
     close = answer.close
@@ -111,9 +111,9 @@ async def send_close(chain: Chain, sender: ChainWriter, answer: CloseAnswer) -> 
 
 
 async def submit(chain: Chain, sender: ChainWriter, call: Call) -> Transaction:
-    """Send a call; raise TransactionFailed if its sender has no gas or the call fails."""
+    """Send a call; raise InsufficientFunds if its sender has no coin for gas, TransactionFailed."""
     if await chain.rpc.balance_wei(sender.address) == 0:
-        raise TransactionFailed(
+        raise InsufficientFunds(
             f"{sender.address} has no gas on this chain: give it some, or name another key that "
             "has with --gas-key (it only relays; the money goes to the wallet)"
         )

@@ -150,9 +150,9 @@ class NetworkBuyer:
         """Return which of the models that ``wanted`` can mean it means; ``names`` is the record.
 
         Only models at nodes that the buyer allows count, if there are any. Of these it is what the
-        name meant before. For a new name, each of these narrows the choice in turn: the buyer used
-        it, it is the default base model, nodes that the buyer paid serve it, the buyer can pay it.
-        Raises UnknownModel if several are left, or if the name meant a model that is not among
+        name meant before. For a new name four rules narrow the choice in turn: the buyer used the
+        model; it is the default base model; nodes that the buyer paid serve it; the buyer can pay
+        it. Raises UnknownModel if several are left, or if the name meant a model that is not among
         them.
         """
         if len(found) == 1 and found[0].model == wanted and found[0].adapter_id != BASE_MODEL:

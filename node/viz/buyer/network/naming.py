@@ -3,8 +3,8 @@
 Owns the ways to name a model in the network: an adapter by its id, which the chain makes unique;
 an adapter or a base model by the name that nodes give it; a base model by ``NAME@DIGEST``. Does no
 I/O. Invariant: where several models have a name, neither the number of their nodes nor which of
-them is cheaper decides, because a stranger can announce many nodes and any price. Only the buyer's
-own price caps leave a model out.
+them is cheaper decides, because a stranger can announce many nodes and any price. The buyer's own
+price caps count only as the last rule.
 """
 
 from __future__ import annotations

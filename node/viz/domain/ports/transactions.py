@@ -11,18 +11,6 @@ from viz.domain.units import Address, Hash32, hex_of
 from viz.errors import OutcomeUnknown, TransactionFailed
 
 
-class TooMuchGas(TransactionFailed):
-    """The call needs more gas than the endpoint, or the chain, allows one transaction."""
-
-    code, title = "too-much-gas", "The call needs more gas than one transaction may use"
-
-
-class InsufficientFunds(TransactionFailed):
-    """The account cannot pay for the transaction's gas."""
-
-    code, title = "insufficient-funds", "The account has too little coin for the transaction's gas"
-
-
 class Outcome(Enum):
     """The outcome of a transaction; look up an UNKNOWN one by its hash before sending again."""
 
@@ -120,11 +108,12 @@ class ChainWriter(Protocol):
         """Simulate, sign, record and broadcast a call, and wait a bounded time for its block.
 
         Raises TransactionFailed with the decoded custom error if the simulation reverts, and if a
-        block has no room for it; TooMuchGas if it needs more gas than one transaction may use,
-        InsufficientFunds if the account cannot pay, GasAboveLimit if it needs more than
-        ``max_gas``, and FeeTooHigh if gas costs more than the operator's bound, or four times that
-        if the call is ``urgent``. After any ChainError, nothing was sent. The returned outcome is
-        MINED, FAILED, PENDING or UNKNOWN. If a replacement was mined, the result has its hash.
+        block has no room for it; TooMuchGas if it needs more gas than the endpoint, or the chain,
+        allows one transaction, InsufficientFunds if the account cannot pay, GasAboveLimit if it
+        needs more than ``max_gas``, and FeeTooHigh if gas costs more than the operator's bound, or
+        four times that if the call is ``urgent``. After any ChainError, nothing was sent. The
+        returned outcome is MINED, FAILED, PENDING or UNKNOWN. If a replacement was mined, the
+        result has its hash.
         """
         ...
 

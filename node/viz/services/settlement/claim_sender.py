@@ -73,7 +73,7 @@ class ClaimSender:
                 break  # the fee rose meanwhile: the other rows wait for the next pass
             except TransactionFailed as error:
                 refused = error
-                said = re.sub(r"\d+", "", error.detail)  # the fees are others each time
+                said = re.sub(r"\d+", "", error.detail)  # balance and fees differ
                 if said != self._told:
                     _log.warning("claim refused", rows=len(part), reason=error.detail)
                     self._told = said

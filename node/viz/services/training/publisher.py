@@ -23,14 +23,15 @@ import structlog
 from viz.domain.card import card_of
 from viz.domain.manifest import manifest_hash, open_manifest, shares_by_tokens
 from viz.domain.ports.ledger import TrainingLedger, TrainingRecord
-from viz.domain.ports.transactions import InsufficientFunds, TooMuchGas
 from viz.domain.units import AdapterId, hex_of
 from viz.errors import (
     ChainError,
     ChainMismatch,
+    InsufficientFunds,
     InvalidRequest,
     StorageUnavailable,
     StoreError,
+    TooMuchGas,
     TransactionFailed,
     UnknownAdapter,
     VizError,

@@ -20,11 +20,12 @@ from viz.chain.sender import Sender
 from viz.domain.engines import Engines
 from viz.domain.ports.engine import BaseModel
 from viz.domain.ports.settlement_ledger import SignedTransaction
-from viz.domain.ports.transactions import Call, InsufficientFunds
+from viz.domain.ports.transactions import Call
 from viz.domain.units import AdapterId, Cid, ContentId, Hash32
 from viz.errors import (
     AdapterNotServable,
     BlobCorrupt,
+    InsufficientFunds,
     InvalidRequest,
     NoLiveGrant,
     StorageUnavailable,
