@@ -24,10 +24,11 @@ from urllib.parse import urlsplit
 import aiohttp
 from aiohttp import hdrs
 from aiohttp.abc import AbstractResolver, ResolveResult
+from yarl import URL
 
 from viz.daemon_thread import in_daemon_thread
 from viz.domain.http_url import http_origin
-from viz.errors import AddressNotPublic, NodeRefused, NodeUnreachable
+from viz.errors import AddressNotPublic, InvalidRequest, NodeRefused, NodeUnreachable
 from viz.protocol.answers import read_as, value_of
 from viz.protocol.wire import Json
 
@@ -140,6 +141,17 @@ class Outbound:
                 private_addresses=self._private, connections=self._connections
             )
         return self._http
+
+
+def as_sent(url: str) -> str:
+    """Return a URL in the form in which it is requested: without dots (``/a/../b``) and fragment.
+
+    Rules about paths must be compared with this form. Raises InvalidRequest if it is no URL.
+    """
+    try:
+        return str(URL(url).with_fragment(None))
+    except ValueError as error:
+        raise InvalidRequest(f"{url[:200]!r} is not an address: {error}") from error
 
 
 def require_allowed(url: str, *, private_addresses: bool) -> None:

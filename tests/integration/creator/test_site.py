@@ -150,6 +150,26 @@ async def test_a_private_address_and_a_redirect_are_not_followed(server: Server)
             SiteReader(Outbound(), odd, SiteBounds())
 
 
+async def test_no_address_goes_around_the_rules_by_its_form(server: Server) -> None:
+    """What is asked for is what the rules were asked about: dots in a path are followed first."""
+    barred = ("/secret", "/diary/private")
+    server.put("/robots.txt", "User-agent: *\nDisallow: /secret\nDisallow: /diary/private\n")
+    for path in (*barred, "/reserved/1", "/diary/1"):
+        server.put(path, page(1))
+    server.put("/ai.txt", "User-Agent: *\nDisallow: /reserved\n", "text/plain")
+    odd = (
+        "/diary/../secret", "/diary/%2e%2e/secret", "/diary/./private", "/diary/x/../private",
+        "/diary/.%2E/reserved/1", "/diary/../diary/1",
+    )  # fmt: skip
+    listed = "".join(f"<url><loc>{server.url}{path}#top</loc></url>" for path in odd)
+    server.put("/sitemap.xml", SITEMAP.format(listed), "application/xml")
+    site = await read(server, "/diary/", reserved_too=True)
+    assert [each.url for each in site.pages] == [f"{server.url}/diary/1"]
+    assert not {*barred, "/reserved/1"} & set(server.asked)
+    with pytest.raises(InvalidWork, match="bars viz-import"):
+        await read(server, "/diary/../secret")
+
+
 async def test_a_barred_or_unreadable_site_is_not_fetched(server: Server) -> None:
     """robots.txt that bars everything, or that answers an error, stops before any page."""
     server.diary()

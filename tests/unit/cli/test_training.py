@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
 from viz.cli.operator import training
 from viz.cli.operator.running_node import OperatorClient, _counts
-from viz.cli.operator.train import train_and_publish
+from viz.cli.operator.train import train_and_publish, work_file
 from viz.errors import AdapterNotTaught, NodeUnreachable, TrainingError
 
 STARTED = {"event": "started", "rows": 9, "steps": 3}
@@ -113,3 +114,10 @@ def test_status_tells_step_and_loss_of_the_run_under_way() -> None:
     found = {"channels": 0, "receipts": 0, "running": 0, "trainings": [run, waiting]}
     assert ("training t1", "step 1 of 3, loss 0.500") in _counts(found)
     assert not any(name == "training t2" for name, _ in _counts(found))
+
+
+def test_the_work_of_a_folder_is_what_its_terms_name_whatever_its_license(tmp_path: Path) -> None:
+    """With a license document terms.toml has no [license]: training and audits read it too."""
+    (tmp_path / "terms.toml").write_text('title = "Tide"\nkind = "text"\nfile = "tide.md"\n')
+    assert work_file(tmp_path) == tmp_path / "tide.md"
+    assert work_file(tmp_path / "other.txt") == tmp_path / "other.txt"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
+import tarfile
 import zipfile
 
 import pytest
@@ -25,6 +27,15 @@ def _zip(*names: str) -> bytes:
     return made.getvalue()
 
 
+def _tar(name: str, text: str) -> bytes:
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w") as archive:
+        member = tarfile.TarInfo(name)
+        member.size = len(text.encode())
+        archive.addfile(member, io.BytesIO(text.encode()))
+    return made.getvalue()
+
+
 FOREIGN = [
     ("a PDF", b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n1 0 obj"),
     ("a PDF", b"%PDF-1.4\n1 0 obj << /Type /Catalog >> endobj"),
@@ -34,6 +45,8 @@ FOREIGN = [
     ("an Excel table", _zip("[Content_Types].xml", "xl/workbook.xml")),
     ("a zip archive", _zip("story.txt")),
     ("a gzip archive", gzip.compress(PROSE.encode())),
+    ("a bzip2 archive", bz2.compress(PROSE.encode())),
+    ("a tar archive", _tar("story.txt", PROSE)),
     ("old Office", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(500)),
     ("a PNG image", b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"),
     ("a JPEG image", b"\xff\xd8\xff\xe0\x00\x10JFIF"),

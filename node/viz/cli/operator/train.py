@@ -142,9 +142,10 @@ def work_file(work: Path) -> Path:
     """Return the work's file: ``work`` itself, or the one that its folder's terms.toml names."""
     if not work.is_dir():
         return work
-    from viz.services.work_records import read_description
+    from viz.protocol.registration import words_of
+    from viz.services.work_records import terms_text
 
-    return work / read_description(work / "terms.toml", token_decimals=18).file
+    return work / words_of(terms_text(work / "terms.toml")).file
 
 
 def _setting(text: str) -> tuple[str, Any]:

@@ -117,7 +117,8 @@ def _unmarked_utf16(raw: bytes) -> str | None:
         return None
     pairs = len(head) // 2
     for encoding, zeros in (("utf-16-le", head[1::2]), ("utf-16-be", head[0::2])):
-        if zeros.count(0) * 10 >= pairs * 6:
+        # A pair of zeros is no character of a text: it fills the blocks of archives and the like.
+        if zeros.count(0) * 10 >= pairs * 6 and "\0" not in head.decode(encoding, "replace"):
             return encoding
     return None
 

@@ -128,6 +128,11 @@ def sources_of(paths: Sequence[Path]) -> tuple[list[Source], list[dict[str, str]
             )
         elif path.is_file():
             found.append(Source(shown_name(path.name), path))
+        elif str(path).startswith(("http:/", "https:/")):
+            raise InvalidWork(
+                f"{path} is an address: import the site first (`viz content import URL`), and name "
+                "the folder that it makes"
+            )
         else:
             raise InvalidWork(f"{path} is neither a file nor a folder: check the name")
     if len(found) > MAX_FILES:

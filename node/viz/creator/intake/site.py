@@ -4,7 +4,8 @@ Owns the order of the requests, their pace and bounds, and which page is left ou
 what the site says about training; ``rights`` decides by it. Requests go through ``viz.outbound``:
 to public addresses only, without redirects, bounded. Invariants: no page that robots.txt bars for
 this program is requested, and no page of another host; only lists of addresses and rules are parsed
-here; a site whose rules cannot be fetched is not fetched.
+here; a site whose rules cannot be fetched is not fetched. Rules see each address as it is
+requested (``as_sent``), so that none goes around them by ``/../``.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import html
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Final
@@ -31,7 +32,7 @@ from viz.creator.intake.site_rules import (
 )
 from viz.domain.http_url import http_origin
 from viz.errors import InvalidRequest, InvalidWork, NodeRefused, NodeUnreachable
-from viz.outbound import Outbound, OutboundReply
+from viz.outbound import Outbound, OutboundReply, as_sent
 
 MAX_PAGES: Final = 500
 MAX_PAGE_BYTES: Final = 4 * 1024 * 1024
@@ -97,7 +98,7 @@ class SiteReader:
             raise InvalidRequest(f"{start[:200]!r} is not an address: write https://host/path")
         if not 0 < bounds.pages <= MAX_PAGES:
             raise InvalidRequest(f"1 to {MAX_PAGES} pages are fetched at once")
-        self._http, self._start, self._origin = http, start, origin
+        self._http, self._start, self._origin = http, as_sent(start), origin
         self._bounds, self._sleep = bounds, sleep
         self._robots, self._ai = Robots(), AiTxt()
         self._tdm, self._rsl = TdmRules(), RslRules()
@@ -160,7 +161,7 @@ class SiteReader:
         return reply.body
 
     async def _license(self, address: str, base: str) -> None:
-        url = urljoin(base, address)
+        (url,) = _absolute(base, [address])
         if url in self._licenses or len(self._licenses) >= _MAX_LICENSES:
             return
         self._licenses.add(url)
@@ -190,9 +191,9 @@ class SiteReader:
 
     async def _listed(self, maps: list[str]) -> list[str]:
         """Return the addresses in sitemaps, and in the sitemaps that these name."""
-        waiting, seen, found = list(maps), set[str](), list[str]()
+        waiting, seen, found = _absolute(self._origin, maps), set[str](), list[str]()
         while waiting and len(seen) < _MAX_SITEMAPS:
-            url = urljoin(self._origin, waiting.pop(0))
+            url = waiting.pop(0)
             if url in seen or not self._is_here(url) or not self._robots.permits(url):
                 continue
             seen.add(url)
@@ -206,7 +207,7 @@ class SiteReader:
             if reply.body.startswith(b"\x1f\x8b"):
                 self._site.leave_out(url, "a compressed sitemap is not read")
                 continue
-            named = [html.unescape(each.decode("utf-8", "replace")) for each in _locs(reply.body)]
+            named = _absolute(self._origin, _locs(reply.body))
             if b"<sitemapindex" in reply.body[:4096]:
                 waiting += named
             else:
@@ -262,5 +263,17 @@ class SiteReader:
         return await self._http.call("GET", url, headers=sent, max_bytes=max_bytes)
 
 
-def _locs(body: bytes) -> list[bytes]:
-    return _LOC.findall(body)[: MAX_PAGES * 20]
+def _locs(body: bytes) -> list[str]:
+    found = _LOC.findall(body)[: MAX_PAGES * 20]
+    return [html.unescape(each.decode("utf-8", "replace")) for each in found]
+
+
+def _absolute(base: str, addresses: Iterable[str]) -> list[str]:
+    """Return addresses as they are requested; what is none stays as it is, and is elsewhere."""
+    found: list[str] = []
+    for each in addresses:
+        try:
+            found.append(as_sent(urljoin(base, each)))
+        except (InvalidRequest, ValueError):
+            found.append(each)
+    return found

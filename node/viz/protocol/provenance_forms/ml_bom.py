@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 MEDIA_TYPE: Final = "application/vnd.cyclonedx+json"
 _ADAPTER: Final = "adapter"
 _BASE: Final = "base-model"
+# How CycloneDX calls whoever owns data.
+_PARTIES: Final = {"person": "contact", "organization": "organization"}
 
 
 def ml_bom(provenance: AdapterProvenance) -> bytes:
@@ -183,9 +185,10 @@ def _data(work: AcquiredWork) -> dict[str, Any]:
             )
             if flag
         ]
+        licensor = work.document.licensor
         found["classification"] = "licensed work"
         found["governance"] = {
-            "owners": [{"organization": {"name": work.document.licensor.name}}],
+            "owners": [{_PARTIES[licensor.kind]: {"name": licensor.name}}],
         }
         if kinds:
             found["sensitiveData"] = kinds

@@ -56,6 +56,8 @@ REFUSED: dict[str, tuple[str, bytes, str]] = {
         documents.zipped({"a": "b"}),
         "the file is a zip archive, not UTF-8 text: unpack it",
     ),
+    "tar named .txt": ("a.txt", b"a" * 257 + b"ustar\x00" + bytes(9_000), "is a tar archive"),
+    "blocks that are mostly zeros": ("a.txt", b"x\x00y\x00" * 99 + bytes(9_000), "UTF-8"),
     "gzip named .txt": ("a.txt", b"\x1f\x8b\x08\x00" + zlib.compress(b"x"), "is a gzip archive"),
     "a plain archive named .docx": (
         "a.docx",
