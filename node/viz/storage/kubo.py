@@ -111,8 +111,8 @@ class KuboBlobStore(VerifiedBlobStore):
     async def pinned(self) -> frozenset[Cid]:
         """Return the daemon's pins that have the form of our CIDs, also those of other programs."""
         wait_s = self._whole_store_s
-        answer = await self._call(
-            lambda client: client.pin.ls(type="recursive", timeout=wait_s), extra_s=_WHOLE_STORE_S
+        answer = await self._of_whole_store(
+            lambda client: client.pin.ls(type="recursive", timeout=wait_s)
         )
         return frozenset(Cid(str(name)) for name in answer["Keys"] if _is_ours(str(name)))
 
@@ -145,15 +145,13 @@ class KuboBlobStore(VerifiedBlobStore):
             return len(client.repo.gc(quiet=True, timeout=self._whole_store_s))
 
         before = await self._size()
-        blocks = await self._call(collect, extra_s=_WHOLE_STORE_S)
+        blocks = await self._of_whole_store(collect)
         after = await self._size()
         return Freed(blocks, max(0, before - after), after)
 
     async def _size(self) -> int:
         wait_s = self._whole_store_s
-        answer = await self._call(
-            lambda client: client.repo.stat(timeout=wait_s), extra_s=_WHOLE_STORE_S
-        )
+        answer = await self._of_whole_store(lambda client: client.repo.stat(timeout=wait_s))
         return int(answer["RepoSize"])
 
     @property
@@ -228,6 +226,11 @@ class KuboBlobStore(VerifiedBlobStore):
         # Allow one second a megabyte, which is slower than any disk: if it takes longer, the
         # daemon hangs.
         return await self._call(add, extra_s=size / 1_000_000)
+
+    async def _of_whole_store(self, call: Callable[[Any], T]) -> T:
+        """Return what a call gives that may take long; a daemon that hangs is told at once."""
+        await self.version()
+        return await self._call(call, extra_s=_WHOLE_STORE_S)
 
     async def _call(self, call: Callable[[Any], T], *, extra_s: float = 0) -> T:
         bound = self._timeout_s * 2 + extra_s

@@ -15,6 +15,7 @@ from tests.fakes.remote_nodes import Remote, announce, info, serving
 from tests.integration.buyer.test_network import DEPOSIT, MODEL, Network, chat, network, read
 from tests.integration.buyer.test_network_ended import end_all
 
+from viz.buyer.network import naming
 from viz.buyer.network.budget import Budget
 from viz.buyer.network.control import NetworkControl
 from viz.buyer.proxy.proxy import running_proxy
@@ -120,12 +121,39 @@ async def test_programs_get_ids_that_they_can_ask_for(network: Network) -> None:
         assert {model.id async for model in program.models.list()} == {MODEL, other, NAME}
 
 
-async def test_a_node_that_was_paid_decides_for_who_did_not_use_the_name(network: Network) -> None:
-    """The buyer paid B for an adapter: the base that B serves is the one that is meant."""
+async def test_who_sold_something_before_gains_no_other_name(network: Network) -> None:
+    """One cheap answer under any name would buy a stranger the names that others made known."""
     async with network.buyer() as buyer:
-        await read(buyer, chat())
+        await read(buyer, chat())  # an adapter, at B: here B is the one that sold something
+    async with beside(network, *many()), network.buyer() as buyer:
+        with pytest.raises(UnknownModel, match="is the name of several models"):
+            await buyer.model(NAME)
+
+
+async def test_the_default_base_model_keeps_its_name(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the buyer used by another name, and whoever it paid."""
+    bought = stranger(1, name="Bar")
+    async with beside(network, bought), network.buyer() as buyer:
+        buyer._pin(["Bar"], await buyer.model("Bar"))
+    monkeypatch.setattr(naming, "DEFAULT_BASE_DIGEST", digest(network).hex())
     async with beside(network, *many()), network.buyer() as buyer:
         assert (await buyer.model(NAME)).weights_digest == digest(network)
+    await end_all(network)
+    async with beside(network, *many()), network.buyer() as buyer:
+        assert (await buyer.usual_model()).weights_digest == digest(network)
+
+
+async def test_a_wrong_reference_is_told_with_the_right_ones(network: Network) -> None:
+    """The list names each base model so that it can be asked for; digits may be written 0xAB."""
+    async with beside(network, *many()), network.buyer() as buyer:
+        with pytest.raises(UnknownModel) as refused:
+            await buyer.model(f"{NAME}@ffffffffffff")
+        for each in (honest(network), f"{NAME}@{OTHER.hex()[:12]}"):
+            assert each in refused.value.detail
+        written = f"{NAME}@0x{digest(network).hex()[:12].upper()}"
+        assert (await buyer.model(written)).weights_digest == digest(network)
 
 
 async def test_what_the_buyer_cannot_use_is_no_choice(network: Network) -> None:

@@ -29,6 +29,7 @@ from viz.domain.work import MAX_WORK_BYTES
 from viz.protocol.custody import KEY_CHALLENGE_PATH
 from viz.protocol.listing import LISTING_PATH, LISTINGS_PATH, MAX_SEALED_BYTES
 from viz.protocol.wire import canonical_json
+from viz.services.licensing import licensed_works
 from viz.services.work_records import load_record
 from viz.storage.sealing import new_identity
 
@@ -314,6 +315,7 @@ async def test_a_listing_is_found_past_nodes_that_flood_or_hang(
         liar({"/viz/v1/listings": another}) as third,
     ):
         waits_a_moment_for(monkeypatch, trainer.peers, second)
+        monkeypatch.setattr(licensed_works, "MAX_NODES", 1)  # of a blob's sources: not of these
         for account, url in ((7, first), (8, first), (9, second), (2, third)):
             await listed(net, account, url)
         await custodian.announce()

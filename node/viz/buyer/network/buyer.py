@@ -21,7 +21,6 @@ from viz.buyer.network.continuation import length_of, with_length
 from viz.buyer.network.failover import NetworkAnswer
 from viz.buyer.network.finder import NodeFinder
 from viz.buyer.network.naming import (
-    Rule,
     called,
     is_default,
     key_of,
@@ -105,9 +104,13 @@ class NetworkBuyer:
                     raise
         if is_askable(wanted) and (why := await self._why_not_sold(wanted)) is not None:
             raise why
-        names = [_shown(model) for model in models[:NAMES_SHOWN]]
+        names = [
+            shown if model.name in ("", model.model) else f"{shown} ({model.name})"
+            for model, shown in zip(models, self._ids(models), strict=True)
+        ]
         raise UnknownModel(
-            f"no known node serves {wanted[:80]!r}; the models on offer are: {', '.join(names)}",
+            f"no known node serves {wanted[:80]!r}; the models on offer are: "
+            + ", ".join(names[:NAMES_SHOWN]),
             param="model",
         )
 
@@ -128,9 +131,9 @@ class NetworkBuyer:
     async def usual_model(self) -> MarketModel:
         """Return the model to ask if none is named: the only adapter, else the only base model.
 
-        Of several base models it is the one that this buyer used, else the default base model
-        (``is_default``), else one whose nodes this buyer paid. Nodes that the buyer does not allow
-        do not count. Raises UnknownModel if several are left, or none is there.
+        Of several base models it is the default one (``is_default``), else the one that this buyer
+        used, else the one at nodes that it paid. Nodes that the buyer does not allow do not count.
+        Raises UnknownModel if several are left, or none is there.
         """
         models = self._at_allowed(await self._finder.models())
         adapters = [each for each in models if each.adapter_id != BASE_MODEL]
@@ -138,7 +141,8 @@ class NetworkBuyer:
             return adapters[0]
         names = self._file.read().names
         bases = narrowed(
-            [each for each in models if each.adapter_id == BASE_MODEL], self._rules(names)
+            [each for each in models if each.adapter_id == BASE_MODEL],
+            [is_default, used_in(names), self._paid],
         )
         if len(bases) != 1:
             raise UnknownModel("name a model: `viz buyer models` lists them", param="model")
@@ -150,10 +154,9 @@ class NetworkBuyer:
         """Return which of the models that ``wanted`` can mean it means; ``names`` is the record.
 
         Only models at nodes that the buyer allows count, if there are any. Of these it is what the
-        name meant before. For a new name four rules narrow the choice in turn: the buyer used the
-        model; it is the default base model; nodes that the buyer paid serve it; the buyer can pay
-        it. Raises UnknownModel if several are left, or if the name meant a model that is not among
-        them.
+        name meant before. A new name means the default base model, else the only one that the
+        buyer can pay: who once sold the buyer something gains no name by that. Raises UnknownModel
+        if several are left, or if the name meant a model that is not among them.
         """
         if len(found) == 1 and found[0].model == wanted and found[0].adapter_id != BASE_MODEL:
             return found[0]
@@ -167,22 +170,23 @@ class NetworkBuyer:
                 "of the model that you mean",
                 param="model",
             )
-        left = narrowed(left, [*self._rules(names), self._can_pay])
+        left = narrowed(left, [is_default, self._can_pay])
         if len(left) > 1:
             raise UnknownModel(self._several(left, wanted), param="model")
         return left[0]
+
+    def _ids(self, models: Sequence[MarketModel]) -> list[str]:
+        """Return the id under which each model can be asked for."""
+        names = self._file.read().names
+        return shown_ids(models, lambda found, wanted: self._meant(found, wanted, names))
 
     def _at_allowed(self, models: Iterable[MarketModel]) -> list[MarketModel]:
         allows = self._budget.allows
         return [each for each in models if any(allows(offer.node) for offer in each.offers)]
 
-    def _rules(self, names: Mapping[str, str]) -> list[Rule]:
+    def _paid(self, model: MarketModel) -> bool:
         paid = self._pool.paid()
-
-        def served_by_paid(model: MarketModel) -> bool:
-            return any(offer.node in paid for offer in model.offers)
-
-        return [used_in(names), is_default, served_by_paid]
+        return any(offer.node in paid for offer in model.offers)
 
     def _can_pay(self, model: MarketModel) -> bool:
         return any(
@@ -319,9 +323,7 @@ class NetworkBuyer:
     async def model_entries(self) -> list[Json]:
         """Return the models of all nodes in OpenAI's form; ``owned_by`` is the cheapest node."""
         models = await self._finder.models()
-        names = self._file.read().names
-        ids = shown_ids(models, lambda found, wanted: self._meant(found, wanted, names))
-        return [_entry(model, shown) for model, shown in zip(models, ids, strict=True)]
+        return [_entry(*each) for each in zip(models, self._ids(models), strict=True)]
 
     async def model_entry(self, wanted: str) -> Json:
         """Return one model in OpenAI's form; raise UnknownModel."""
@@ -364,10 +366,6 @@ def _told(model: MarketModel) -> str:
 def _entry(model: MarketModel, shown: str) -> Json:
     owner = model.offers[0].node if model.offers else model.told_by
     return openai_model(shown, owner, model.to_json())
-
-
-def _shown(model: MarketModel) -> str:
-    return model.model if model.name in ("", model.model) else f"{model.model} ({model.name})"
 
 
 def _size_of(body: dict[str, Any], path: str) -> Request:

@@ -19,7 +19,9 @@ NAMES_SHOWN: Final = 20
 ASKED_CHARS: Final = 256
 # So many hex digits of a base model's digest are shown after its name, and at least so many named.
 DIGEST_DIGITS: Final = 12
-_REFERENCE: Final = re.compile(rf"(.+)@([0-9a-f]{{{DIGEST_DIGITS},64}})", re.DOTALL)
+_REFERENCE: Final = re.compile(
+    rf"(.+)@(?:0x)?([0-9a-f]{{{DIGEST_DIGITS},64}})", re.DOTALL | re.IGNORECASE
+)
 T = TypeVar("T")
 # The key of records about the base model that were kept when a node had only one.
 ONE_BASE_KEY: Final = str(BASE_MODEL)
@@ -51,7 +53,7 @@ def is_record_key(key: str) -> bool:
 def as_reference(wanted: str) -> tuple[str, str] | None:
     """Return the name and the first digits of the digest in ``NAME@DIGEST``; None for a name."""
     found = _REFERENCE.fullmatch(wanted.strip())
-    return (found[1], found[2]) if found else None
+    return (found[1], found[2].lower()) if found else None
 
 
 def find_offer(offers: Sequence[AdapterOffer], wanted: str) -> AdapterOffer | None:

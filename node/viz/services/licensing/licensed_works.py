@@ -10,6 +10,7 @@ plain byte is on the disk.
 from __future__ import annotations
 
 import asyncio
+import secrets
 import uuid
 from collections.abc import Iterable
 from dataclasses import replace
@@ -53,11 +54,17 @@ from viz.services.custody.sealed_works import (
     opened_work,
 )
 from viz.services.market.listings import Listings
+from viz.services.market.remote_nodes import directory_entries
 from viz.services.work_records import record_path, save_record
 from viz.storage.sealing import unseal_bytes
 
-# How many nodes of the directory are asked for a listing or blob that this node lacks.
+# How many nodes of the directory are asked in turn for a blob that this node lacks.
 MAX_NODES: Final = 16
+# How many are asked for a listing, how many at once, and how long all of them may take. Entries
+# cost little: the first ones must not hide the node that has it.
+ASKED_FOR_LISTING: Final = 256
+_AT_ONCE: Final = 32
+_SEARCH_S: Final = 60.0
 _ASK_S: Final = 10.0
 _LISTING_BYTES: Final = 256 * 1024
 _NOTICES_BYTES: Final = 256 * 1024
@@ -176,24 +183,49 @@ class LicensedWorks:
             return await self._listings.get(content_id)
         except ListingUnknown:
             pass
+        urls = await self._urls((), ASKED_FOR_LISTING)
+        asked = asyncio.Semaphore(_AT_ONCE)
+        tasks = [asyncio.create_task(self._listing_at(url, content_id, asked)) for url in urls]
+        try:
+            async with asyncio.timeout(_SEARCH_S):
+                for answered in asyncio.as_completed(tasks):
+                    if (signed := await answered) is not None and await self._accepted(signed):
+                        return signed
+        except TimeoutError:
+            _log.info("the search for a listing took too long", work=content_id)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        raise ListingUnknown(
+            f"of {len(urls)} nodes that were asked none has a listing of work {content_id}: try "
+            "again in some minutes if it was published lately; else ask its owner to publish one, "
+            "or get its file and record from the owner and name the folder"
+        )
+
+    async def _listing_at(
+        self, url: str, content_id: ContentId, asked: asyncio.Semaphore
+    ) -> SignedListing | None:
+        """Return what a node gives as the work's listing, not verified; None if it gives none."""
         path = LISTING_PATH.format(content_id=content_id)
-        for url in await self._urls(()):
+        async with asked:
             try:
                 answer = await self._peers.ask(
                     "GET", url + path, max_bytes=_LISTING_BYTES, timeout_s=_ASK_S
                 )
                 signed = SignedListing.from_json(answer)
-                if signed.listing.content_id != content_id:
-                    continue
-                await self._listings.accept(signed)
             except VizError as error:
                 _log.info("no listing from a node", url=url, reason=error.detail)
-            else:
-                return signed
-        raise ListingUnknown(
-            f"no node that was asked has a listing of work {content_id}: ask its owner to publish "
-            "one, or get its file and record from the owner and name the folder"
-        )
+                return None
+        return signed if signed.listing.content_id == content_id else None
+
+    async def _accepted(self, signed: SignedListing) -> bool:
+        try:
+            await self._listings.accept(signed)
+        except VizError as error:
+            _log.info("a node's listing is not the owner's", reason=error.detail)
+            return False
+        return True
 
     async def _key(self, listing: WorkListing) -> str:
         """Return this node's own copy of the key, else ask the custodians in turn."""
@@ -214,11 +246,17 @@ class LicensedWorks:
                 last = error
         raise last
 
-    async def _urls(self, custodians: Iterable[CustodianAddress]) -> list[str]:
-        """Return the origins to ask for the blob: custodians first, then nodes of the directory."""
+    async def _urls(
+        self, custodians: Iterable[CustodianAddress], most: int = MAX_NODES
+    ) -> list[str]:
+        """Return the origins to ask: custodians, then at most ``most`` nodes of the directory.
+
+        Of a larger directory these are random ones, others at each call.
+        """
         named = [(each.node, each.url) for each in custodians]
         try:
-            entries = await self._chain.node_entries(0, MAX_NODES)
+            entries = await directory_entries(self._chain)
+            entries = secrets.SystemRandom().sample(entries, min(most, len(entries)))
             named += [(entry.node, entry.url) for entry in entries]
         except ChainUnreachable as error:
             _log.info("the directory cannot be read", reason=error.detail)

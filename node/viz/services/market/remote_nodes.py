@@ -158,7 +158,7 @@ class RemoteNodes:
         await self.ask(self._known)
 
     async def _read_directory(self) -> None:
-        entries = {entry.node: entry for entry in await self._entries()}
+        entries = {entry.node: entry for entry in await directory_entries(self._chain)}
         if self._own is not None:
             entries.pop(self._own, None)
         for node in set(self._known) - set(entries):
@@ -194,16 +194,6 @@ class RemoteNodes:
                 await asyncio.gather(*(ask(*each) for each in due))
         except TimeoutError:
             _log.info("the round ends before all nodes answered", seconds=self._round_s)
-
-    async def _entries(self) -> list[NodeEntry]:
-        found: list[NodeEntry] = []
-        while len(found) < ENTRIES_READ:
-            page = await self._chain.node_entries(len(found), ENTRIES_PAGE)
-            found += page
-            if len(page) < ENTRIES_PAGE:
-                return found
-        _log.warning("only a part of the directory is read", entries=ENTRIES_READ)
-        return found
 
     def _due(self, nodes: Collection[Address]) -> dict[str, list[KnownRemote]]:
         """Return the origins to ask now, each with the entries that name it."""
@@ -253,7 +243,7 @@ class RemoteNodes:
         # All base models have the id 0; each has its own digest.
         ids = [offer.adapter_id or (BASE_MODEL, offer.weights_digest) for offer in info.adapters]
         if len(set(ids)) != len(ids):
-            raise NodeNotTrusted("it offers one adapter twice")
+            raise NodeNotTrusted("it offers one adapter or one base model twice")
         if sum(offer.adapter_id == BASE_MODEL for offer in info.adapters) > MAX_BASES:
             raise NodeNotTrusted(f"it offers more than {MAX_BASES} base models")
         before_ms = known.latency_ms or took_ms
@@ -275,3 +265,15 @@ class RemoteNodes:
                 url=known.entry.url[:256],
                 reason=error.detail,
             )
+
+
+async def directory_entries(chain: ChainReader) -> list[NodeEntry]:
+    """Return the entries of the directory, the oldest first, ``ENTRIES_READ`` at most."""
+    found: list[NodeEntry] = []
+    while len(found) < ENTRIES_READ:
+        page = await chain.node_entries(len(found), ENTRIES_PAGE)
+        found += page
+        if len(page) < ENTRIES_PAGE:
+            return found
+    _log.warning("only a part of the directory is read", entries=ENTRIES_READ)
+    return found

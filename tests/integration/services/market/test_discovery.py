@@ -125,7 +125,9 @@ LIES: dict[str, Callable[[NodeInfo], NodeInfo]] = {
     "work 8, which it was not": lambda said: replace(
         said, adapters=(offer(7, works=(OfferedWork(ContentId(8), "Another's"),)),)
     ),
-    "one adapter twice": lambda said: replace(said, adapters=(offer(7), offer(7, 1))),
+    "one adapter or one base model twice": lambda said: replace(
+        said, adapters=(offer(7), offer(7, 1))
+    ),
     "under the name": lambda said: replace(said, adapters=(offer(7, model="viz-adapter-8"),)),
     "than its base": lambda said: replace(
         said, adapters=(replace(base_offer(), weights_digest=ZERO_HASH),)
