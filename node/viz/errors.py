@@ -12,8 +12,9 @@
     ├── TrainingError         a training run
     └── BuyerError            a buyer refuses to pay, or cannot
 
-Each class has a unique ``code`` (clients match on it), an HTTP ``status`` and a ``title``;
-``str(error)`` is one line that says what to do. ``extensions`` join the RFC 9457 body: no secrets.
+Each class here has a unique ``code`` (clients match on it), an HTTP ``status`` and a ``title``; a
+subclass in another module has its parent's. ``str(error)`` is one line that says what to do.
+``extensions`` join the RFC 9457 body: no secrets.
 """
 
 from __future__ import annotations

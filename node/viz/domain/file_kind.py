@@ -29,7 +29,6 @@ _DOCUMENTS: Final[tuple[tuple[bytes, str, str], ...]] = (
     (b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive", _UNPACK),
     (b"Rar!\x1a\x07", "a RAR archive", _UNPACK),
     (b"\xfd7zXZ\x00", "an xz archive", _UNPACK),
-    (b"BZh91AY&SY", "a bzip2 archive", _UNPACK),
     (b"\x28\xb5\x2f\xfd", "a Zstandard archive", _UNPACK),
     (b"ID3", "an MP3 recording", _SOUND),
     (b"OggS", "an Ogg recording", _SOUND),
@@ -87,6 +86,8 @@ def what_it_is(raw: bytes) -> str | None:
         image = head[8:11] in (b"hei", b"mif", b"avi")
         name = "a HEIC or AVIF image" if image else "a film or recording (MP4)"
         return f"the file is {name}, not UTF-8 text: {_SCAN if image else _SOUND}"
+    if head[:3] == b"BZh" and head[4:10] == b"1AY&SY":
+        return f"the file is a bzip2 archive, not UTF-8 text: {_UNPACK}"
     if head[257:262] == b"ustar":
         return f"the file is a tar archive, not UTF-8 text: {_UNPACK}"
     if head[60:68] in (b"BOOKMOBI", b"TEXtREAd"):

@@ -228,7 +228,7 @@ class KuboBlobStore(VerifiedBlobStore):
         return await self._call(add, extra_s=size / 1_000_000)
 
     async def _of_whole_store(self, call: Callable[[Any], T]) -> T:
-        """Return what a call gives that may take long; a daemon that hangs is told at once."""
+        """Return what a call gives that may take long, if the daemon answers in the usual time."""
         await self.version()
         return await self._call(call, extra_s=_WHOLE_STORE_S)
 

@@ -45,7 +45,7 @@ FOREIGN = [
     ("an Excel table", _zip("[Content_Types].xml", "xl/workbook.xml")),
     ("a zip archive", _zip("story.txt")),
     ("a gzip archive", gzip.compress(PROSE.encode())),
-    ("a bzip2 archive", bz2.compress(PROSE.encode())),
+    ("a bzip2 archive", bz2.compress(PROSE.encode(), 1)),
     ("a tar archive", _tar("story.txt", PROSE)),
     ("old Office", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(500)),
     ("a PNG image", b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"),

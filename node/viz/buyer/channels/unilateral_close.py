@@ -111,7 +111,7 @@ async def send_close(chain: Chain, sender: ChainWriter, answer: CloseAnswer) -> 
 
 
 async def submit(chain: Chain, sender: ChainWriter, call: Call) -> Transaction:
-    """Send a call; raise InsufficientFunds if its sender has no coin for gas, TransactionFailed."""
+    """Send a call; raise InsufficientFunds without coin for gas, TransactionFailed if it fails."""
     if await chain.rpc.balance_wei(sender.address) == 0:
         raise InsufficientFunds(
             f"{sender.address} has no gas on this chain: give it some, or name another key that "

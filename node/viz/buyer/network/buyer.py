@@ -133,7 +133,9 @@ class NetworkBuyer:
 
         Of several base models it is the default one (``is_default``), else the one that this buyer
         used, else the one at nodes that it paid. Nodes that the buyer does not allow do not count.
-        Raises UnknownModel if several are left, or none is there.
+        The name of that one is then taken as in ``model``: if this buyer used the name before, it
+        means what it meant then. Raises UnknownModel if several base models are left, if several
+        have that name, or if none is there.
         """
         models = self._at_allowed(await self._finder.models())
         adapters = [each for each in models if each.adapter_id != BASE_MODEL]

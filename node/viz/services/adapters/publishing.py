@@ -81,8 +81,8 @@ class Publishing:
         self._sealed = sealed
         self._directory = directory
         self._engines = engines
-        # Sealed and stored, by the weights' digest, for a registration that was not sent. What was
-        # sent and not refused is never here: two adapters must not share a blob and its key.
+        # Sealed and stored, by the weights' digest, for a registration that was not sent, or was
+        # refused. One that was sent and not refused has its own: two adapters must not share a key.
         self._stored: dict[Hash32, Cid] = {}
         # One at a time: two calls for one manifest would both find it unregistered.
         self._registering = asyncio.Lock()

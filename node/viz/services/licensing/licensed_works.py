@@ -198,9 +198,10 @@ class LicensedWorks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
         raise ListingUnknown(
-            f"of {len(urls)} nodes that were asked none has a listing of work {content_id}: try "
-            "again in some minutes if it was published lately; else ask its owner to publish one, "
-            "or get its file and record from the owner and name the folder"
+            f"no node that was asked has a listing of work {content_id} ({len(urls)} were to be "
+            f"asked, in {_SEARCH_S:g} s): try again in some minutes if it was published lately; "
+            "else ask its owner to publish one, or get its file and record from the owner and name "
+            "the folder"
         )
 
     async def _listing_at(
