@@ -20,6 +20,7 @@ import aiohttp
 
 from viz.chain.abi import decode_revert
 from viz.chain.answers import InvalidAnswer, shown
+from viz.chain.custom_errors import explain
 from viz.chain.refusals import (
     Refusal,
     code_of,
@@ -28,7 +29,6 @@ from viz.chain.refusals import (
     revert_data_of,
     words_of,
 )
-from viz.chain.revert_messages import explain
 from viz.chain.transport import BoundedProvider, TooLarge
 from viz.domain.units import hex_of
 from viz.errors import (

@@ -68,6 +68,16 @@ def require_work(document: LicenseDocument, path: Path, kind: str) -> None:
         )
 
 
+def require_title(document: LicenseDocument, title: str, place: Path) -> None:
+    """Raise LicenseMismatch if the document gives the work another title than ``place`` says."""
+    if document.work.title != title:
+        raise LicenseMismatch(
+            f"work.title is {document.work.title!r} in the document, and {place} says "
+            f"{title!r}: write the same title in both",
+            fields=["work.title"],
+        )
+
+
 def read_described(
     terms_file: Path, license_file: Path | None, deployment: Deployment, creator: Address
 ) -> WorkDescription:
@@ -97,11 +107,6 @@ def described_by(
             f"registers the work is {creator}'s: name the wallet that registers it",
             fields=["licensor.wallet"],
         )
-    if document.work.title != described.title:
-        raise LicenseMismatch(
-            f"work.title is {document.work.title!r} in the document, and {terms_file} says "
-            f"{described.title!r}: write the same title in both",
-            fields=["work.title"],
-        )
+    require_title(document, described.title, terms_file)
     require_work(document, terms_file.parent / described.file, described.kind)
     return described

@@ -191,7 +191,7 @@ async def test_a_near_copy_is_told_before_it_is_signed(
 async def test_a_license_without_a_work_at_hand_says_why(
     net: Testnet, custodian: RealNode, trainer: RealNode, tmp_path: Path
 ) -> None:
-    """Registered --offline, a work is licensed as before, and its file comes from its creator."""
+    """Registered --offline, a work is not paid for in vain; its file comes from its creator."""
     creator = Creator(tmp_path / "alma", net)
     said = await creator.json(
         "content", "register", creator.folder / "work", "--node", custodian.url, "--offline",
@@ -201,10 +201,10 @@ async def test_a_license_without_a_work_at_hand_says_why(
     assert not (custodian.folder / "keys").exists()
     done = await operated(trainer, "content", "license", 1)
     assert done.exit_code == 4, done.output
-    assert "work 1 is licensed, and its file is not here" in done.stderr
-    assert "ask its owner" in done.stderr and "does not pay again" in done.stderr
-    done = await operated(trainer, "content", "license", 1, "--json")
-    assert done.exit_code == 4 and json.loads(done.stdout)[0]["live"] is True
+    assert "ask its owner" in done.stderr and "Nothing was paid for work 1" in done.stderr
+    assert await net.chain.grant(ContentId(1), trainer.address) is None
+    done = await operated(trainer, "content", "license", 9)
+    assert done.exit_code == 7 and "there is no work 9" in done.stderr
     done = await operated(trainer, "content", "license", 1, "--offline")
     assert done.exit_code == 0 and not done.stderr, "the grant is all that was asked for"
 

@@ -7,7 +7,7 @@ from eth_abi.abi import encode
 from eth_utils.crypto import keccak
 
 from viz.chain import abi
-from viz.chain.revert_messages import _SENTENCES, explain
+from viz.chain.custom_errors import _SENTENCES, explain
 from viz.errors import ChainError, InvalidRequest
 
 TRAINER = "0x70997970C51812dc3A010C7d01b50e0d17dc79C8"

@@ -57,14 +57,20 @@ def test_each_preset_is_written_for_the_work(folder: Path, name: str) -> None:
     assert document.chain.registry == DEPLOYMENT.content_registry
     checked = viz(folder, "license check {0}/license.toml --work {0} --json")
     assert json.loads(checked.stdout)["checked"] == ["fields", "work"]
+    other = (folder / "license.toml").read_text().replace("The keeper of Varn Point", "Another")
+    (folder / "other.toml").write_text(other)
+    done = viz(folder, "license check {0}/other.toml --work {0}", code=LICENSE)
+    assert "work.title is 'Another' in the document" in done.stderr
 
 
 def test_what_is_missing_is_asked_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a terminal a creator is led through the license."""
     terminal = SimpleNamespace(stdin=SimpleNamespace(isatty=lambda: True))
     monkeypatch.setattr("viz.cli.creator.license.sys", terminal)
-    typed = f"approval\nAlma\nmailto:alma@example.org\n{WALLET.lower()}\npt\nPortugal\n"
+    typed = f"approval\nAlma\nalma\nmailto:alma@example.org\n0x12\n{WALLET.lower()}\npt\nPortugal\n"
     done = viz(folder, "license new {0} --fee 3.5", typed=typed)
+    assert "the contact is not an address: write" in done.output, "told at once, and asked again"
+    assert "0x12" in done.output
     assert "for trainers that you approve" in done.output
     document = read_license(folder / "license.toml")
     assert document.limits.approval_required and document.money.training_fee == "3.5"

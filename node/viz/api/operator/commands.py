@@ -59,11 +59,17 @@ def routes() -> list[web.RouteDef]:
 
 
 async def grant(request: web.Request) -> web.Response:
-    """Buy a grant to a work, for at most the fee that the request names."""
+    """Buy a grant to a work, for at most the fee that the request names.
+
+    With ``listed`` nothing is paid for a work that cannot be fetched because no node lists it.
+    """
     _, body = await trusted_body_of(request)
-    reader = Reader(body, "the request")
+    reader, parts = Reader(body, "the request"), parts_of(request)
     content_id = ContentId(reader.integer("contentId", JSON_INTEGER_MAX))
-    state = await parts_of(request).grants.acquire(
+    if reader.optional("listed", reader.boolean):
+        await parts.grants.offer(content_id)
+        await parts.licensed_works.require_listed(content_id)
+    state = await parts.grants.acquire(
         content_id,
         expected_terms=reader.optional("termsHash", reader.hash32),
         max_fee_units=reader.optional("maxFee", reader.units),

@@ -108,7 +108,7 @@ def new_license(
             "name": (who := answers.ask("--name", "Who gives the license", name)),
             "kind": "organization" if organization else "person",
             "capacity": capacity,
-            "contact": answers.ask("--contact", "Contact (mailto:... or https://...)", contact),
+            "contact": answers.contact(contact),
             "wallet": answers.wallet(wallet),
         },
         work={
@@ -166,8 +166,8 @@ def check_license(
 
     Without a file, the document of the work --content is read from the node.
     """
-    from viz.cli.creator.license_questions import file_and_kind
-    from viz.creator.license_files import require_work
+    from viz.cli.creator.license_questions import described_title, file_and_kind
+    from viz.creator.license_files import require_title, require_work
     from viz.domain.units import hex_of
     from viz.protocol.license_document.agreement import terms_of
 
@@ -178,6 +178,8 @@ def check_license(
     found["termsHash"] = hex_of(terms_of(document).terms_hash(document.license_hash))
     if work is not None:
         require_work(document, *file_and_kind(work))
+        if title := described_title(work):
+            require_title(document, title, work)
         found["checked"].append("work")
     if content_id is not None:
         trusted = trusted_deployment(deployment, folder)

@@ -21,6 +21,15 @@ _DAY_S: Final = 86_400
 GUIDED: Final = "guided"
 
 
+def _contact(text: str) -> str:
+    from viz.protocol.license_document.model import contact_of
+
+    try:
+        return contact_of(text)
+    except ValueError as error:
+        raise InvalidRequest(f"the contact {error}") from error
+
+
 class LicenseAnswers:
     """The values of a license: from options, else asked for on a terminal, else an error."""
 
@@ -35,17 +44,30 @@ class LicenseAnswers:
             are = "is missing: a license needs it" if one else "are missing: a license needs them"
             raise InvalidRequest(f"{', '.join(missing)} {are}")
 
-    def ask(self, option: str, question: str, given: str) -> str:
-        """Return the option's value, or the person's answer."""
+    def ask(self, option: str, question: str, given: str, valid: Callable[[str], str] = str) -> str:
+        """Return the option's value, or the person's answer, as ``valid`` returns it.
+
+        ``valid`` raises InvalidRequest. A wrong answer is told, and asked for again.
+        """
         if given:
-            return given
+            return valid(given)
         if not self._terminal:
             raise InvalidRequest(f"{option} is missing: a license needs it")
-        return str(typer.prompt(question, err=True)).strip()
+        while True:
+            answer = str(typer.prompt(question, err=True)).strip()
+            try:
+                return valid(answer)
+            except InvalidRequest as error:
+                err.print(error.detail, style="red", markup=False)
+
+    def contact(self, given: str) -> str:
+        """Return the licensor's address, as a license may have it."""
+        return self.ask("--contact", "Contact (mailto:... or https://...)", given, _contact)
 
     def wallet(self, given: str) -> str:
         """Return the wallet's address in checksummed form."""
-        return parse_address(self.ask("--wallet", "The wallet that registers the work", given))
+        question = "The wallet that registers the work"
+        return self.ask("--wallet", question, given, parse_address)
 
     def preset(self, given: str) -> str:
         """Return a preset's name, or ``guided``; show the presets before asking."""
@@ -176,12 +198,17 @@ def file_and_kind(work: Path) -> tuple[Path, str]:
     return work, kind
 
 
+def described_title(work: Path) -> str:
+    """Return the title in a folder's terms.toml; empty if there is none, or for a file."""
+    found = _described(work) if work.is_dir() or work.suffix == ".toml" else {}
+    return str(found.get("title", ""))
+
+
 def work_of(work: Path, title: str) -> dict[str, Any]:
     """Return the title and the digests of a work, as they stand in a license."""
     from viz.creator.license_files import digests_of
 
-    found = _described(work) if work.is_dir() or work.suffix == ".toml" else {}
-    named = title or str(found.get("title", ""))
+    named = title or described_title(work)
     if not named:
         raise InvalidRequest("--title is missing: a license names its work")
     digests = digests_of(*file_and_kind(work))

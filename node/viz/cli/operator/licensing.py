@@ -23,7 +23,7 @@ from viz.cli.operator.running_node import OperatorClient
 from viz.cli.operator.works_notices import say_notices
 from viz.domain.display import expiry
 from viz.domain.units import parse_units
-from viz.errors import VizError
+from viz.errors import ListingUnknown, VizError
 from viz.protocol.answers import AnswerObject
 
 _NOWHERE: Final[dict[str, Any]] = {"path": None, "title": "", "detail": "", "error": None}
@@ -46,9 +46,9 @@ def license_work(
 
     Notices on the works that this node has are printed first. A licensed work is fetched from the
     custodians in its listing, opened, checked against the chain, and stored in the node's folder,
-    readable by the operator only. If a work cannot be fetched, the grant is yours all the same: the
-    command says what to do, and ends with the exit code of the reason. With --offline nothing is
-    fetched.
+    readable by the operator only. A work that no node lists is refused before anything is paid. If
+    a work cannot be fetched afterwards, the grant is yours all the same: the command says what to
+    do, and ends with the exit code of the reason. With --offline nothing is fetched.
     """
     operator = OperatorClient(node, folder)
     run(say_notices(operator, content_ids), logs=False)
@@ -98,14 +98,20 @@ async def _license(
     operator: OperatorClient, content_ids: list[int], max_fee: str, *, fetches: bool
 ) -> tuple[list[dict[str, Any]], VizError | None]:
     """Return the grants that were acquired, and the error that ended it before the last one."""
-    bound = {}
+    bound: dict[str, Any] = {"listed": fetches}
     if max_fee:
         decimals = (await operator.ask("GET", "/status"))["tokenDecimals"]
-        bound = {"maxFee": str(parse_units(max_fee, decimals))}
+        bound["maxFee"] = str(parse_units(max_fee, decimals))
     found: list[dict[str, Any]] = []
     for content_id in content_ids:
         try:
             grant = await operator.ask("POST", "/grants", {"contentId": content_id} | bound)
+        except ListingUnknown as error:
+            return found, ListingUnknown(
+                f"{error.detail}. Nothing was paid for work {content_id}: --offline acquires only "
+                "the grant",
+                **error.extensions,
+            )
         except VizError as error:
             return found, error
         place = await _fetched(operator, content_id) if fetches else dict(_NOWHERE)

@@ -167,6 +167,15 @@ def _what_to_do(raw: bytes) -> str:
     )
 
 
+# What people's programs still write; the rest, such as hp_roman8, is nobody's file today.
+_WESTERN: Final = ("cp1252", "latin_1", "cp1250", "iso8859_15", "cp437", "mac_roman")
+_OTHERS: Final = (
+    *("cp1251", "cp1253", "cp1254", "cp1255", "cp1256", "cp1257", "cp1258", "cp874", "cp866"),
+    *("koi8_r", "koi8_u", "iso8859_2", "iso8859_5", "iso8859_7", "mac_cyrillic"),
+    *("shift_jis", "cp932", "euc_jp", "gb18030", "big5", "euc_kr"),
+)
+
+
 def _guess(raw: bytes, line: int) -> tuple[str, str]:
     """Return the likeliest encoding, and how a line reads in it."""
     from charset_normalizer import from_bytes
@@ -178,15 +187,9 @@ def _guess(raw: bytes, line: int) -> tuple[str, str]:
         fits = True
     except UnicodeDecodeError:
         fits = False
-    best = from_bytes(odd).best()
+    best = from_bytes(odd, cp_isolation=[*_WESTERN, *_OTHERS]).best()
     # A short text does not tell Western code pages apart; Windows' has all letters of Latin-1.
-    western = best is None or best.encoding in (
-        "cp1252",
-        "latin_1",
-        "cp1250",
-        "iso8859_15",
-        "cp437",
-    )
+    western = best is None or best.encoding in _WESTERN
     guess = single if fits and western else (best.encoding if best is not None else single)
     shown = raw.split(b"\n")[line - 1].decode(guess, errors="replace").strip()
     odd_at = next((at for at, letter in enumerate(shown) if not letter.isascii()), 0)

@@ -44,6 +44,7 @@ _HIDDEN_STYLE: Final = re.compile(
 _SPACES: Final = re.compile(r"[^\S\n]+")
 _AROUND_BREAK: Final = re.compile(r" ?\n ?")
 _ENTITY: Final = re.compile(r"&([A-Za-z][A-Za-z0-9]{1,31});")
+_NUMBERED: Final = re.compile(r"&#(?:x([0-9A-Fa-f]{1,8})|([0-9]{1,8}));")
 _XML_ENTITIES: Final = frozenset({"amp", "lt", "gt", "quot", "apos"})
 _DOCTYPE: Final = re.compile(r"<!DOCTYPE[^>\[]*(?:\[[^\]]*\][^>]*)?>", re.IGNORECASE)
 _XML_START: Final = re.compile(r"^\s*<\?xml[^>]*\?>")
@@ -61,6 +62,7 @@ def html_tree(text: str, *, xml: bool = False) -> Any:
     root = None
     if xml:
         plain = _DOCTYPE.sub("", _ENTITY.sub(_as_character, text), count=1)
+        plain = _NUMBERED.sub(_numbered, plain)
         root = _parsed(plain, hardened_xml_parser(recover=True))
     if root is None:
         root = _parsed(
@@ -101,6 +103,12 @@ def _as_character(found: re.Match[str]) -> str:
     if name in _XML_ENTITIES:
         return found[0]
     return html.escape(html5[f"{name};"]) if f"{name};" in html5 else found[0]
+
+
+def _numbered(found: re.Match[str]) -> str:
+    """Return a reference by number; half of a surrogate pair is no character, as in HTML."""
+    number = int(found[1], 16) if found[1] else int(found[2])
+    return "\N{REPLACEMENT CHARACTER}" if 0xD800 <= number <= 0xDFFF else found[0]
 
 
 def name_of(element: Any) -> str:

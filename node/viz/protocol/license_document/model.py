@@ -96,7 +96,8 @@ def _date(text: str) -> str:
     return text
 
 
-def _contact(text: str) -> str:
+def contact_of(text: str) -> str:
+    """Return a licensor's address as it is; raise ValueError if a license may not have it."""
     if not (_MAILBOX.fullmatch(text) or _PAGE.fullmatch(text)):
         raise ValueError(
             'is not an address: write "mailto:name@example.org" or "https://example.org/"'
@@ -133,7 +134,7 @@ Digest = Annotated[
 ]
 ChecksummedText = Annotated[str, Field(max_length=42), AfterValidator(_address)]
 DateText = Annotated[str, Field(max_length=10), AfterValidator(_date)]
-Contact = Annotated[str, Field(max_length=800), AfterValidator(_contact)]
+Contact = Annotated[str, Field(max_length=800), AfterValidator(contact_of)]
 Language = Annotated[
     str,
     AfterValidator(_matching(_LANGUAGE, "is not a language tag of BCP 47, such as en or pt-BR")),

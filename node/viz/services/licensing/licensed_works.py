@@ -104,6 +104,11 @@ class LicensedWorks:
             kept = await asyncio.to_thread(self._kept, content_id)
             return kept or await self._fetch(content_id)
 
+    async def require_listed(self, content_id: ContentId) -> None:
+        """Raise ListingUnknown if a work is not here and no node that is asked lists it."""
+        if not await self.has(content_id):
+            await self._listing(content_id)
+
     async def has(self, content_id: ContentId) -> bool:
         """Return whether an opened work is on the disk."""
         return await asyncio.to_thread(self._kept, content_id) is not None

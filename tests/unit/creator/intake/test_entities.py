@@ -47,6 +47,17 @@ def test_a_books_own_entities_are_text_and_what_is_lost_is_told(tmp_path: Path) 
     assert sorted(told) == sorted(f"left out: {count} {each}" for count, each in counts)
 
 
+def test_half_of_a_surrogate_pair_is_no_character(tmp_path: Path) -> None:
+    """A reference that no text can hold refused the whole book in the decoder's words."""
+    path = tmp_path / "a.epub"
+    body = "<p>A &#xD83D;&#56832; &#233;.</p>"
+    path.write_bytes(documents.epub(["x"], more={"OEBPS/page0.xhtml": PAGE.format(body)}))
+    made = import_sources(*sources_of([path])[:1])
+    assert (
+        made.raw.decode().strip() == "A \N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER} \u00e9."
+    )
+
+
 def test_entities_make_no_page_grow_without_end(tmp_path: Path) -> None:
     """An entity gives at most 2,000 characters; a page that gets a MiB of them is refused."""
     laughs = "".join(f'<!ENTITY l{n} "{f"&l{n - 1};" * 10}">' for n in range(1, 10))

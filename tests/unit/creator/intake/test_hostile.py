@@ -122,6 +122,18 @@ REFUSED: dict[str, tuple[str, bytes, str]] = {
         "Sch\u00f6ne Gr\u00fc\u00dfe an alle Leser.\n".encode("latin-1"),
         "if line 1 reads 'Sch\u00f6ne Gr\u00fc\u00dfe an alle Leser.', say --encoding windows-1252",
     ),
+    "typographer's quotes": (
+        "a.txt",
+        "It\u2019s \u2013 \u201cquoted\u201d.\n".encode("cp1252"),
+        "It looks like windows-1252",
+    ),
+    "Japanese": (
+        "a.txt",
+        "\u543e\u8f29\u306f\u732b\u3067\u3042\u308b\u3002\u540d\u524d\u306f\u307e\u3060\u7121\u3044"
+        "\u3002\u3069\u3053\u3067\u751f\u308c\u305f\u304b\u3068\u3093\u3068\u898b\u5f53\u304c\u3064\u304b\u306c"
+        "\u3002\n".encode("euc_jp"),
+        "It looks like euc_jp",
+    ),
     "mixed encodings": (
         "a.txt",
         "Gr\u00fc\u00dfe\nan alle\n".encode() + "sch\u00f6n\n".encode("latin-1"),
