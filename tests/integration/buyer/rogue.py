@@ -107,8 +107,16 @@ class Rogue:
         ):
             setattr(api, name, call)
 
-    def bill(self, body: bytes, text: str, units: Units, adapter_id: AdapterId = ADAPTER) -> bytes:
-        """Sign the next receipt, for so much, and return its event."""
+    def bill(
+        self,
+        body: bytes,
+        text: str,
+        units: Units,
+        adapter_id: AdapterId = ADAPTER,
+        *,
+        tokens: int | None = None,
+    ) -> bytes:
+        """Sign the next receipt, for so much and for ``tokens``, by default the text's."""
         lines = (UsageLine(adapter_id, units),)
         receipt = Receipt(
             channel_id(self.client.signer, self.client.info.node),
@@ -118,7 +126,7 @@ class Rogue:
             salted_hash(ZERO_HASH, body),
             salted_hash(ZERO_HASH, text.encode()),
             PROMPT_TOKENS,
-            len(text),
+            len(text) if tokens is None else tokens,
             units,
             self.billed_units + units,
             0,

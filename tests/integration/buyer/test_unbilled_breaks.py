@@ -271,7 +271,9 @@ async def test_a_deposit_that_the_node_understates_excuses_no_bill(
         assert understated
         (open_request,) = buyer.voucher_signer._open_requests.ended()
         arrived_units, units = open_request.arrived_units, open_request.units
-        rogue.bill(rogue.requests[-1], "a", units)
+        # A bill for text that never arrived, and true to itself.
+        tokens = PRICE.completion_tokens_for(units, PROMPT_TOKENS)
+        rogue.bill(rogue.requests[-1], "a", units, tokens=tokens)
         with suppress(VizError):
             await buyer.sync()
         assert buyer.channel.billed_units(ADAPTER) == billed_units + units

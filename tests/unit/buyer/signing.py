@@ -54,6 +54,7 @@ def receipt(
     request: bytes = QUESTION,
     *,
     name: str = "",
+    tokens: tuple[int, int] = (1, 1),
 ) -> SignedReceipt:
     """The node's receipt that comes next, for so much of one adapter.
 
@@ -68,7 +69,9 @@ def receipt(
         "usage_hash": usage_hash(lines),
         "request_hash": salted_hash(salt, request),
         **dict.fromkeys(("quote_hash", "response_hash"), ZERO_HASH),
-        **dict.fromkeys(("prompt_tokens", "completion_tokens", "time_s"), 1),
+        "prompt_tokens": tokens[0],
+        "completion_tokens": tokens[1],
+        "time_s": 1,
     }
     said = Receipt(amount_units=units, total_units=total, **values)
     return SignedReceipt(

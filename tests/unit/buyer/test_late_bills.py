@@ -21,10 +21,11 @@ from tests.unit.buyer.test_ledger import NODE, observe, opened
 
 from viz.buyer.ledger import open_requests as exposure_module
 from viz.buyer.ledger.ledger import BuyerLedger
-from viz.buyer.ledger.node_standing import BROKEN_ALLOWED, NodeStanding
+from viz.buyer.ledger.node_standing import BROKEN_ALLOWED, CUTS_ALLOWED, NodeStanding
 from viz.buyer.ledger.open_request import STALLED_S, OpenRequest
 from viz.buyer.ledger.open_requests import REFUSED_KEPT
 from viz.buyer.vouchers.voucher_signer import VoucherSigner
+from viz.domain.pricing import Price
 from viz.domain.receipt import salted_hash
 from viz.domain.units import ZERO_HASH
 from viz.errors import NodeNotTrusted
@@ -313,6 +314,51 @@ async def test_a_node_that_does_not_see_a_break_goes_on_with_what_is_signed(
         assert voucher_signer.take_late(receipt(voucher_signer, ASKED, 12, name=answer.name))
     assert not voucher_signer.standing.broken and not voucher_signer.fault
     assert voucher_signer.standing.lost_units == 8 * (BROKEN_ALLOWED + 1)
+
+
+async def test_a_network_that_cuts_every_answer_is_paid_for_few(
+    voucher_signer: VoucherSigner, ledger: BuyerLedger
+) -> None:
+    """A node that cut the line after one word of each answer was paid for 60 whole answers.
+
+    An answer that ends well begins the count anew; a start of the buyer does not.
+    """
+    cuts = 0
+    for well in (CUTS_ALLOWED - 2, -1):
+        for number in range(CUTS_ALLOWED):
+            assert not voucher_signer.fault, cuts
+            if number == CUTS_ALLOWED // 2:
+                voucher_signer = signer_of(ledger, Node())
+            answer = left(
+                voucher_signer, 12, broken=True, most_units=CAP, arrived_units=4, cut=True
+            )
+            assert voucher_signer.take_late(receipt(voucher_signer, ASKED, 12, name=answer.name))
+            cuts += 1
+            if number == well:
+                voucher_signer.answered(empty=False)
+                break
+    assert "were cut off after some text" in voucher_signer.fault
+    voucher_signer.forgive(0)
+    assert not voucher_signer.fault
+
+
+def test_a_late_bill_costs_no_more_than_its_own_tokens(
+    voucher_signer: VoucherSigner, ledger: BuyerLedger
+) -> None:
+    """It was compared with what had arrived and a step alone: 266 units of tokens for 458."""
+    price = Price(2_000_000, 6_000_000)
+    for restart in (False, True):
+        known: dict[str, Any] = {"most_units": CAP, "arrived_units": 5, "price": price}
+        answer = left(voucher_signer, 40, **known)
+        if restart:
+            ledger.unbilled = ledger._asked.load(set())
+            voucher_signer = signer_of(ledger, Node())
+        bill = receipt(voucher_signer, ASKED, 27, name=answer.name, tokens=(1, 4))
+        with pytest.raises(NodeNotTrusted, match="bills more than its tokens cost"):
+            voucher_signer.take_late(bill)
+        assert voucher_signer.take_late(
+            receipt(voucher_signer, ASKED, 26, name=answer.name, tokens=(1, 4))
+        )
 
 
 def test_what_is_signed_after_an_answer_ended_may_be_billed_for_it(

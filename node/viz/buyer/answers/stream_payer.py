@@ -104,6 +104,7 @@ class StreamPayer:
         open_request.units = min(limits.request_units, price.amount_units(prompt, ahead))
         open_request.asked_units = price.amount_units(prompt, most)
         open_request.prompt_units = price.amount_units(prompt, 0)
+        open_request.price = price
         open_request.most_units = min(limits.request_units, open_request.asked_units)
         step = self._node_step_tokens()
         first = min(most, step * self._asked.choices)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Final, NamedTuple, Self
 
 from viz.domain.buyer_channel import BuyerChannel
@@ -28,6 +29,8 @@ from viz.protocol.wire import JSON_INTEGER_MAX, Json, Reader
 BROKEN_ALLOWED: Final = 3
 BROKEN_AMONG: Final = 64
 EMPTY_ALLOWED: Final = 8
+# So many answers in a row that the network cut off, and that were billed beyond what arrived.
+CUTS_ALLOWED: Final = 8
 # Incidents leave the window, and what they cost adds up: this share of all bills may be lost in the
 # end, which is that of the incidents allowed.
 LOST_SHARE: Final = 32
@@ -62,8 +65,10 @@ class NodeStanding:
     break of the network can cost. ``waived_units`` may be left over besides: it was when the buyer
     forgave. ``credits``: the node has delivered more than was signed, so its bills may exceed that.
     ``undelivered`` counts the bills of answers that were broken, left at once or empty; ``empty``
-    counts the latest consecutive answers without text. ``fault`` says why the node is not asked any
-    more; it is empty while the node is trusted.
+    counts the latest consecutive answers without text. ``cuts`` counts the latest incidents,
+    without an answer that ended well, in which the network cut answers off after some text, and
+    which were billed beyond what arrived; ``last_cut`` is the latest. ``fault`` says why
+    the node is not asked any more; it is empty while the node is trusted.
     """
 
     payers: tuple[Address, ...] = ()
@@ -77,6 +82,8 @@ class NodeStanding:
     credits: bool = False
     allowed_units: Units = LEAST_ALLOWED_UNITS
     waived_units: Units = 0
+    cuts: int = 0
+    last_cut: str = ""
 
     # the deposit
 
@@ -131,6 +138,7 @@ class NodeStanding:
             broken={},
             lost_units=0,
             empty=0,
+            cuts=0,
             forgiven_units=forgiven_units,
             waived_units=waived_units,
         )
@@ -216,10 +224,27 @@ class NodeStanding:
         """Return the standing after a fair bill for an answer that was left at once or broke."""
         return replace(self, undelivered=self.undelivered + 1)
 
+    def cut_off(self, incident: str) -> Self:
+        """Return the standing after a bill beyond what arrived of an answer that the network cut.
+
+        It may be the node that cuts: only how often it happens tells.
+        """
+        after = self.not_arrived()
+        if self.last_cut == incident:
+            return after
+        after = replace(after, cuts=self.cuts + 1, last_cut=incident)
+        if after.cuts < CUTS_ALLOWED:
+            return after
+        return after.distrusting(
+            f"its latest {after.cuts} answers were cut off after some text, and each was billed "
+            "beyond what arrived (a network, or a server in front of it, that cuts every answer "
+            "looks the same)"
+        )
+
     def delivered(self, *, empty: bool) -> Self:
         """Return the standing after an answer that ended well and was billed."""
         if not empty:
-            return replace(self, empty=0) if self.empty else self
+            return replace(self, empty=0, cuts=0) if self.empty or self.cuts else self
         after = replace(self, empty=self.empty + 1, undelivered=self.undelivered + 1)
         if after.empty < EMPTY_ALLOWED:
             return after
@@ -286,6 +311,8 @@ class NodeStanding:
             "credits": self.credits,
             "allowed": str(self.allowed_units),
             "waived": str(self.waived_units),
+            "cuts": self.cuts,
+            "lastCut": self.last_cut,
         }
 
     @classmethod
@@ -314,4 +341,6 @@ class NodeStanding:
             # Older records have neither of these.
             reader.optional("allowed", reader.units) or LEAST_ALLOWED_UNITS,
             reader.optional("waived", reader.units) or 0,
+            reader.optional("cuts", reader.integer) or 0,
+            reader.optional("lastCut", partial(reader.text, max_chars=64)) or "",
         )

@@ -12,7 +12,9 @@ from typing import Final, NamedTuple
 
 from viz.domain.display import amount
 from viz.domain.ports.chain import Deployment
+from viz.domain.pricing import Price
 from viz.domain.receipt import SignedReceipt, salt_of_name, salted_hash
+from viz.domain.typed_data import Receipt
 from viz.domain.units import AdapterId, Units
 from viz.errors import NodeNotTrusted
 
@@ -30,7 +32,8 @@ class OpenRequest:
     The cost: ``arrived_units`` is the cost of the text that has arrived, ``units`` is that and one
     step, and ``most_units`` is the most that the request may cost in the end. ``asked_units`` is
     the cost of all that was asked for, also above the buyer's cap; ``prompt_units`` is that of the
-    prompt alone. ``first_units`` pays for the beginning, until the node ``began``. If the buyer
+    prompt alone, and ``price`` the agreed price, None for a request that an older version kept.
+    ``first_units`` pays for the beginning, until the node ``began``. If the buyer
     leaves, ``leaving_units`` is the most that may be billed, and an honest node may bill up to
     ``excused_units``: what arrived and what was on the line. If the answer breaks off after some
     text, that amount is ``on_line_units``. ``reach_units`` is the most that its bill may be: what
@@ -83,6 +86,7 @@ class OpenRequest:
     goes_on: bool = False
     provoked: bool = False
     cut: bool = False
+    price: Price | None = None
 
     @property
     def broke(self) -> bool:
@@ -119,6 +123,11 @@ class OpenRequest:
     def is_named_by(self, signed: SignedReceipt) -> bool:
         """Say whether a receipt was made for this request, and for no other that is equal."""
         return bool(self.name) and signed.request_salt == salt_of_name(self.name)
+
+    def is_overbilled_by(self, receipt: Receipt) -> bool:
+        """Say whether a receipt bills more than its own token counts cost at the agreed price."""
+        counts = receipt.prompt_tokens, receipt.completion_tokens
+        return self.price is not None and receipt.amount_units > self.price.amount_units(*counts)
 
     def bound_units(
         self, unused_units: Units, credit_units: Units | None = None, *, named: bool = False

@@ -271,6 +271,7 @@ class OpenRequests:
             and not each.seq
             and receipt.request_hash == salted_hash(signed.request_salt, each.request)
         ]
+        by_hash = bool(asked)
         if not asked:
             # If the request was written anew on the way, its answer broke off; if it was repeated,
             # it is billed already.
@@ -297,6 +298,8 @@ class OpenRequests:
         # An honest node makes the salt of the request's name. If a server on the way has taken the
         # name out, the receipt fits all equal requests.
         asked = [each for each in asked if each.is_named_by(signed)] or asked
+        if by_hash and all(each.is_overbilled_by(receipt) for each in asked):
+            raise NodeNotTrusted(f"receipt {receipt.seq} bills more than its tokens cost")
 
         def order(each: OpenRequest) -> tuple[Units, tuple[bool, Units, bool], float, Units]:
             # First the requests that allow the bill, then the one whose text it fits best, then the

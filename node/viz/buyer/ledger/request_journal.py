@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from viz.buyer.ledger.open_request import EARLIER_S, OpenRequest
+from viz.domain.pricing import Price
 from viz.domain.units import AdapterId
 from viz.errors import BooksMismatch, InvalidRequest
 from viz.private import write_private
@@ -52,6 +53,9 @@ class RequestJournal:
             "capped": open_request.capped,
             "cut": open_request.cut,
         }
+        if (price := open_request.price) is not None:
+            head["promptPrice"] = str(price.prompt_price_units)
+            head["completionPrice"] = str(price.completion_price_units)
         whole = json.dumps(head).encode() + b"\n" + open_request.request
         write_private(path, whole, path.with_suffix(".new"))
 
@@ -88,6 +92,10 @@ def _read(path: Path) -> OpenRequest:
     head, _, body = path.read_bytes().partition(b"\n")
     reader = Reader(parse_json(head), "a request under way")
     ended = reader.boolean("ended")
+    prompt_price = reader.optional("promptPrice", reader.units)
+    completion_price = reader.optional("completionPrice", reader.units)
+    priced = prompt_price is not None and completion_price is not None
+    price = Price(prompt_price or 0, completion_price or 0) if priced else None
     return OpenRequest(
         AdapterId(reader.integer("adapter")),
         body,
@@ -108,4 +116,5 @@ def _read(path: Path) -> OpenRequest:
         pardoned=reader.optional("pardoned", reader.boolean) or False,
         capped=reader.optional("capped", reader.boolean) or False,
         cut=reader.optional("cut", reader.boolean) or False,
+        price=price,
     )

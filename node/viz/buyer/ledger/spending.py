@@ -8,7 +8,7 @@ paid) is reported as one sum.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Self
@@ -85,6 +85,7 @@ class Spending:
         self._ledger = ledger
         self._clock = clock
         self._days = read_days(ledger.directory)
+        self._before_units = sum(ledger.channel.billed.values())
         self.run = Spent()
 
     def note(self, model: str, signed: SignedReceipt) -> None:
@@ -103,8 +104,13 @@ class Spending:
             _log.warning("what was spent is not recorded", reason=error.detail)
 
     def report(self) -> Json:
-        """Return what was spent on the channel, and in this process."""
-        return {**report(self._ledger.channel, self._days), "run": self.run.to_json()}
+        """Return what was spent on the channel, and in this process.
+
+        The process's units are all that was billed in it, also late and for answers without an end.
+        """
+        billed_units = sum(self._ledger.channel.billed.values()) - self._before_units
+        run = replace(self.run, units=max(self.run.units, billed_units))
+        return {**report(self._ledger.channel, self._days), "run": run.to_json()}
 
 
 def report(channel: BuyerChannel, days: Days, *, former: bool = False) -> Json:

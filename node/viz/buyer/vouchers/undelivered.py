@@ -17,7 +17,8 @@ the most that the buyer ever had signed ahead at once for answers under way.
 Invariants: a bill whose answer did not come counts, whoever ended the answer, by whichever error,
 before or after the bill was found. Answers that end together
 are one incident, weighed by what did not arrive. If the buyer left for its own reasons, or the
-answer broke off after some text, a bill for what could have been in transit is no incident. What
+answer broke off after some text, a bill for what could have been in transit is no incident; if the
+network cut answer after answer, the sum of the cuts is. What
 is signed for an answer under way is not part of the account: it is bounded by a step for each.
 """
 
@@ -91,7 +92,8 @@ class Undelivered:
             # A node that does not see that the network cut an answer goes on with what is signed.
             cut = open_request.cut and open_request.arrived_units
             if cut or units <= open_request.on_line_units:
-                after = standing.not_arrived()
+                beyond = cut and lost_units
+                after = standing.cut_off(incident) if beyond else standing.not_arrived()
                 # One of which nothing arrived may never have reached the node.
                 others = [each for each in self._open_requests.ended() if each.arrived_units]
                 if all(each.incident != incident for each in others):

@@ -125,7 +125,7 @@ async def _up(config: Config, rpc_port: int, kubo: bool, as_json: bool, new_ledg
                 "chain": config.chain.model_dump() | {"rpc_url": net.devnet.url},
                 "storage": config.storage.model_dump() | storage,
                 # People try a market of several nodes on one machine first.
-                "network": {"private_addresses": True},
+                "network": config.network.model_dump() | {"private_addresses": True},
             }
         )
 
