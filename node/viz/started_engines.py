@@ -23,7 +23,7 @@ from viz.domain.units import Hash32
 from viz.engine.embedded.settings import EngineSettings
 from viz.engine.upstream.settings import UpstreamSettings
 from viz.errors import ConfigError, VizError
-from viz.protocol.messages import adapter_of_model
+from viz.protocol.messages import is_base_name
 from viz.settings.config import Config
 from viz.settings.engine_config import EngineConfig
 from viz.settings.secret import secret
@@ -126,8 +126,11 @@ def _naming(entry: _Entry, config: Config) -> Iterator[None]:
 def _named(base: LoadedBase, entry: _Entry) -> LoadedBase:
     """Return the base model with the name under which it is sold."""
     name = entry.settings.name or base.model.name
-    if adapter_of_model(name) is not None:
-        raise ConfigError(f"{name!r} is an adapter's name: set engine.name to another one")
+    if not is_base_name(name):
+        raise ConfigError(
+            f"{name[:80]!r} is no name for a base model: set engine.name to another, of at most "
+            "256 printable ASCII characters without @ and outer blanks, that is no adapter's id"
+        )
     return replace(base, model=replace(base.model, name=name))
 
 

@@ -122,7 +122,7 @@ async def test_names_under_which_a_base_cannot_be_sold_are_refused(
     with pytest.raises(ConfigError, match=r"'one': set engine\.name"):
         await started(tmp_path, one, two)
     named = one.model_copy(update={"name": "viz-adapter-7"})
-    with pytest.raises(ConfigError, match="an adapter's name"):
+    with pytest.raises(ConfigError, match=r"is no name for a base model: set engine\.name"):
         await started(tmp_path, named)
     copy = entry(tmp_path, "copy", 1)
     unpinned = copy.model_copy(update={"base_digest": one.base_digest.upper().replace("X", "x")})

@@ -60,7 +60,8 @@ class MarketOffer(WireModel):
 
     ``latency_ms`` is the smoothed time in which that node's description reached the answering node;
     ``seen_at_s`` is when it was last read. ``notices`` tells of unanswered notices at that node.
-    ``arithmetic`` is what it computes in, if it says.
+    ``arithmetic`` is what it computes in, if it says. ``called`` is what the node calls the model
+    if it is not the model's ``name``.
     """
 
     node: AddressText
@@ -72,6 +73,7 @@ class MarketOffer(WireModel):
     seen_at_s: JsonInteger
     notices: Annotated[NoticeSummary, NOTICE_SUMMARY] | None = None
     arithmetic: Annotated[str, text(MAX_ARITHMETIC_CHARS), NullIsAbsent] = ""
+    called: Annotated[str, text(), NullIsAbsent] = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +83,7 @@ class MarketModel(WireModel):
     ``trainer``, the royalty and the works' shares are from the chain (absent for base models).
     ``name``, ``description`` and ``card`` are claims of the node ``told_by``, which is the
     trainer's node if it serves the model. ``model`` of a base model is the known
-    name of its digest, else what most nodes call it; ``names`` are the other names that nodes give
-    it.
+    name of its digest, else what most nodes call it.
     """
 
     WHERE: ClassVar[str] = "a model of the market"
@@ -100,7 +101,6 @@ class MarketModel(WireModel):
     retires_at_s: Annotated[int, whole(2**53 - 1), NullIsAbsent] = 0
     works: Annotated[tuple[MarketWork, ...], AtMost(MAX_WORKS), NullIsAbsent] = ()
     offers: Annotated[tuple[MarketOffer, ...], AtMost(MAX_OFFERS), NullIsAbsent] = ()
-    names: Annotated[tuple[Annotated[str, text(256)], ...], AtMost(MAX_OFFERS)] | None = None
 
 
 @dataclass(frozen=True, slots=True)

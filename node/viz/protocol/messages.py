@@ -8,6 +8,7 @@ Invariant: for every message, ``from_json(to_json(message)) == message``.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Final
 
@@ -48,6 +49,7 @@ MAX_TOKEN_CHARS: Final = 512
 MAX_ARITHMETIC_CHARS: Final = 32
 MAX_AGE_KEY_CHARS: Final = 128  # the bound of NodeDirectory
 ADAPTER_MODEL_PREFIX: Final = "viz-adapter-"
+_BASE_NAME: Final = re.compile(r"[!-?A-~](?:[ -?A-~]{0,254}[!-?A-~])?")
 
 SignatureHex = Annotated[bytes, blob(MAX_SIGNATURE_BYTES)]
 
@@ -68,6 +70,20 @@ def adapter_of_model(model: str) -> AdapterId | None:
     if digits == model or not (digits.isascii() and digits.isdecimal()) or len(digits) > 10:
         return None
     return AdapterId(int(digits))
+
+
+def adapter_named(words: str) -> AdapterId | None:
+    """Return the adapter whose id a person's words are, in any case; None if they are no id."""
+    return adapter_of_model(words.strip().casefold())
+
+
+def is_base_name(name: str) -> bool:
+    """Return whether a base model may have this name: nobody may take it for another model's id.
+
+    It is printable ASCII without outer blanks and without ``@``, which precedes a digest, and it is
+    no adapter's id.
+    """
+    return _BASE_NAME.fullmatch(name) is not None and adapter_named(name) is None
 
 
 # what a node says of itself

@@ -7,12 +7,21 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from typing import Any
 
 import openai
 import pytest
 from tests.fakes.chain import DEPLOYMENT, address_of
 from tests.fakes.remote_nodes import Remote, announce, info, serving
-from tests.integration.buyer.test_network import DEPOSIT, MODEL, Network, chat, network, read
+from tests.integration.buyer.test_network import (
+    DEPOSIT,
+    MODEL,
+    PRICES,
+    Network,
+    chat,
+    network,
+    read,
+)
 from tests.integration.buyer.test_network_ended import end_all
 
 from viz.buyer.network import naming
@@ -20,9 +29,11 @@ from viz.buyer.network.budget import Budget
 from viz.buyer.network.control import NetworkControl
 from viz.buyer.proxy.proxy import running_proxy
 from viz.buyer.terms.prices import limits_in
+from viz.domain.display import prices
 from viz.domain.units import Hash32
 from viz.errors import ChannelUnknown, PriceAboveCap, UnknownModel
 from viz.protocol.messages import AdapterOffer
+from viz.services.market import discovery
 
 __all__ = ["network"]  # the fixture
 
@@ -58,6 +69,13 @@ def honest(network: Network) -> str:
 
 def many() -> list[Remote]:
     return [stranger(number) for number in range(STRANGERS)]
+
+
+def as_default(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the base model of the nodes be the default one."""
+    for module in (naming, discovery):
+        monkeypatch.setattr(module, "DEFAULT_BASE_DIGEST", digest(network).hex())
+        monkeypatch.setattr(module, "DEFAULT_BASE", NAME)
 
 
 async def test_strangers_change_nothing_for_who_used_the_name_before(network: Network) -> None:
@@ -137,12 +155,69 @@ async def test_the_default_base_model_keeps_its_name(
     bought = stranger(1, name="Bar")
     async with beside(network, bought), network.buyer() as buyer:
         buyer._pin(["Bar"], await buyer.model("Bar"))
-    monkeypatch.setattr(naming, "DEFAULT_BASE_DIGEST", digest(network).hex())
+    as_default(network, monkeypatch)
     async with beside(network, *many()), network.buyer() as buyer:
         assert (await buyer.model(NAME)).weights_digest == digest(network)
     await end_all(network)
     async with beside(network, *many()), network.buyer() as buyer:
         assert (await buyer.usual_model()).weights_digest == digest(network)
+
+
+async def test_a_stranger_gives_the_default_base_model_no_other_name(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It sold the default under another model's name, and the buyer paid for the default there."""
+    as_default(network, monkeypatch)
+    acme, thief = stranger(1, name="acme", units=9), stranger(2, digest(network), "Acme")
+    allowed = Budget(DEPOSIT, nodes=frozenset({acme.node, network.address("b")}))
+    async with beside(network, acme, thief):
+        urls = (acme.url, thief.url, network.nodes["b"].url)
+        for chain in (True, False):
+            way: dict[str, Any] = {"chain": chain, "urls": urls}
+            async with network.buyer(budget=allowed, **way) as buyer:
+                meant = await buyer.model("acme")
+                assert (meant.weights_digest, meant.model) == (OTHER, "acme")
+                assert {each["id"] for each in await buyer.model_entries()} >= {"acme", NAME}
+            async with network.buyer(**way) as buyer:
+                with pytest.raises(UnknownModel, match="is the name of several models"):
+                    await buyer.model("acme")
+        only = Budget(DEPOSIT, nodes=frozenset({network.address("b")}))
+        async with network.buyer(budget=only) as buyer:
+            with pytest.raises(ChannelUnknown, match="none of the nodes that you allow"):
+                await buyer.model("acme")
+    assert not network.chain.channels
+
+
+@pytest.mark.parametrize(
+    "name", ["Viz-Adapter-99", "viz-adapter-99 ", "viz-adapter-1\u200b", "a@b"]
+)
+async def test_no_base_model_is_taken_for_another_models_id(network: Network, name: str) -> None:
+    """A base model in another case was paid as the adapter, and a look-alike was shown as it."""
+    thief = stranger(1, name=name)
+    async with beside(network, thief):
+        for chain in (True, False):
+            way: dict[str, Any] = {"chain": chain, "urls": (thief.url, network.nodes["b"].url)}
+            async with network.buyer(**way) as buyer:
+                assert OTHER not in {each.weights_digest for each in await buyer.models()}
+                with pytest.raises(UnknownModel):
+                    await buyer.model("viz-adapter-99")
+
+
+async def test_the_price_told_is_that_of_the_node_asked(network: Network) -> None:
+    """The line before the answer had the cheapest price, of a node that was not allowed."""
+    told: list[str] = []
+
+    async def tell(text: str) -> None:
+        told.append(text)
+
+    async def write(text: str) -> None:
+        pass
+
+    only = Budget(DEPOSIT, nodes=frozenset({network.address("c")}))
+    async with network.buyer(budget=only) as buyer:
+        await NetworkControl(buyer).ask(chat(model="Tides", max_tokens=20), write, tell)
+    dear = PRICES["c"]
+    assert prices(dear.prompt_price_units, dear.completion_price_units, DEPLOYMENT) in told[0]
 
 
 async def test_a_wrong_reference_is_told_with_the_right_ones(network: Network) -> None:

@@ -25,6 +25,10 @@ def test_an_id_comes_before_a_name_and_a_name_of_two_is_none() -> None:
     thief = offer(9, "viz-adapter-7")
     offers = (thief, tides, bakery)
     assert find_offer(offers, "viz-adapter-7") is tides
+    assert find_offer(offers, " VIZ-adapter-7") is tides
+    assert find_offer((offer(0, "viz-adapter-7"), bakery), "viz-adapter-7") is None
+    disguised = AdapterOffer(BASE_MODEL, "Viz-Adapter-7", ZERO_HASH, 1, 1, "Viz-Adapter-7")
+    assert find_offer((disguised,), "viz-adapter-7") is None
     assert find_offer(offers, " bakery ") is bakery
     assert find_offer(offers, "") is find_offer(offers, "sea") is None
     with pytest.raises(UnknownModel, match="viz-adapter-8, viz-adapter-5") as caught:

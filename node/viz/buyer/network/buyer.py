@@ -21,8 +21,10 @@ from viz.buyer.network.continuation import length_of, with_length
 from viz.buyer.network.failover import NetworkAnswer
 from viz.buyer.network.finder import NodeFinder
 from viz.buyer.network.naming import (
+    at_nodes,
     called,
     is_default,
+    keeps_name,
     key_of,
     meaning_of,
     narrowed,
@@ -51,7 +53,7 @@ from viz.errors import (
     VizError,
 )
 from viz.protocol.market import MarketModel, MarketOffer
-from viz.protocol.messages import adapter_of_model
+from viz.protocol.messages import adapter_named, adapter_of_model
 from viz.protocol.payment import CHAT_PATH
 from viz.protocol.wire import Json
 
@@ -96,17 +98,20 @@ class NetworkBuyer:
         for again in (False, True):
             models = await self._finder.models(again=again)
             try:
-                if found := called(models, wanted):
+                if found := called(self._at_allowed(models), wanted):
                     return self._used(found, wanted)
             except UnknownModel:
                 # The node that serves what the name meant may have been away in the last search.
                 if again:
                     raise
+        if found := called(models, wanted):
+            raise self._none_allowed(found[0].model)
         if is_askable(wanted) and (why := await self._why_not_sold(wanted)) is not None:
             raise why
+        allowed = self._at_allowed(models)
         names = [
             shown if model.name in ("", model.model) else f"{shown} ({model.name})"
-            for model, shown in zip(models, self._ids(models), strict=True)
+            for model, shown in zip(allowed, self._ids(allowed), strict=True)
         ]
         raise UnknownModel(
             f"no known node serves {wanted[:80]!r}; the models on offer are: "
@@ -124,7 +129,7 @@ class NetworkBuyer:
     def _used(self, found: Sequence[MarketModel], wanted: str) -> MarketModel:
         """Return what ``wanted`` means; record it if it is the title of an adapter."""
         meant = self._meant(found, wanted, self._file.read().names)
-        if meant.adapter_id != BASE_MODEL and meant.model != wanted:
+        if meant.adapter_id != BASE_MODEL and adapter_named(wanted) is None:
             self._pin([wanted], meant)
         return meant
 
@@ -155,14 +160,14 @@ class NetworkBuyer:
     ) -> MarketModel:
         """Return which of the models that ``wanted`` can mean it means; ``names`` is the record.
 
-        Only models at nodes that the buyer allows count, if there are any. Of these it is what the
-        name meant before. A new name means the default base model, else the only one that the
-        buyer can pay: who once sold the buyer something gains no name by that. Raises UnknownModel
-        if several are left, or if the name meant a model that is not among them.
+        It is what the name meant before. A new name means the default base model if that is its
+        name, else the only one that the buyer can pay: who once sold the buyer something gains no
+        name by that. Raises UnknownModel if several are left, or if the name meant a model that is
+        not among them.
         """
-        if len(found) == 1 and found[0].model == wanted and found[0].adapter_id != BASE_MODEL:
+        if len(found) == 1 and adapter_named(wanted) is not None:
             return found[0]
-        left = self._at_allowed(found) or list(found)
+        left = list(found)
         if (before := names.get(key_of(wanted))) is not None:
             if kept := [each for each in left if meaning_of(each) == before]:
                 return kept[0]
@@ -172,7 +177,7 @@ class NetworkBuyer:
                 "of the model that you mean",
                 param="model",
             )
-        left = narrowed(left, [is_default, self._can_pay])
+        left = narrowed(left, [keeps_name(wanted), self._can_pay])
         if len(left) > 1:
             raise UnknownModel(self._several(left, wanted), param="model")
         return left[0]
@@ -183,8 +188,9 @@ class NetworkBuyer:
         return shown_ids(models, lambda found, wanted: self._meant(found, wanted, names))
 
     def _at_allowed(self, models: Iterable[MarketModel]) -> list[MarketModel]:
-        allows = self._budget.allows
-        return [each for each in models if any(allows(offer.node) for offer in each.offers)]
+        """Return the models that the allowed nodes serve, as these offer and call them."""
+        found = (at_nodes(each, self._budget.allows) for each in models)
+        return [each for each in found if each is not None]
 
     def _paid(self, model: MarketModel) -> bool:
         paid = self._pool.paid()
@@ -257,6 +263,10 @@ class NetworkBuyer:
                     self._note_base(wanted, model)
                 yield answer
 
+    def first_offer(self, body: dict[str, Any], path: str, model: MarketModel) -> MarketOffer:
+        """Return the offer that an OpenAI request for a model tries first; raises as ``ask``."""
+        return self._offers(model, _size_of(with_length(body, path), path))[0]
+
     def _offers(self, model: MarketModel, request: Request) -> list[MarketOffer]:
         """Return the offers that may be used, the best first, at most ``NODES_ASKED``."""
         allowed = [offer for offer in model.offers if self._budget.allows(offer.node)]
@@ -288,9 +298,11 @@ class NetworkBuyer:
                 f"every node asks more for {model.model} than your caps allow: `viz buyer models` "
                 "shows the prices, --max-price raises the caps"
             )
-        return ChannelUnknown(
-            f"none of the nodes that you allow (--allow-node) serves {model.model}"
-        )
+        return NetworkBuyer._none_allowed(model.model)
+
+    @staticmethod
+    def _none_allowed(name: str) -> ChannelUnknown:
+        return ChannelUnknown(f"none of the nodes that you allow (--allow-node) serves {name}")
 
     def _note(self, offer: MarketOffer, first_ms: float | None) -> None:
         """Record how a node behaved: the time to its first text, or None for a failure."""
@@ -323,8 +335,11 @@ class NetworkBuyer:
     # as an AskedSide
 
     async def model_entries(self) -> list[Json]:
-        """Return the models of all nodes in OpenAI's form; ``owned_by`` is the cheapest node."""
-        models = await self._finder.models()
+        """Return the models of the allowed nodes in OpenAI's form.
+
+        ``owned_by`` is the cheapest node.
+        """
+        models = self._at_allowed(await self._finder.models())
         return [_entry(*each) for each in zip(models, self._ids(models), strict=True)]
 
     async def model_entry(self, wanted: str) -> Json:

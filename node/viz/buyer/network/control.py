@@ -40,13 +40,11 @@ class NetworkControl:
         """
         buyer, wanted = self._buyer, body.get("model")
         model = await buyer.model(str(wanted)) if wanted else await buyer.usual_model()
-        if wanted != model.model and model.offers:
-            cheapest = model.offers[0]
-            price = prices(
-                cheapest.prompt_price_units, cheapest.completion_price_units, self.deployment
-            )
-            await tell(chosen_line(model.model, model.name, price))
         named = {**body, "model": str(wanted or model.model)}
+        if wanted != model.model:
+            first = buyer.first_offer(named, CHAT_PATH, model)
+            price = prices(first.prompt_price_units, first.completion_price_units, self.deployment)
+            await tell(chosen_line(model.model, model.name, price))
         async with buyer.ask(named, CHAT_PATH, model=model) as answer:
             await pass_on(buyer, answer, write, self._ended)
         return {

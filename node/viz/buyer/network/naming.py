@@ -2,22 +2,28 @@
 
 Owns the ways to name a model in the network: an adapter by its id, which the chain makes unique;
 an adapter or a base model by the name that nodes give it; a base model by ``NAME@DIGEST``. Does no
-I/O. Invariant: where several models have a name, neither the number of their nodes nor which of
-them is cheaper decides, because a stranger can announce many nodes and any price. The buyer's own
-price caps count only as the last rule.
+I/O. Invariants:
+ - What has the form of an adapter's id means no other model.
+ - Names count as the nodes that the buyer allows give them (``at_nodes``).
+ - Where several models have a name, neither the number of their nodes nor which of them is cheaper
+   decides, because a stranger can announce many nodes and any price. The buyer's own price caps
+   count only as the last rule.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 from viz.basemodel.source import DEFAULT_BASE_DIGEST
 from viz.buyer.terms.offers import DIGEST_DIGITS, as_reference, same_name
-from viz.domain.units import BASE_MODEL
+from viz.domain.ports.engine import DEFAULT_BASE
+from viz.domain.units import BASE_MODEL, Address
 from viz.errors import UnknownModel
 from viz.protocol.market import MarketModel
+from viz.protocol.messages import adapter_named
 
 _OF_DIGEST: Final = "@"
 Rule = Callable[[MarketModel], bool]
@@ -25,10 +31,8 @@ Rule = Callable[[MarketModel], bool]
 
 def called(models: Iterable[MarketModel], wanted: str) -> list[MarketModel]:
     """Return the models that ``wanted`` can mean; an adapter's id means that adapter alone."""
-    models = list(models)
-    exact = [each for each in models if each.adapter_id != BASE_MODEL and each.model == wanted]
-    if exact:
-        return exact
+    if (adapter_id := adapter_named(wanted)) is not None:
+        return [each for each in models if each.adapter_id == adapter_id != BASE_MODEL]
     if (reference := as_reference(wanted)) is None:
         return [each for each in models if any(same_name(name, wanted) for name in names_of(each))]
     name, digits = reference
@@ -42,8 +46,31 @@ def called(models: Iterable[MarketModel], wanted: str) -> list[MarketModel]:
 
 
 def names_of(model: MarketModel) -> tuple[str, ...]:
-    """Return every name that nodes give a model."""
-    return (model.model, *(model.names or ())) if model.adapter_id == BASE_MODEL else (model.name,)
+    """Return the names of a model: of a base model all that nodes give it, else its title."""
+    called = [each.called for each in model.offers if each.called]
+    if model.adapter_id == BASE_MODEL:
+        return tuple(dict.fromkeys((model.model, *called)))
+    return (model.name,)
+
+
+def at_nodes(model: MarketModel, allows: Callable[[Address], bool]) -> MarketModel | None:
+    """Return a model as the allowed nodes offer and call it; None if none of them serves it.
+
+    The default base model keeps its name, and an adapter the title that its trainer gave it.
+    """
+    offers = [each for each in model.offers if allows(each.node)]
+    if not offers:
+        return None
+    said = [each.called or model.name for each in offers]
+    name = model.name
+    if not is_default(model) and model.told_by != model.trainer and name not in said:
+        name = Counter(said).most_common(1)[0][0]
+    offers = [
+        replace(each, called="" if called == name else called)
+        for each, called in zip(offers, said, strict=True)
+    ]
+    of_base = model.adapter_id == BASE_MODEL
+    return replace(model, model=name if of_base else model.model, name=name, offers=tuple(offers))
 
 
 def key_of(wanted: str) -> str:
@@ -69,6 +96,11 @@ def narrowed(found: Sequence[MarketModel], rules: Iterable[Rule]) -> list[Market
 def is_default(model: MarketModel) -> bool:
     """Return whether a model is the default base model (``DEFAULT_BASE``)."""
     return model.adapter_id == BASE_MODEL and model.weights_digest.hex() == DEFAULT_BASE_DIGEST
+
+
+def keeps_name(wanted: str) -> Rule:
+    """Return the rule that the default base model keeps its own name, and no other one."""
+    return lambda model: is_default(model) and same_name(wanted, DEFAULT_BASE)
 
 
 def references(models: Sequence[MarketModel], name: str = "") -> list[str]:

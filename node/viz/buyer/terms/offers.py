@@ -13,7 +13,7 @@ from typing import Final, TypeVar
 
 from viz.domain.units import BASE_MODEL, AdapterId
 from viz.errors import UnknownModel
-from viz.protocol.messages import AdapterOffer
+from viz.protocol.messages import AdapterOffer, adapter_named
 
 NAMES_SHOWN: Final = 20
 ASKED_CHARS: Final = 256
@@ -59,9 +59,13 @@ def as_reference(wanted: str) -> tuple[str, str] | None:
 def find_offer(offers: Sequence[AdapterOffer], wanted: str) -> AdapterOffer | None:
     """Return the offer with this id, else the only offer with this name; None if there is none.
 
-    Names are compared without regard to case. ``NAME@DIGEST`` finds a base model only if its digest
+    What has the form of an adapter's id means that adapter alone. Names are compared without regard
+    to case. ``NAME@DIGEST`` finds a base model only if its digest
     begins so. Raises UnknownModel if several offers have the name.
     """
+    if (adapter_id := adapter_named(wanted)) is not None:
+        found = (offer for offer in offers if offer.adapter_id == adapter_id != BASE_MODEL)
+        return next(found, None)
     if (reference := as_reference(wanted)) is not None:
         name, digits = reference
         bases = [each for each in offers if each.adapter_id == BASE_MODEL]

@@ -100,15 +100,17 @@ def models(
     if node:
         info = run(node_info(node, here))
         offers = [each for each in info.adapters if _has_words(each, wanted)]
+        there_are = bool(offers)
         said = {"node": info.node, "models": [offer.to_json() for offer in offers], **unit}
         if not show(said, as_json=as_json):
             for offer in offers:
                 _print_offer(offer, here)
     else:
         found = run(network_models(folder, here, rpc, wanted))
+        there_are = bool(found)
         if not show({"models": [model.to_json() for model in found], **unit}, as_json=as_json):
             print_market(found, here)
-    if not as_json:
+    if there_are and not as_json:
         say('Ask one by its id or its name: viz buyer ask "..." --model NAME', style="dim")
 
 

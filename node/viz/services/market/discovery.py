@@ -304,16 +304,15 @@ def _model(sold: Sequence[_Sold], works: tuple[MarketWork, ...]) -> MarketModel:
     teller = _tellers(sold)[0]
     offer, state = teller.offer, teller.state
     of_base = offer.adapter_id == BASE_MODEL
-    names = _base_names(sold) if of_base else [adapter_model(offer.adapter_id)]
-    name = names[0]
-    offers = sorted((_offer(each) for each in sold), key=_price_of)
+    name = _base_name(sold) if of_base else offer.name
+    offers = sorted((_offer(each, name) for each in sold), key=_price_of)
     return MarketModel(
         adapter_id=offer.adapter_id,
-        model=name,
+        model=name if of_base else adapter_model(offer.adapter_id),
         weights_digest=offer.weights_digest,
         base_digest=teller.by.base_of(offer).digest,
         told_by=teller.by.node,
-        name=name if of_base else offer.name,
+        name=name,
         description=offer.description,
         card=offer.card,
         trainer=None if state is None else state.trainer,
@@ -322,7 +321,6 @@ def _model(sold: Sequence[_Sold], works: tuple[MarketWork, ...]) -> MarketModel:
         retires_at_s=0 if state is None else _date(state.retires_at),
         works=works,
         offers=tuple(offers[:MAX_OFFERS]),
-        names=tuple(names[1 : MAX_OFFERS + 1]) or None,
     )
 
 
@@ -348,17 +346,17 @@ def _tellers(sold: Sequence[_Sold]) -> list[_Sold]:
     )
 
 
-def _base_names(sold: Sequence[_Sold]) -> list[str]:
-    """Return the base model's names: the known one of its digest, then what most nodes say."""
-    names = Counter(each.offer.model for each in sold)
-    ordered = sorted(names, key=lambda name: (-names[name], name))
+def _base_name(sold: Sequence[_Sold]) -> str:
+    """Return a base model's name: the known one of its digest, else what most nodes call it."""
     if sold[0].offer.weights_digest.hex() == DEFAULT_BASE_DIGEST:
-        return [DEFAULT_BASE, *(name for name in ordered if name != DEFAULT_BASE)]
-    return ordered
+        return DEFAULT_BASE
+    names = Counter(each.offer.model for each in sold)
+    return min(names, key=lambda name: (-names[name], name))
 
 
-def _offer(sold: _Sold) -> MarketOffer:
-    base = sold.by.base_of(sold.offer)
+def _offer(sold: _Sold, name: str) -> MarketOffer:
+    base, offer = sold.by.base_of(sold.offer), sold.offer
+    called = offer.model if offer.adapter_id == BASE_MODEL else offer.name
     return MarketOffer(
         node=sold.by.node,
         url=sold.by.url,
@@ -369,6 +367,7 @@ def _offer(sold: _Sold) -> MarketOffer:
         seen_at_s=sold.by.seen_at_s,
         notices=sold.offer.notices,
         arithmetic=base.arithmetic,
+        called="" if called == name else called,
     )
 
 

@@ -12,14 +12,14 @@ from viz.domain.ports.chain import AdapterState, Deployment
 from viz.domain.trust import require_as_trusted
 from viz.domain.units import BASE_MODEL, Hash32, hex_of
 from viz.errors import NodeNotTrusted
-from viz.protocol.messages import AdapterOffer, NodeInfo, adapter_of_model
+from viz.protocol.messages import AdapterOffer, NodeInfo, adapter_model, is_base_name
 
 
 def check_node(info: NodeInfo, expected: Deployment) -> None:
     """Raise NodeNotTrusted if the node does not use the deployment that the buyer chose.
 
     A model's name says which adapter is asked for, and so who is paid: a node that serves another
-    adapter under that name is refused too.
+    adapter, or a base model, under what reads like an adapter's id is refused too.
     """
     require_as_trusted(
         expected,
@@ -34,9 +34,14 @@ def check_node(info: NodeInfo, expected: Deployment) -> None:
     for offer in info.adapters:
         base = info.base_of(offer)
         check_tokenizer(base.tokenizer_digest, base.digest)
-        if (adapter_of_model(offer.model) or BASE_MODEL) != offer.adapter_id:
+        if offer.adapter_id != BASE_MODEL and offer.model != adapter_model(offer.adapter_id):
             raise NodeNotTrusted(
                 f"the node sells adapter {offer.adapter_id} under the name {offer.model[:80]!r}"
+            )
+        if offer.adapter_id == BASE_MODEL and not is_base_name(offer.model):
+            raise NodeNotTrusted(
+                f"the node sells a base model under the name {offer.model[:80]!r}, which no base "
+                "model may have: it can be taken for another model's id"
             )
 
 

@@ -129,6 +129,9 @@ LIES: dict[str, Callable[[NodeInfo], NodeInfo]] = {
         said, adapters=(offer(7), offer(7, 1))
     ),
     "under the name": lambda said: replace(said, adapters=(offer(7, model="viz-adapter-8"),)),
+    "which no base model may have": lambda said: replace(
+        said, adapters=(replace(base_offer(), model="VIZ-Adapter-7"),)
+    ),
     "than its base": lambda said: replace(
         said, adapters=(replace(base_offer(), weights_digest=ZERO_HASH),)
     ),
