@@ -6,8 +6,11 @@ the message of a refusal better: it never decides that a file is accepted. Pure.
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
+# The header of a cpio archive is digits alone.
+_CPIO: Final = re.compile(rb"07070(?:[12][0-9A-Fa-f]{104}|7[0-7]{70})")
 _EXPORT: Final = "open it in the program that made it and export plain text (UTF-8)"
 _SCAN: Final = "a work is text: if it is a scan, have its text recognised first"
 _SOUND: Final = "a work is text: write down what is said in it"
@@ -38,7 +41,7 @@ _DOCUMENTS: Final[tuple[tuple[bytes, str, str], ...]] = (
     (b"\x7fELF", "a program", "name the work's text file"),
     (b"MZ\x90\x00", "a program", "name the work's text file"),
 )
-_WRITTEN_IN_ASCII: Final = (b"%PDF-", b"%!PS-", b"{\\rtf1")
+_WRITTEN_IN_ASCII: Final = (b"!<arch>\n", b"%PDF-", b"%!PS-", b"{\\rtf1")
 _ZIPPED: Final[tuple[tuple[bytes, str], ...]] = (
     (b"application/epub+zip", "an EPUB book"),
     (b"application/vnd.oasis.opendocument", "an OpenDocument file (ODT, ODS, ODP)"),
@@ -90,6 +93,8 @@ def what_it_is(raw: bytes) -> str | None:
         return f"the file is a bzip2 archive, not UTF-8 text: {_UNPACK}"
     if head[257:262] == b"ustar":
         return f"the file is a tar archive, not UTF-8 text: {_UNPACK}"
+    if head.startswith(b"!<arch>\n") or _CPIO.match(head):
+        return f"the file is an ar or cpio archive, not UTF-8 text: {_UNPACK}"
     if head[60:68] in (b"BOOKMOBI", b"TEXtREAd"):
         return f"the file is a Kindle book (MOBI), not UTF-8 text: {_EXPORT}"
     return _encoding(head)

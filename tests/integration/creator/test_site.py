@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 from aiohttp import web
@@ -159,13 +160,15 @@ async def test_no_address_goes_around_the_rules_by_its_form(server: Server) -> N
     server.put("/ai.txt", "User-Agent: *\nDisallow: /reserved\n", "text/plain")
     odd = (
         "/diary/../secret", "/diary/%2e%2e/secret", "/diary/./private", "/diary/x/../private",
-        "/diary/.%2E/reserved/1", "/diary/../diary/1",
+        "/diary/.%2E/reserved/1", "/diary/../diary/1", "/diary/%2E%2E%2Fsecret",
+        "/diary/..;/secret", "/diary/%252e%252e/secret",
     )  # fmt: skip
     listed = "".join(f"<url><loc>{server.url}{path}#top</loc></url>" for path in odd)
     server.put("/sitemap.xml", SITEMAP.format(listed), "application/xml")
     site = await read(server, "/diary/", reserved_too=True)
     assert [each.url for each in site.pages] == [f"{server.url}/diary/1"]
     assert not {*barred, "/reserved/1"} & set(server.asked)
+    assert not any(".." in unquote(unquote(path)) for path in server.asked)
     with pytest.raises(InvalidWork, match="bars viz-import"):
         await read(server, "/diary/../secret")
 
@@ -281,6 +284,48 @@ def test_an_rsl_server_and_an_odd_reservation_reserve() -> None:
     assert [s.says for s in header_statements({"tdm-reservation": "true"})] == ["reserved"]
     assert [s.says for s in header_statements({"tdm-reservation": " 0 "})] == ["allowed"]
     assert header_statements({"tdm-reservation": ""}) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "User-agent:GPTBot\nDisallow:/\n",
+        "User-agent : GPTBot\nDisallow : /\n",
+        "user-AGENT :\tgptbot # no\r\n\r\n\r\ndisallow:/\r\n",
+        "  User-agent: GPTBot/1.0\nDisallow: /\n",
+        "User-agent: GPTBot\0\nDisallow: /\n",
+        "User-agent: AI2Bot\nDisallow: /\n",
+    ],
+)
+def test_a_barred_trainer_is_read_as_the_standard_lets_it_be_written(text: str) -> None:
+    """RFC 9309 permits blanks, or none, around the colon; a missing one trained on the site."""
+    for body in (text.encode(), "\ufeff".encode() + text.encode(), text.encode("utf-16")):
+        rules = Robots.parse(body)
+        said = rules.statements("https://a.test/diary/1")
+        assert [(each.scheme, each.says) for each in said] == [("robots.txt", "reserved")]
+        assert rules.permits("https://a.test/diary/1"), "only that crawler is barred"
+    for body in (text.encode(), text.encode("utf-16")):
+        barring = body.replace(b"GPTBot", b"*").replace(b"gptbot", b"*")
+        if barring != body:
+            assert not Robots.parse(barring).permits("https://a.test/diary/1")
+    spared = Robots.parse(b"User-agent: GPTBotany\nDisallow: /\n")
+    assert spared.statements("https://a.test/") == []
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        '{"location": "/b%6Fok/", "tdm-reservation": 1}',
+        '{"location": "book/", "tdm-reservation": 1}',
+        '{"location": "/", "tdm-reservation": 1, "tdm-reservation": 0}',
+    ],
+)
+def test_an_odd_rule_of_tdmrep_reserves(rule: str) -> None:
+    """An encoded path, a path that fits nothing, a member twice: none of them lets a page go."""
+    rules = TdmRules.parse(f"[{rule}]".encode())
+    assert [each.says for each in rules.statements("https://a.test/book/1")] == ["reserved"]
+    rules = TdmRules.parse(b'[{"location": "/caf%C3%A9", "tdm-reservation": 1}]')
+    assert rules.statements("https://a.test/caf%c3%a9") and not rules.statements("https://a.test/")
 
 
 def test_hostile_rules_reserve_and_harm_nothing() -> None:

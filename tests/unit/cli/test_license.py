@@ -67,14 +67,14 @@ def test_what_is_missing_is_asked_for(folder: Path, monkeypatch: pytest.MonkeyPa
     """On a terminal a creator is led through the license."""
     terminal = SimpleNamespace(stdin=SimpleNamespace(isatty=lambda: True))
     monkeypatch.setattr("viz.cli.creator.license.sys", terminal)
-    typed = f"approval\nAlma\nalma\nmailto:alma@example.org\n0x12\n{WALLET.lower()}\npt\nPortugal\n"
+    typed = f"approval\nAlma\nalma\nmailto:alma@example.org\n0x12\n{WALLET.lower()}\nPortugal\n"
     done = viz(folder, "license new {0} --fee 3.5", typed=typed)
     assert "the contact is not an address: write" in done.output, "told at once, and asked again"
     assert "0x12" in done.output
     assert "for trainers that you approve" in done.output
     document = read_license(folder / "license.toml")
     assert document.limits.approval_required and document.money.training_fee == "3.5"
-    assert document.licensor.wallet == WALLET and document.work.language == "pt"
+    assert document.licensor.wallet == WALLET and document.work.language == "en"
 
 
 def test_each_condition_can_be_asked_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,7 +143,7 @@ def test_nobody_is_asked_to_limit_what_nobody_owns(
         ("license new {0} --preset royal " + SAID, "is not a preset"),
         (
             "license new {0} --preset research --name A",
-            "--contact, --wallet, --language, --law are missing",
+            "--contact, --wallet, --law are missing",
         ),
         ("license new {0} " + SAID, "--preset is missing"),
         ("license new {0} --preset guided " + SAID, "asks on a terminal"),

@@ -87,12 +87,13 @@ def new_license(
     Chain, registry and token come from the deployment that you trust (`viz trust`). The license
     names the work by the digests of its file, so write it when the file is final.
     """
-    from viz.cli.creator.license_questions import GUIDED, LicenseAnswers, work_of
+    from viz.cli.creator.license_questions import GUIDED, LicenseAnswers, described, work_of
     from viz.protocol.license_document.presets import document_from_preset
     from viz.protocol.license_document.reading import license_from_values
 
     place = to or (work if work.is_dir() else work.parent) / "license.toml"
     require_new(place)
+    language = language or described(work, "language")
     answers = LicenseAnswers(terminal=sys.stdin.isatty() and not as_json)
     needed = {"--preset": preset, "--name": name, "--contact": contact, "--wallet": wallet}
     needed |= {"--language": language, "--law": law}
@@ -166,7 +167,7 @@ def check_license(
 
     Without a file, the document of the work --content is read from the node.
     """
-    from viz.cli.creator.license_questions import described_title, file_and_kind
+    from viz.cli.creator.license_questions import described, file_and_kind
     from viz.creator.license_files import require_title, require_work
     from viz.domain.units import hex_of
     from viz.protocol.license_document.agreement import terms_of
@@ -178,7 +179,7 @@ def check_license(
     found["termsHash"] = hex_of(terms_of(document).terms_hash(document.license_hash))
     if work is not None:
         require_work(document, *file_and_kind(work))
-        if title := described_title(work):
+        if title := described(work, "title"):
             require_title(document, title, work)
         found["checked"].append("work")
     if content_id is not None:

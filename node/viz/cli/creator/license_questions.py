@@ -198,17 +198,17 @@ def file_and_kind(work: Path) -> tuple[Path, str]:
     return work, kind
 
 
-def described_title(work: Path) -> str:
-    """Return the title in a folder's terms.toml; empty if there is none, or for a file."""
+def described(work: Path, name: str) -> str:
+    """Return a text in a folder's terms.toml; empty if there is none, or for a file."""
     found = _described(work) if work.is_dir() or work.suffix == ".toml" else {}
-    return str(found.get("title", ""))
+    return str(found.get(name, ""))
 
 
 def work_of(work: Path, title: str) -> dict[str, Any]:
     """Return the title and the digests of a work, as they stand in a license."""
     from viz.creator.license_files import digests_of
 
-    named = title or described_title(work)
+    named = title or described(work, "title")
     if not named:
         raise InvalidRequest("--title is missing: a license names its work")
     digests = digests_of(*file_and_kind(work))

@@ -22,6 +22,7 @@ from urllib.parse import urljoin, urlsplit
 from viz.creator.intake.found import OptOut
 from viz.creator.intake.rights import in_force
 from viz.creator.intake.rsl_rules import RslRules
+from viz.creator.intake.site_paths import climbs
 from viz.creator.intake.site_rules import (
     AGENT,
     AiTxt,
@@ -40,6 +41,7 @@ MAX_SITE_BYTES: Final = 64 * 1024 * 1024
 MAX_SITE_S: Final = 1_800.0
 DELAY_S: Final = 1.0
 _MAX_DELAY_S: Final = 30.0
+_TOO_OFTEN: Final = 429
 _MAX_RULE_BYTES: Final = 1024 * 1024
 _MAX_SITEMAP_BYTES: Final = 8 * 1024 * 1024
 _MAX_SITEMAPS: Final = 50
@@ -150,8 +152,14 @@ class SiteReader:
 
     async def _rule(self, path: str) -> bytes | None:
         """Return a file of rules; None if the site has none. An error bars the site (RFC 9309)."""
-        reply = await self._ask(self._origin + path, _MAX_RULE_BYTES)
-        if 400 <= reply.status < 500:
+        try:
+            reply = await self._ask(self._origin + path, _MAX_RULE_BYTES)
+        except NodeRefused as error:
+            raise InvalidWork(
+                f"{error.detail}. While the site's rules cannot be read, nothing is fetched: if it "
+                "redirects, name the site by the address to which it leads; else import its files"
+            ) from error
+        if 400 <= reply.status < 500 and reply.status != _TOO_OFTEN:
             return None
         if reply.status != 200:
             raise NodeUnreachable(
@@ -169,8 +177,11 @@ class SiteReader:
             # Whoever reads this site asks no other host: a person has to read that license.
             self._rsl.add(url, None)
             return
-        reply = await self._ask(url, _MAX_RULE_BYTES)
-        self._rsl.add(url, reply.body if reply.status == 200 else None)
+        try:
+            reply = await self._ask(url, _MAX_RULE_BYTES)
+            self._rsl.add(url, reply.body if reply.status == 200 else None)
+        except NodeRefused:
+            self._rsl.add(url, None)
 
     async def _addresses(self) -> list[str]:
         """Return the pages to request, in the sitemap's order."""
@@ -196,6 +207,8 @@ class SiteReader:
             url = waiting.pop(0)
             if url in seen or not self._is_here(url) or not self._robots.permits(url):
                 continue
+            if climbs(url):
+                continue
             seen.add(url)
             try:
                 reply = await self._ask(url, _MAX_SITEMAP_BYTES)
@@ -217,6 +230,9 @@ class SiteReader:
     async def _page(self, url: str) -> None:
         if not self._robots.permits(url):
             self._site.leave_out(url, f"robots.txt bars {AGENT}")
+            return
+        if climbs(url):
+            self._site.leave_out(url, "its path leads elsewhere at a server that decodes it")
             return
         try:
             reply = await self._ask(url, MAX_PAGE_BYTES)

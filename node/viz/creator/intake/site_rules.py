@@ -9,6 +9,7 @@ rule wanted one.
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from viz.creator.intake.rsl_rules import RSL_TYPE
 from viz.creator.intake.sandbox import INSTALL
 from viz.creator.intake.signals import tdm_statements, usage_signals
 from viz.creator.intake.site_paths import path_pattern, place_of
-from viz.domain.strict_json import load_json
+from viz.domain.strict_json import load_json, once
 from viz.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -30,11 +31,16 @@ AGENT: Final = "viz-import"
 # Crawlers that gather for training, by what their makers call them. To bar one is to reserve.
 _TRAINERS: Final = (
     "GPTBot", "ClaudeBot", "anthropic-ai", "CCBot", "Google-Extended", "Applebot-Extended",
-    "Bytespider", "Meta-ExternalAgent", "Amazonbot", "cohere-ai",
+    "Bytespider", "Meta-ExternalAgent", "Amazonbot", "cohere-ai", "cohere-training-data-crawler",
+    "AI2Bot", "Diffbot", "FacebookBot", "img2dataset", "omgili", "PanguBot", "Timpibot",
+    "webzio-extended",
 )  # fmt: skip
 _PREFERENCE: Final = re.compile(r"^\s*(content-usage|content-signal)\s*:\s*(.+)$", re.I | re.M)
 AI_TXT: Final = "ai.txt"
 _DIRECTIVE: Final = re.compile(r"^(user-agent|allow|disallow)[ \t]*:[ \t]*(\S*)", re.I | re.M)
+# RFC 9309 permits blanks around the colon; a product token ends at the first other character.
+_LINE: Final = re.compile(r"^[ \t]*([a-z-]+)[ \t]*:[ \t]*", re.I | re.M)
+_TOKEN: Final = re.compile(r"^user-agent: (\*|[a-z0-9_-]+)[^\r\n]*", re.I | re.M)
 _LICENSE: Final = re.compile(r"^\s*license\s*:\s*(\S+)", re.I | re.M)
 _LINK: Final = re.compile(r"<([^>]*)>((?:\s*;[^,;]*)*)")
 _LINK_ELEMENT: Final = re.compile(rb"<link\b[^>]{0,400}>", re.I)
@@ -52,7 +58,7 @@ class Robots:
     @classmethod
     def parse(cls, body: bytes) -> Robots:
         """Return the rules in a robots.txt. Raises ConfigError if no reader is installed."""
-        text = body[:_READ].decode("utf-8", "replace").lstrip("\ufeff")
+        text = _TOKEN.sub(r"User-agent: \1", _LINE.sub(r"\1: ", _text_of(body)))
         try:
             from protego import Protego
         except ImportError as error:
@@ -94,7 +100,7 @@ class Robots:
 
     def _bars(self, agent: str, url: str) -> bool:
         """Return whether a training crawler is barred by name; a rule for all bars this one too."""
-        named = f"user-agent: {agent.lower()}" in re.sub(r"[ \t]+", " ", self.text.lower())
+        named = agent.lower() in {name.lower() for name in _TOKEN.findall(self.text)}
         return named and self.rules is not None and not self.rules.can_fetch(url, agent)
 
 
@@ -111,7 +117,7 @@ class AiTxt:
     @classmethod
     def parse(cls, body: bytes) -> AiTxt:
         """Return the rules in a file. Text without such a line reserves all; a web page nothing."""
-        text = body[:_READ].decode("utf-8", "replace").lstrip("\ufeff").strip()
+        text = _text_of(body).strip()
         if text.startswith("<"):
             return cls()  # what some servers answer for each address that they do not know
         said = [line.partition("#")[0].strip() for line in text.splitlines()]
@@ -149,7 +155,7 @@ class TdmRules:
     def parse(cls, body: bytes) -> TdmRules:
         """Return the rules in a file; a file that cannot be read reserves everything."""
         try:
-            listed = load_json(body[:_READ])
+            listed = load_json(body[:_READ], object_pairs_hook=once)
             if not isinstance(listed, list):
                 return cls(readable=False)
             rules = [
@@ -161,6 +167,8 @@ class TdmRules:
                 )
                 for each in listed
             ]
+            if any(str(each["location"])[:1] not in ("/", "*") for each in listed):
+                return cls(readable=False)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return cls(readable=False)
         return cls(tuple(rules))
@@ -176,6 +184,14 @@ class TdmRules:
                 )
                 return [OptOut("TDMRep", "reserved" if reserved else "allowed", where, said)]
         return []
+
+
+def _text_of(body: bytes) -> str:
+    """Return a file of rules as text, also one in UTF-16."""
+    raw = body[:_READ]
+    if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return raw.decode("utf-16", "replace")
+    return raw.decode("utf-8", "replace").lstrip("\ufeff").replace("\0", "")
 
 
 def header_statements(headers: Mapping[str, str]) -> list[OptOut]:
