@@ -49,7 +49,7 @@ class TrainingSettings:
     rank: int = 16
     alpha: float = 32.0
     trained_layers: float = 0.6
-    learning_rate: float = 2e-3
+    learning_rate: float = 4e-3
     warmup_steps: int = 3
     weight_decay: float = 0.0
     steps: int = 24
