@@ -23,7 +23,7 @@ from viz.domain.units import Hash32
 from viz.engine.embedded.settings import EngineSettings
 from viz.engine.upstream.settings import UpstreamSettings
 from viz.errors import ConfigError, VizError
-from viz.protocol.messages import is_base_name
+from viz.protocol.messages import ADAPTER_MODEL_PREFIX, MAX_BASE_NAME_CHARS, is_base_name
 from viz.settings.config import Config
 from viz.settings.engine_config import EngineConfig
 from viz.settings.secret import secret
@@ -128,8 +128,9 @@ def _named(base: LoadedBase, entry: _Entry) -> LoadedBase:
     name = entry.settings.name or base.model.name
     if not is_base_name(name):
         raise ConfigError(
-            f"{name[:80]!r} is no name for a base model: set engine.name to another, of at most "
-            "256 printable ASCII characters without @ and outer blanks, that is no adapter's id"
+            f"{name[:80]!a} is no name for a base model: set engine.name to another, of at most "
+            f"{MAX_BASE_NAME_CHARS} printable ASCII characters without @ and outer blanks, that "
+            f"does not begin with {ADAPTER_MODEL_PREFIX}"
         )
     return replace(base, model=replace(base.model, name=name))
 

@@ -121,9 +121,12 @@ async def test_names_under_which_a_base_cannot_be_sold_are_refused(
     one, two = entry(tmp_path, "one", 1), entry(tmp_path, "two", 2, name="one")
     with pytest.raises(ConfigError, match=r"'one': set engine\.name"):
         await started(tmp_path, one, two)
-    named = one.model_copy(update={"name": "viz-adapter-7"})
+    named = one.model_copy(update={"name": "viz-adapter-00000000007"})
     with pytest.raises(ConfigError, match=r"is no name for a base model: set engine\.name"):
         await started(tmp_path, named)
+    for folder in ("Viz-Adapter-x", "modèle", "llama@a6f21e3ab5c4"):
+        with pytest.raises(ConfigError, match=r"is no name for a base model: set engine\.name"):
+            await started(tmp_path, entry(tmp_path, folder, 3))
     copy = entry(tmp_path, "copy", 1)
     unpinned = copy.model_copy(update={"base_digest": one.base_digest.upper().replace("X", "x")})
     assert unpinned.base_digest != one.base_digest

@@ -49,7 +49,9 @@ MAX_TOKEN_CHARS: Final = 512
 MAX_ARITHMETIC_CHARS: Final = 32
 MAX_AGE_KEY_CHARS: Final = 128  # the bound of NodeDirectory
 ADAPTER_MODEL_PREFIX: Final = "viz-adapter-"
-_BASE_NAME: Final = re.compile(r"[!-?A-~](?:[ -?A-~]{0,254}[!-?A-~])?")
+MAX_BASE_NAME_CHARS: Final = 200
+_ADAPTER_ID: Final = re.compile(rf"{ADAPTER_MODEL_PREFIX}0*([0-9]+)")
+_BASE_NAME: Final = re.compile(rf"[!-?A-~](?:[ -?A-~]{{0,{MAX_BASE_NAME_CHARS - 2}}}[!-?A-~])?")
 
 SignatureHex = Annotated[bytes, blob(MAX_SIGNATURE_BYTES)]
 
@@ -73,17 +75,24 @@ def adapter_of_model(model: str) -> AdapterId | None:
 
 
 def adapter_named(words: str) -> AdapterId | None:
-    """Return the adapter whose id a person's words are, in any case; None if they are no id."""
-    return adapter_of_model(words.strip().casefold())
+    """Return the adapter whose id a person's words are, in any case; None if they are no id.
+
+    For a number that no adapter can have it may be 0, under which no adapter is sold.
+    """
+    found = _ADAPTER_ID.fullmatch(words.strip().casefold())
+    if found is None:
+        return None
+    return AdapterId(int(found[1]) if len(found[1]) <= 10 else 0)
 
 
 def is_base_name(name: str) -> bool:
     """Return whether a base model may have this name: nobody may take it for another model's id.
 
-    It is printable ASCII without outer blanks and without ``@``, which precedes a digest, and it is
-    no adapter's id.
+    It is printable ASCII without outer blanks and without ``@``, which precedes a digest, at most
+    ``MAX_BASE_NAME_CHARS`` long, and does not begin as an adapter's id does.
     """
-    return _BASE_NAME.fullmatch(name) is not None and adapter_named(name) is None
+    begins_as_id = name.casefold().startswith(ADAPTER_MODEL_PREFIX)
+    return _BASE_NAME.fullmatch(name) is not None and not begins_as_id
 
 
 # what a node says of itself

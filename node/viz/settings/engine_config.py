@@ -12,9 +12,9 @@ from typing import Annotated, Final, Literal
 from pydantic import AfterValidator, Discriminator, Field, Tag, field_validator, model_validator
 
 from viz.domain.ports.engine import DEFAULT_BASE
+from viz.protocol.messages import MAX_BASE_NAME_CHARS
 from viz.settings.types import NonNegative, Positive, Section
 
-MAX_NAME_CHARS: Final = 200
 # The forms by which pydantic names a place in the settings: one section, or several entries.
 ONE: Final = "one"
 SEVERAL: Final = "several"
@@ -48,7 +48,7 @@ class EngineConfig(Section):
     backend: Literal["embedded", "upstream", "none"] = "embedded"
     base_model: str = DEFAULT_BASE
     base_digest: Annotated[str, Field(pattern="^(0x[0-9a-f]{64})?$")] = ""
-    name: Annotated[str, Field(max_length=MAX_NAME_CHARS)] = ""
+    name: Annotated[str, Field(max_length=MAX_BASE_NAME_CHARS)] = ""
     prompt_units_per_million: NonNegative | Literal["prices"] = "prices"
     completion_units_per_million: NonNegative | Literal["prices"] = "prices"
     max_streams: Positive = 32

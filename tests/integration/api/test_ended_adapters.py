@@ -65,6 +65,23 @@ async def test_a_title_that_another_adapter_has_is_not_told_as_ended(tmp_path: P
         assert (status, problem["adapterId"]) == (451, 9), "of two, the one that ended last"
 
 
+async def test_a_node_reads_an_id_in_any_case(tmp_path: Path) -> None:
+    """An ended adapter's title that reads as an id says nothing of the adapter with that id."""
+    async with running_node(tmp_path) as node:
+        buyer = await Buyer(node).ready()
+        (record,) = node.parts.catalogue.records()
+        await node.engine.add_adapter(AdapterId(9), Path(record.path))
+        posing = replace(record, adapter_id=AdapterId(9), name=MODEL.title())
+        await node.parts.catalogue.add(posing)
+        await node.parts.catalogue.end(posing, END)
+        for wanted in (MODEL, MODEL.upper(), f" {MODEL.title()} "):
+            status, found, _ = await buyer.call("GET", f"/v1/models/{quote(wanted)}")
+            assert (status, found["id"]) == (200, MODEL)
+        for wanted in ("viz-adapter-0", f"viz-adapter-{'9' * 200}"):
+            status, problem, _ = await buyer.call("GET", f"/v1/models/{wanted}")
+            assert (status, problem["code"]) == (404, "unknown-model")
+
+
 async def test_the_buyer_s_own_client_says_why_and_since_when_it_ended(tmp_path: Path) -> None:
     """`viz buyer ask` names the work, the dates and the successor, not only what else is sold."""
     (tmp_path / "node").mkdir()

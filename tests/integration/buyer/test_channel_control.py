@@ -275,4 +275,7 @@ async def test_models_are_told_with_what_they_know(node: Node, home: Path) -> No
     assert PRICES in done.stdout
     said = json.loads((await viz(home, f"buyer models --json --node {node.url}")).stdout)
     assert [model["model"] for model in said["models"]] == ["fake", MODEL]
+    assert "Ask one by its id" in done.stdout
+    done = await viz(home, f"buyer models nothingsuch --node {node.url}")
+    assert done.stdout.strip() == "No model on offer has these words."
     assert said["symbol"] == "vUSD"

@@ -79,6 +79,8 @@ async def test_a_buyer_without_a_url(shopper: tuple[Shopper, dict[str, Node]]) -
     buyer, nodes = shopper
     code, said, complained = await buyer.run("buyer", "models", "tides")
     assert code == 0 and MODEL in said and "2; the cheapest is" in said, complained
+    code, said, complained = await buyer.run("buyer", "models", "nothingsuch")
+    assert code == 0 and said.strip() == "No model on offer has these words.", complained
     code, said, complained = await buyer.run("buyer", "ask", "When?", password=True)
     assert code == 5 and "--key" in complained, complained
     key = ("--key", f"{buyer.home}/wallet.json", "--max-per-day", "0.9", "--max-deposit", "0.05")

@@ -139,6 +139,44 @@ def test_a_name_means_one_adapter() -> None:
             check_node(replace(INFO, adapters=(renamed,)), here)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Viz-Adapter-8",
+        "viz-adapter-8 ",
+        "viz-adapter-0",
+        "viz-adapter-00000000008",
+        "viz-adapter-l",
+        "viz-adapter-8\u200b",
+        "viz\u2011adapter\u20118",
+        "llam\u0430",
+        "SmolLM2-135M-Instruct@a6f21e3ab5c4",
+        " llama",
+        "lla\tma",
+        "l" * 201,
+        "",
+    ],
+)
+def test_a_base_model_has_a_plain_name(name: str) -> None:
+    """On a screen it could pass for an adapter, for another base model, or for its id."""
+    here = Deployment(INFO.chain_id, ZERO_HASH, NODE, 6, NODE, NODE, NODE, NODE, 0)
+    base = replace(OFFER, adapter_id=BASE_MODEL, model="meta-llama/Llama-3.1 8B (NF4)", name="")
+    check_node(replace(INFO, adapters=(base,)), here)
+    changes: list[dict[str, Any]] = [{"model": name}, *([{"name": name}] if name else [])]
+    for change in changes:
+        with pytest.raises(NodeNotTrusted, match="sells a base model under the name") as refused:
+            check_node(replace(INFO, adapters=(replace(base, **change),)), here)
+        assert refused.value.detail.isascii()
+
+
+def test_an_adapter_is_sold_under_its_id_alone() -> None:
+    """Another spelling of the id would be another model to whoever compares the letters."""
+    here = Deployment(INFO.chain_id, ZERO_HASH, NODE, 6, NODE, NODE, NODE, NODE, 0)
+    for model in (OFFER.model.title(), f" {OFFER.model}", OFFER.model.replace("-7", "-07")):
+        with pytest.raises(NodeNotTrusted, match="under the name"):
+            check_node(replace(INFO, adapters=(replace(OFFER, model=model),)), here)
+
+
 def test_a_price_travels_in_one_header() -> None:
     """The node reads the price that the buyer counts on, and nothing that only looks like one."""
     price = Price(2**64 - 1, 0)

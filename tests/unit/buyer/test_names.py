@@ -36,6 +36,25 @@ def test_an_id_comes_before_a_name_and_a_name_of_two_is_none() -> None:
     assert caught.value.extensions == {"param": "model"}
 
 
+def test_what_reads_as_an_id_is_no_name() -> None:
+    """A base model in another spelling of an id would be paid in the place of that adapter."""
+    tides = offer(7, "tides")
+    posing = {
+        "Viz-Adapter-7": "",
+        "viz-adapter-8 ": "",
+        "viz-adapter-00000000007": "",
+        "x": "viz-adapter-9",
+    }
+    bases = [AdapterOffer(BASE_MODEL, model, ZERO_HASH, 1, 1, posing[model]) for model in posing]
+    offers = (*bases, tides, offer(3, "Viz-Adapter-8"))
+    for wanted in ("viz-adapter-7", "Viz-Adapter-7", " VIZ-adapter-00000000007 "):
+        assert find_offer(offers, wanted) is tides
+    for wanted in ("viz-adapter-8", "viz-adapter-8 ", "VIZ-ADAPTER-8", "viz-adapter-9"):
+        assert find_offer(offers, wanted) is None
+    for none in ("viz-adapter-0", f"viz-adapter-{'9' * 5_000}"):
+        assert find_offer((AdapterOffer(BASE_MODEL, none, ZERO_HASH, 1, 1),), none) is None
+
+
 def test_a_base_model_is_found_by_name_and_digest() -> None:
     """Protects a buyer from another base under the same name, also from one that is called so."""
     digest = Hash32(b"\xab" * 32)

@@ -35,7 +35,7 @@ from viz.errors import (
     VizError,
 )
 from viz.protocol.market import MARKET_PATH, MarketModel, MarketPage
-from viz.protocol.messages import NodeInfo, adapter_of_model
+from viz.protocol.messages import NodeInfo, adapter_named
 from viz.protocol.payment import MODELS_PATH, NODE_PATH
 from viz.services.market.discovery import Discovery, NodeOffers, unchecked_models
 from viz.services.market.node_claims import check_node
@@ -159,7 +159,7 @@ class NodeFinder:
         try:
             await http.ask("GET", question, timeout_s=STRANGER_TIMEOUT_S)
         except (AdapterEnded, AdapterSuspended) as error:
-            named = adapter_of_model(wanted)
+            named = adapter_named(wanted)
             if named is None or named == error.extensions.get("adapterId"):
                 return type(error)(f"{url} says: {error.detail}", **error.extensions)
         except VizError as error:

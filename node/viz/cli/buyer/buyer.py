@@ -105,6 +105,8 @@ def models(
         if not show(said, as_json=as_json):
             for offer in offers:
                 _print_offer(offer, here)
+            if wanted and not offers:
+                say("No model on offer has these words.")
     else:
         found = run(network_models(folder, here, rpc, wanted))
         there_are = bool(found)

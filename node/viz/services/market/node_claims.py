@@ -36,13 +36,14 @@ def check_node(info: NodeInfo, expected: Deployment) -> None:
         check_tokenizer(base.tokenizer_digest, base.digest)
         if offer.adapter_id != BASE_MODEL and offer.model != adapter_model(offer.adapter_id):
             raise NodeNotTrusted(
-                f"the node sells adapter {offer.adapter_id} under the name {offer.model[:80]!r}"
+                f"the node sells adapter {offer.adapter_id} under the name {offer.model[:80]!a}"
             )
-        if offer.adapter_id == BASE_MODEL and not is_base_name(offer.model):
-            raise NodeNotTrusted(
-                f"the node sells a base model under the name {offer.model[:80]!r}, which no base "
-                "model may have: it can be taken for another model's id"
-            )
+        for name in (offer.model, offer.name or offer.model):
+            if offer.adapter_id == BASE_MODEL and not is_base_name(name):
+                raise NodeNotTrusted(
+                    f"the node sells a base model under the name {name[:80]!a}, which no base "
+                    "model may have: it can be taken for another model's id"
+                )
 
 
 def check_tokenizer(tokenizer_digest: Hash32, base_digest: Hash32) -> None:

@@ -31,7 +31,7 @@ from viz.errors import (
     UnknownModel,
     VizError,
 )
-from viz.protocol.messages import AdapterOffer, ServedBase, adapter_model, adapter_of_model
+from viz.protocol.messages import AdapterOffer, ServedBase, adapter_model, adapter_named
 from viz.services.payments.freshness import ChainAccess, Freshness, Reading
 from viz.services.serving.not_sold import ended_error, suspended_error
 from viz.services.withdrawal.notices import Notices
@@ -242,16 +242,17 @@ class Catalogue:
         )
 
     def find(self, model: str) -> AdapterOffer:
-        """Return the offer of an OpenAI model name.
+        """Return the offer of an OpenAI model name; an adapter's id, in any case, is no other's.
 
         The title of an adapter that is no longer sold is refused as its id is, so that a buyer who
         asks by title is told why. Raises UnknownModel, UnknownAdapter, AdapterEnded,
         AdapterSuspended. Requests that run when a notice takes effect go on to their end, as those
         of an adapter that is dropped.
         """
-        if (engine := self._engines.named(model)) is not None:
-            return self._base_offer(engine)
-        adapter_id = adapter_of_model(model) or self._not_sold(model)
+        if (adapter_id := adapter_named(model)) is None:
+            if (engine := self._engines.named(model)) is not None:
+                return self._base_offer(engine)
+            adapter_id = self._not_sold(model)
         if adapter_id is None or not 0 < adapter_id <= UINT32_MAX:
             raise UnknownModel(
                 f"model {model[:80]!r} is not served here: GET /v1/models lists what is"
