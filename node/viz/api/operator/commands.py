@@ -66,13 +66,16 @@ async def grant(request: web.Request) -> web.Response:
     _, body = await trusted_body_of(request)
     reader, parts = Reader(body, "the request"), parts_of(request)
     content_id = ContentId(reader.integer("contentId", JSON_INTEGER_MAX))
+    terms_hash = reader.optional("termsHash", reader.hash32)
+    max_fee_units = reader.optional("maxFee", reader.units)
     if reader.optional("listed", reader.boolean):
-        await parts.grants.offer(content_id)
+        # What costs nothing to refuse is refused before nodes are asked.
+        await parts.grants.agreed(
+            content_id, expected_terms=terms_hash, max_fee_units=max_fee_units
+        )
         await parts.licensed_works.require_listed(content_id)
     state = await parts.grants.acquire(
-        content_id,
-        expected_terms=reader.optional("termsHash", reader.hash32),
-        max_fee_units=reader.optional("maxFee", reader.units),
+        content_id, expected_terms=terms_hash, max_fee_units=max_fee_units
     )
     return web.json_response(plain(state))
 

@@ -52,6 +52,29 @@ class Grants:
             )
         return LicenseOffer(content, found.terms, found.license_hash)
 
+    async def agreed(
+        self,
+        content_id: ContentId,
+        *,
+        expected_terms: Hash32 | None = None,
+        max_fee_units: Units | None = None,
+    ) -> LicenseOffer:
+        """Return the offer; raise LicenseError if it is not what the operator agreed to."""
+        offer = await self.offer(content_id)
+        terms_hash = offer.content.terms_hash
+        if expected_terms is not None and expected_terms != terms_hash:
+            raise LicenseError(
+                f"work {content_id} is offered on other terms now (0x{terms_hash.hex()}): read "
+                "and accept them first"
+            )
+        fee = offer.terms.training_fee_units
+        if max_fee_units is not None and fee > max_fee_units:
+            raise LicenseError(
+                f"work {content_id} has a training fee of {fee} units, above the limit of "
+                f"{max_fee_units}: raise the limit if you agree to the fee"
+            )
+        return offer
+
     async def acquire(
         self,
         content_id: ContentId,
@@ -66,19 +89,10 @@ class Grants:
         ChainError (such as TransactionFailed, or if the endpoint does not show the grant yet).
         """
         async with self._paying:
-            offer = await self.offer(content_id)
-            terms_hash = offer.content.terms_hash
-            if expected_terms is not None and expected_terms != terms_hash:
-                raise LicenseError(
-                    f"work {content_id} is offered on other terms now (0x{terms_hash.hex()}): read "
-                    "and accept them first"
-                )
-            fee = offer.terms.training_fee_units
-            if max_fee_units is not None and fee > max_fee_units:
-                raise LicenseError(
-                    f"work {content_id} has a training fee of {fee} units, above the limit of "
-                    f"{max_fee_units}: raise the limit if you agree to the fee"
-                )
+            offer = await self.agreed(
+                content_id, expected_terms=expected_terms, max_fee_units=max_fee_units
+            )
+            terms_hash, fee = offer.content.terms_hash, offer.terms.training_fee_units
             held = await self._reader.grant(content_id, self._writer.address)
             if held is not None and held.live and held.terms_hash == terms_hash:
                 return held
