@@ -50,7 +50,7 @@ MAX_ARITHMETIC_CHARS: Final = 32
 MAX_AGE_KEY_CHARS: Final = 128  # the bound of NodeDirectory
 ADAPTER_MODEL_PREFIX: Final = "viz-adapter-"
 MAX_BASE_NAME_CHARS: Final = 200
-_ADAPTER_ID: Final = re.compile(rf"{ADAPTER_MODEL_PREFIX}0*([0-9]+)")
+_ADAPTER_ID: Final = re.compile(rf"{ADAPTER_MODEL_PREFIX}([0-9]+)")
 _BASE_NAME: Final = re.compile(rf"[!-?A-~](?:[ -?A-~]{{0,{MAX_BASE_NAME_CHARS - 2}}}[!-?A-~])?")
 
 SignatureHex = Annotated[bytes, blob(MAX_SIGNATURE_BYTES)]
@@ -82,7 +82,8 @@ def adapter_named(words: str) -> AdapterId | None:
     found = _ADAPTER_ID.fullmatch(words.strip().casefold())
     if found is None:
         return None
-    return AdapterId(int(found[1]) if len(found[1]) <= 10 else 0)
+    digits = found[1].lstrip("0")
+    return AdapterId(int(digits or "0") if len(digits) <= 10 else 0)
 
 
 def is_base_name(name: str) -> bool:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -304,10 +305,13 @@ def test_a_barred_trainer_is_read_as_the_standard_lets_it_be_written(text: str) 
         said = rules.statements("https://a.test/diary/1")
         assert [(each.scheme, each.says) for each in said] == [("robots.txt", "reserved")]
         assert rules.permits("https://a.test/diary/1"), "only that crawler is barred"
-    for body in (text.encode(), text.encode("utf-16")):
-        barring = body.replace(b"GPTBot", b"*").replace(b"gptbot", b"*")
-        if barring != body:
-            assert not Robots.parse(barring).permits("https://a.test/diary/1")
+    barring = re.sub("GPTBot|AI2Bot", "*", text, flags=re.I)
+    assert barring != text
+    for body in (barring.encode(), barring.encode("utf-16")):
+        assert not Robots.parse(body).permits("https://a.test/diary/1")
+    for other in ("*bot", "viz browser"):
+        odd = f"User-agent: *\nDisallow: /\n\nUser-agent: {other}\nAllow: /\n"
+        assert not Robots.parse(odd.encode()).permits("https://a.test/"), "that is not this program"
     spared = Robots.parse(b"User-agent: GPTBotany\nDisallow: /\n")
     assert spared.statements("https://a.test/") == []
 

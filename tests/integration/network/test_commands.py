@@ -207,6 +207,12 @@ async def test_a_license_without_a_work_at_hand_says_why(
     assert done.exit_code == 7 and "there is no work 9" in done.stderr
     done = await operated(trainer, "content", "license", 1, "--offline")
     assert done.exit_code == 0 and not done.stderr, "the grant is all that was asked for"
+    done = await operated(trainer, "content", "license", 1)
+    assert done.exit_code == 4, done.output
+    assert "work 1 is licensed, and its file is not here" in done.stderr
+    assert "ask its owner" in done.stderr and "does not pay again" in done.stderr
+    done = await operated(trainer, "content", "license", 1, "--json")
+    assert done.exit_code == 4 and json.loads(done.stdout)[0]["live"] is True
 
 
 async def test_more_custodians_and_other_words_come_later(

@@ -361,6 +361,18 @@ def test_a_late_bill_costs_no_more_than_its_own_tokens(
         )
 
 
+def test_an_overbilling_bill_finds_no_request_by_another_hash(
+    voucher_signer: VoucherSigner,
+) -> None:
+    """The node signs any hash: a bill that its own tokens do not cost is no request's of ours."""
+    price = Price(2_000_000, 6_000_000)
+    answer = left(voucher_signer, 40, most_units=CAP, arrived_units=5, price=price)
+    assert voucher_signer.take_late(receipt(voucher_signer, ASKED, 27, b"other", tokens=(1, 4))), (
+        "it is within what is signed, and counts as a broken answer's"
+    )
+    assert not answer.seq and voucher_signer.standing.lost_units == 27
+
+
 def test_what_is_signed_after_an_answer_ended_may_be_billed_for_it(
     voucher_signer: VoucherSigner, ledger: BuyerLedger
 ) -> None:

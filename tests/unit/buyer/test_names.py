@@ -11,7 +11,7 @@ from viz.buyer.ledger.names import Names
 from viz.buyer.terms.offers import find_offer
 from viz.domain.units import BASE_MODEL, ZERO_HASH, AdapterId, Hash32
 from viz.errors import UnknownModel
-from viz.protocol.messages import AdapterOffer, adapter_model
+from viz.protocol.messages import AdapterOffer, adapter_model, adapter_named
 
 
 def offer(number: int, name: str) -> AdapterOffer:
@@ -51,7 +51,9 @@ def test_what_reads_as_an_id_is_no_name() -> None:
         assert find_offer(offers, wanted) is tides
     for wanted in ("viz-adapter-8", "viz-adapter-8 ", "VIZ-ADAPTER-8", "viz-adapter-9"):
         assert find_offer(offers, wanted) is None
-    for none in ("viz-adapter-0", f"viz-adapter-{'9' * 5_000}"):
+    # Read in a time that grows with its length: by its square, this took minutes.
+    assert adapter_named(f"viz-adapter-{'0' * 200_000}x") is None
+    for none in ("viz-adapter-0", f"viz-adapter-{'9' * 5_000}", f"viz-adapter-{'0' * 5_000}"):
         assert find_offer((AdapterOffer(BASE_MODEL, none, ZERO_HASH, 1, 1),), none) is None
 
 

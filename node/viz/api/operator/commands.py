@@ -70,10 +70,11 @@ async def grant(request: web.Request) -> web.Response:
     max_fee_units = reader.optional("maxFee", reader.units)
     if reader.optional("listed", reader.boolean):
         # What costs nothing to refuse is refused before nodes are asked.
-        await parts.grants.agreed(
+        offer = await parts.grants.agreed(
             content_id, expected_terms=terms_hash, max_fee_units=max_fee_units
         )
-        await parts.licensed_works.require_listed(content_id)
+        if await parts.grants.held(offer) is None:
+            await parts.licensed_works.require_listed(content_id)
     state = await parts.grants.acquire(
         content_id, expected_terms=terms_hash, max_fee_units=max_fee_units
     )

@@ -23,6 +23,7 @@ from viz.buyer.terms.checks import agreed_list_price, agreed_quote
 from viz.buyer.terms.counting import Counter
 from viz.buyer.terms.request import AskedRequest
 from viz.client.node_client import challenge_of, problem_of
+from viz.domain.pricing import Price
 from viz.domain.trust import REPLICAS
 from viz.domain.units import Units, hex_of
 from viz.errors import (
@@ -69,6 +70,7 @@ class AnswerAdmission:
         self.kept = False
         # What the request may cost at most, as its record on disk says.
         self._kept_units: Units = -1
+        self._kept_price: Price | None = None
         self._offer: AdapterOffer
         self._renewed = False
         # Whether the next attempt carries a voucher.
@@ -140,9 +142,11 @@ class AnswerAdmission:
         self.payer.agree(agreed)
         await context.node.pin(self._offer)
         token = await context.access.token()
-        if self.open_request.most_units > self._kept_units:
-            # Again if the next quote allows more: a process that is killed knows its record only.
-            self._kept_units = self.open_request.most_units
+        terms = self.open_request.most_units, self.open_request.price
+        if terms[0] > self._kept_units or terms[1] != self._kept_price:
+            # Again if the next quote allows more or has another price: a process that is killed
+            # knows its record only.
+            self._kept_units, self._kept_price = terms
             await asyncio.to_thread(context.voucher_signer.keep, self.open_request)
             self.kept = True
         rides = self.payer.riding() if self._rides else None

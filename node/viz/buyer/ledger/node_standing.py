@@ -29,7 +29,7 @@ from viz.protocol.wire import JSON_INTEGER_MAX, Json, Reader
 BROKEN_ALLOWED: Final = 3
 BROKEN_AMONG: Final = 64
 EMPTY_ALLOWED: Final = 8
-# So many answers in a row that the network cut off, and that were billed beyond what arrived.
+# So many answers that the network cut off, billed beyond what arrived, and none that ended well.
 CUTS_ALLOWED: Final = 8
 # Incidents leave the window, and what they cost adds up: this share of all bills may be lost in the
 # end, which is that of the incidents allowed.
@@ -236,9 +236,9 @@ class NodeStanding:
         if after.cuts < CUTS_ALLOWED:
             return after
         return after.distrusting(
-            f"its latest {after.cuts} answers were cut off after some text, and each was billed "
-            "beyond what arrived (a network, or a server in front of it, that cuts every answer "
-            "looks the same)"
+            f"{after.cuts} answers were cut off after some text and billed beyond what arrived, "
+            "and no answer ended well between them (a network, or a server in front of it, that "
+            "cuts every answer looks the same)"
         )
 
     def delivered(self, *, empty: bool) -> Self:

@@ -284,6 +284,7 @@ class OpenRequests:
                     and each.adapter_id == adapter_id
                     and not each.seq
                     and units <= bound_units(each)
+                    and not each.is_overbilled_by(receipt)
                 ]
             if not asked and units <= reach_units:
                 asked = [unasked(adapter_id, receipt.seq, units)]

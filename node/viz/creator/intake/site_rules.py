@@ -40,7 +40,9 @@ AI_TXT: Final = "ai.txt"
 _DIRECTIVE: Final = re.compile(r"^(user-agent|allow|disallow)[ \t]*:[ \t]*(\S*)", re.I | re.M)
 # RFC 9309 permits blanks around the colon; a product token ends at the first other character.
 _LINE: Final = re.compile(r"^[ \t]*([a-z-]+)[ \t]*:[ \t]*", re.I | re.M)
-_TOKEN: Final = re.compile(r"^user-agent: (\*|[a-z0-9_-]+)[^\r\n]*", re.I | re.M)
+_TOKEN: Final = re.compile(
+    r"^user-agent: (\*|[a-z0-9_-]+)(?=[ \t]*(?:[/#\r]|$))[^\r\n]*", re.I | re.M
+)
 _LICENSE: Final = re.compile(r"^\s*license\s*:\s*(\S+)", re.I | re.M)
 _LINK: Final = re.compile(r"<([^>]*)>((?:\s*;[^,;]*)*)")
 _LINK_ELEMENT: Final = re.compile(rb"<link\b[^>]{0,400}>", re.I)
@@ -190,7 +192,7 @@ def _text_of(body: bytes) -> str:
     """Return a file of rules as text, also one in UTF-16."""
     raw = body[:_READ]
     if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return raw.decode("utf-16", "replace")
+        return raw.decode("utf-16", "replace").replace("\0", "")
     return raw.decode("utf-8", "replace").lstrip("\ufeff").replace("\0", "")
 
 

@@ -75,6 +75,12 @@ class Grants:
             )
         return offer
 
+    async def held(self, offer: LicenseOffer) -> GrantState | None:
+        """Return the node's own live grant on the offered terms; None if it has none."""
+        held = await self._reader.grant(offer.content.content_id, self._writer.address)
+        same = held is not None and held.terms_hash == offer.content.terms_hash
+        return held if held is not None and held.live and same else None
+
     async def acquire(
         self,
         content_id: ContentId,
@@ -93,8 +99,7 @@ class Grants:
                 content_id, expected_terms=expected_terms, max_fee_units=max_fee_units
             )
             terms_hash, fee = offer.content.terms_hash, offer.terms.training_fee_units
-            held = await self._reader.grant(content_id, self._writer.address)
-            if held is not None and held.live and held.terms_hash == terms_hash:
+            if (held := await self.held(offer)) is not None:
                 return held
             await self._pay_and_acquire(content_id, terms_hash, fee)
             grant = await self._reader.grant(content_id, self._writer.address)
