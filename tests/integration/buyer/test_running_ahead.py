@@ -134,14 +134,17 @@ async def test_choices_that_have_not_begun_cost_no_more(tmp_path: Path) -> None:
 
 
 async def test_a_reader_that_pauses_stops_no_other_answer(tmp_path: Path) -> None:
-    """The node went on with its answer, and the others' vouchers paid for that: most broke off."""
+    """The node went on with its answer, and the others' vouchers paid for that: most broke off.
+
+    The engine is fast, so the paused answer takes each first payment before its request comes.
+    """
     script = b"The tide is high at noon. "
-    engine = FakeEngine(context_tokens=8_192, script=script, token_s=0.001)
+    engine = FakeEngine(context_tokens=8_192, script=script, token_s=0.0001)
     async with running_node(tmp_path, engine=engine) as node:
         node.chain.balances[public_address(PAYER_KEY)] = 10**9
         async with buying(node, tmp_path / "buyer") as client:
             await client.open_channel(PAYER_KEY, 10_000_000)
-            async with client.ask(chat(max_tokens=4_000)) as paused:
+            async with client.ask(chat(max_tokens=2_000)) as paused:
                 reading = aiter(paused)
                 await anext(reading)
                 for number in range(4):

@@ -296,6 +296,9 @@ def test_an_rsl_server_and_an_odd_reservation_reserve() -> None:
         "  User-agent: GPTBot/1.0\nDisallow: /\n",
         "User-agent: GPTBot\0\nDisallow: /\n",
         "User-agent: AI2Bot\nDisallow: /\n",
+        "User-agent: GPTBot\rDisallow: /\r",
+        "Useragent: GPTBot\nDisallow: /\n",
+        "user agent : GPTBot\nDisallow: /\n",
     ],
 )
 def test_a_barred_trainer_is_read_as_the_standard_lets_it_be_written(text: str) -> None:
@@ -330,6 +333,17 @@ def test_an_odd_rule_of_tdmrep_reserves(rule: str) -> None:
     assert [each.says for each in rules.statements("https://a.test/book/1")] == ["reserved"]
     rules = TdmRules.parse(b'[{"location": "/caf%C3%A9", "tdm-reservation": 1}]')
     assert rules.statements("https://a.test/caf%c3%a9") and not rules.statements("https://a.test/")
+    rules = TdmRules.parse(b'[{"location": "/price%24", "tdm-reservation": 1}]')
+    assert rules.statements("https://a.test/price$1"), "an encoded sign is no end"
+    rules = TdmRules.parse(b'[{"location": "/a%2Ab", "tdm-reservation": 0}]')
+    assert not rules.statements("https://a.test/a-b"), "an encoded star is no wildcard"
+
+
+def test_a_preference_counts_for_its_path_however_that_is_written() -> None:
+    rules = Robots.parse(b"User-agent: *\nContent-Usage: /b%6Fok/*.html train-ai=n\n")
+    said = rules.statements("https://a.test/book/1.html")
+    assert [(each.scheme, each.says) for each in said] == [("AI Preferences", "reserved")]
+    assert not rules.statements("https://a.test/other/1.html")
 
 
 def test_hostile_rules_reserve_and_harm_nothing() -> None:

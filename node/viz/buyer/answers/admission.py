@@ -49,6 +49,9 @@ from viz.protocol.payment import (
 )
 
 ADMISSIONS: Final = 6
+# Attempts more while other answers of the same adapter run: one that waits for money, because its
+# reader pauses, takes each payment before the new request comes, step by step until it ends.
+SHARED_ADMISSIONS: Final = 512
 
 
 class AnswerAdmission:
@@ -103,12 +106,12 @@ class AnswerAdmission:
             tokens,
             context_tokens=context.node.info.base_of(self._offer).context_tokens,
         )
-        attempts = ADMISSIONS
+        attempts, shared = ADMISSIONS, SHARED_ADMISSIONS
         while attempts > 0:
             # The node gives a payment to whichever request comes first. If another request began
             # meanwhile, it may have used this one's payment, so the attempt is not counted. The
-            # number of such requests is limited.
-            beginning = len(context.voucher_signer.beginning(self.open_request))
+            # number of such requests is limited, and so are the steps of an answer that runs.
+            beginning, _ = self._beside()
             attempt = AsyncExitStack()
             try:
                 if (response := await self._attempt(attempt)) is not None:
@@ -118,12 +121,21 @@ class AnswerAdmission:
                 await attempt.aclose()
                 raise
             await attempt.aclose()
-            left = len(context.voucher_signer.beginning(self.open_request))
-            attempts -= 0 if left < beginning else 1
+            left, running = self._beside()
+            if running and shared and left >= beginning:
+                shared -= 1
+            elif left >= beginning:
+                attempts -= 1
         raise NodeRefused(
             "the node keeps asking for payment: it does not accept what it is sent, and nothing "
             f"more is signed now. {REPLICAS}"
         )
+
+    def _beside(self) -> tuple[int, int]:
+        """Return how many other requests for the adapter have not begun, and how many run."""
+        others = self._context.voucher_signer.beside(self.open_request)
+        began = sum(each.began for each in others)
+        return len(others) - began, began
 
     async def _attempt(self, stack: AsyncExitStack) -> aiohttp.ClientResponse | None:
         """Send the request once; return the response if the answer began.

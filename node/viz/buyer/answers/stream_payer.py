@@ -164,8 +164,8 @@ class StreamPayer:
         The node uses a payment for whichever request comes first. So the requests that begin
         together are paid for together.
         """
-        others = self._context.voucher_signer.beginning(self._open_request)
-        await self._cover(need, sum(each.first_units for each in others))
+        others = self._context.voucher_signer.beside(self._open_request)
+        await self._cover(need, sum(each.first_units for each in others if not each.began))
         self._paid_to_begin(need.required_units)
 
     def _paid_to_begin(self, units: Units) -> None:

@@ -120,14 +120,12 @@ class OpenRequests:
         """Return the most that the adapter's requests under way may cost now."""
         return _units_of(self._under_way, adapter_id)
 
-    def beginning(self, open_request: OpenRequest) -> list[OpenRequest]:
-        """Return the other requests for the same adapter that the node has not begun to answer."""
+    def beside(self, open_request: OpenRequest) -> list[OpenRequest]:
+        """Return the other requests under way for the same adapter: they share its payments."""
         return [
             each
             for each in self._under_way
-            if each is not open_request
-            and each.adapter_id == open_request.adapter_id
-            and not each.began
+            if each is not open_request and each.adapter_id == open_request.adapter_id
         ]
 
     def unreceipted_units(self, adapter_id: AdapterId, unused_units: Units) -> Units:

@@ -194,9 +194,9 @@ class VoucherSigner:
         under_way = self._open_requests.under_way_units(adapter_id)
         return self.channel.billed_units(adapter_id) + ended + under_way
 
-    def beginning(self, open_request: OpenRequest) -> list[OpenRequest]:
-        """Return the other requests for the same adapter that the node has not begun to answer."""
-        return self._open_requests.beginning(open_request)
+    def beside(self, open_request: OpenRequest) -> list[OpenRequest]:
+        """Return the other requests under way for the same adapter: they share its payments."""
+        return self._open_requests.beside(open_request)
 
     def allows(self, adapter_id: AdapterId, required_units: Units) -> bool:
         """Say whether so much may be signed for the adapter, or was already."""

@@ -21,9 +21,8 @@ def climbs(url: str) -> bool:
 def path_pattern(location: str) -> re.Pattern[str]:
     """Return the pattern of a path as robots.txt has it: ``*`` is anything, ``$`` the end.
 
-    It matches decoded paths (``place_of``).
+    An encoded ``%2A`` or ``%24`` is the character itself. It matches decoded paths (``place_of``).
     """
-    location = unquote(location)
     end = location.endswith("$")
-    parts = [re.escape(part) for part in re.split(r"\*+", location.removesuffix("$"))]
+    parts = [re.escape(unquote(part)) for part in re.split(r"\*+", location.removesuffix("$"))]
     return re.compile(".*?".join(parts) + (r"\Z" if end else ""), re.S)

@@ -14,7 +14,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
-from urllib.parse import urlsplit
 
 from viz.creator.intake.found import OptOut
 from viz.creator.intake.rsl_rules import RSL_TYPE
@@ -40,6 +39,8 @@ AI_TXT: Final = "ai.txt"
 _DIRECTIVE: Final = re.compile(r"^(user-agent|allow|disallow)[ \t]*:[ \t]*(\S*)", re.I | re.M)
 # RFC 9309 permits blanks around the colon; a product token ends at the first other character.
 _LINE: Final = re.compile(r"^[ \t]*([a-z-]+)[ \t]*:[ \t]*", re.I | re.M)
+# What search engines' readers take for ``User-agent`` too.
+_AGENT: Final = re.compile(r"^[ \t]*user ?agent[ \t]*:[ \t]*", re.I | re.M)
 _TOKEN: Final = re.compile(
     r"^user-agent: (\*|[a-z0-9_-]+)(?=[ \t]*(?:[/#\r]|$))[^\r\n]*", re.I | re.M
 )
@@ -60,7 +61,8 @@ class Robots:
     @classmethod
     def parse(cls, body: bytes) -> Robots:
         """Return the rules in a robots.txt. Raises ConfigError if no reader is installed."""
-        text = _TOKEN.sub(r"User-agent: \1", _LINE.sub(r"\1: ", _text_of(body)))
+        text = _AGENT.sub("User-agent: ", _LINE.sub(r"\1: ", _text_of(body)))
+        text = _TOKEN.sub(r"User-agent: \1", text)
         try:
             from protego import Protego
         except ImportError as error:
@@ -92,7 +94,7 @@ class Robots:
             path, _, rest = value.strip().partition(" ")
             if not path.startswith("/"):
                 path, rest = "/", value
-            if (urlsplit(url).path or "/").startswith(path):
+            if path_pattern(path).match(place_of(url)):
                 found += usage_signals(rest, scheme, "robots.txt")
         barred = [name for name in _TRAINERS if self._bars(name, url)]
         if barred:
@@ -189,11 +191,13 @@ class TdmRules:
 
 
 def _text_of(body: bytes) -> str:
-    """Return a file of rules as text, also one in UTF-16."""
+    """Return a file of rules as text with line ends of any kind as a line feed; also UTF-16."""
     raw = body[:_READ]
     if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return raw.decode("utf-16", "replace").replace("\0", "")
-    return raw.decode("utf-8", "replace").lstrip("\ufeff").replace("\0", "")
+        text = raw.decode("utf-16", "replace")
+    else:
+        text = raw.decode("utf-8", "replace").lstrip("\ufeff")
+    return text.replace("\0", "").replace("\r\n", "\n").replace("\r", "\n")
 
 
 def header_statements(headers: Mapping[str, str]) -> list[OptOut]:
