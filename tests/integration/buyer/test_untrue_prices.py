@@ -12,6 +12,7 @@ from tests.integration.api.harness import ADAPTER, NODE_KEY
 from tests.integration.buyer.test_untrue_node import MODEL, PROMPT_TOKENS, Stream, ask
 
 from viz.buyer.client import BuyerClient
+from viz.buyer.ledger.open_request import OpenRequest
 from viz.domain.eip712 import sign_compact
 from viz.domain.pricing import Price
 from viz.domain.typed_data import Quote
@@ -22,6 +23,7 @@ from viz.protocol.payment import Challenge, NeedVoucher, SignedQuote
 
 CAP = 5_000
 CHEAP = Price(2_000_000, 6_000_000)
+CHEAPER = Price(1_000_000, 3_000_000)
 DEAR = Price(50_000_000, 100_000_000)  # as much as this buyer's limits allow
 
 
@@ -124,3 +126,22 @@ async def test_signing_ahead_on_a_dearer_quote_stays_below_the_cap(dealer: Deale
     with pytest.raises(NodeRefused, match="keeps asking"):
         await ask(dealer.client, max_tokens=10_000)
     assert dealer.client.channel.total_units == CAP
+
+
+async def test_the_record_of_a_request_has_the_price_of_its_latest_attempt(
+    dealer: Dealer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that is killed compares a late bill with it; it had the first quote's."""
+    signer = dealer.client.voucher_signer
+    kept: list[Price | None] = []
+    keep = signer.keep
+
+    def noting(open_request: OpenRequest) -> None:
+        kept.append(open_request.price)
+        keep(open_request)
+
+    monkeypatch.setattr(signer, "keep", noting)
+    dealer.terms = [FIRST, Terms(CHEAPER, 16, FIRST.required_units)]
+    with pytest.raises(NodeRefused, match="keeps asking"):
+        await ask(dealer.client, max_tokens=16)
+    assert kept[-1] == CHEAPER and CHEAP in kept

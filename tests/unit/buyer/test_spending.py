@@ -65,6 +65,17 @@ def test_spending_sums_by_day_and_model_and_over_restarts(ledger: BuyerLedger) -
     assert (found["run"]["requests"], found["run"]["units"]) == (1, "7")
 
 
+def test_the_runs_sum_has_what_was_billed_late(ledger: BuyerLedger) -> None:
+    """Protects the proxy's end line: it told less than was paid when an answer broke off."""
+    bill(Spending(ledger, Clock()), ledger, 20)
+    spending = Spending(ledger, Clock())
+    bill(spending, ledger, 7)
+    receive(ledger, 3, 3, 5)
+    assert spending.report()["run"] == {
+        "requests": 1, "promptTokens": 5, "completionTokens": 7, "units": "12"
+    }  # fmt: skip
+
+
 def test_the_report_is_made_from_files_alone(ledger: BuyerLedger) -> None:
     """Protects whoever asks while a proxy holds the channel: no key, no lock, no half line."""
     spending = Spending(ledger, Clock())

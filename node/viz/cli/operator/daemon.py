@@ -13,6 +13,7 @@ from viz.cli.operator.preparing import preparing
 from viz.cli.operator.testnet import described
 
 if TYPE_CHECKING:
+    from viz.localnet import Localnet
     from viz.settings.config import Config
 
 ConfigFile = Annotated[
@@ -112,22 +113,11 @@ async def _up(config: Config, rpc_port: int, kubo: bool, as_json: bool, new_ledg
     from viz import log
     from viz.localnet import Localnet
     from viz.node import Node, run_node
-    from viz.settings.config import Config
 
     log.configure(config.log.level, config.log.format)
     net = await Localnet.start(config.data_dir, rpc_port=rpc_port, kubo=kubo)
     try:
-        storage = {"backend": "kubo", "kubo_api": net.kubo.api} if net.kubo else {}
-        settings = Config.model_validate(
-            config.model_dump()
-            | {
-                "key_password": net.password,
-                "chain": config.chain.model_dump() | {"rpc_url": net.devnet.url},
-                "storage": config.storage.model_dump() | storage,
-                # People try a market of several nodes on one machine first.
-                "network": config.network.model_dump() | {"private_addresses": True},
-            }
-        )
+        settings = _on_localnet(config, net)
 
         async def ready(started: Node) -> None:
             said = {"node": started.address, "url": started.url, **described(net)}
@@ -138,6 +128,21 @@ async def _up(config: Config, rpc_port: int, kubo: bool, as_json: bool, new_ledg
             await run_node(settings, ready, new_ledger=new_ledger, report=report)
     finally:
         await net.stop()
+
+
+def _on_localnet(config: Config, net: Localnet) -> Config:
+    """Return the settings with the local chain and storage; all others stay as they are."""
+    storage = {"backend": "kubo", "kubo_api": net.kubo.api} if net.kubo else {}
+    return config.model_validate(
+        config.model_dump()
+        | {
+            "key_password": net.password,
+            "chain": config.chain.model_dump() | {"rpc_url": net.devnet.url},
+            "storage": config.storage.model_dump() | storage,
+            # People try a market of several nodes on one machine first.
+            "network": config.network.model_dump() | {"private_addresses": True},
+        }
+    )
 
 
 def _say_up(net: Any, started: Any) -> None:
