@@ -1,11 +1,11 @@
 """Send HTTP requests to URLs that strangers named: in directory entries, custodies and listings.
 
 Owns the protection of this machine and its network against such URLs (server-side request forgery).
-Invariants: connections go only to public addresses, checked when a name is resolved for the
-connection (if the operator has not allowed private ones); redirects are not followed; no proxy of
-the environment, cookie or stored credential is used; every answer is limited in bytes and time; a
-compressed answer is not unpacked; names are resolved in threads of their own, so one that resolves
-slowly makes nothing else wait.
+Invariants: connections go only to public addresses (if the operator has not allowed private ones):
+each is checked again when its socket is made, however the URL was written; redirects are not
+followed; no proxy of the environment, cookie or stored credential is used; every answer is limited
+in bytes and time; a compressed answer is not unpacked; names are resolved in threads of their own,
+so one that resolves slowly makes nothing else wait.
 
 For a node that the person chose, use ``viz.client.node_client`` instead.
 """
@@ -176,12 +176,13 @@ def require_allowed(url: str, *, private_addresses: bool) -> None:
 def guarded_session(
     *, private_addresses: bool, connections: int = MAX_CONNECTIONS
 ) -> aiohttp.ClientSession:
-    """Return a session that resolves names to public addresses only, unless others are allowed.
+    """Return a session that connects to public addresses only, unless others are allowed.
 
-    For a URL with an IP address call ``require_allowed`` first: the resolver does not see it.
+    A request to another raises AddressNotPublic.
     """
     connector = aiohttp.TCPConnector(
         resolver=NameResolver(private_addresses=private_addresses),
+        socket_factory=None if private_addresses else _public_socket,
         limit=connections,
         limit_per_host=MAX_CONNECTIONS_EACH,
     )
@@ -192,6 +193,19 @@ def guarded_session(
         timeout=aiohttp.ClientTimeout(total=None),
         headers={hdrs.USER_AGENT: "viz"},
     )
+
+
+def _public_socket(found: aiohttp.AddrInfoType) -> socket.socket:
+    """Return a socket for an address of ``getaddrinfo``; raise AddressNotPublic.
+
+    The resolver does not see an address in a URL, and the URL's library reads digits and dots of
+    all scripts as such.
+    """
+    family, kind, protocol, _, address = found
+    place = str(address[0])
+    if not is_public(ipaddress.ip_address(place.partition("%")[0])):
+        raise _refused(place)
+    return socket.socket(family, kind, protocol)
 
 
 class NameResolver(AbstractResolver):

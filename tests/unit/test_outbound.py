@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from viz.errors import AddressNotPublic, NodeUnreachable
-from viz.outbound import NameResolver, Outbound, is_public
+from viz.outbound import NameResolver, Outbound, guarded_session, is_public
 
 
 @pytest.mark.parametrize(
@@ -54,6 +54,20 @@ async def test_no_private_address_is_asked(address: str) -> None:
     strict = Outbound()
     with pytest.raises(AddressNotPublic, match=r"private_addresses .*--private-addresses"):
         await strict.ask("GET", f"http://{host}:8402/viz/v1/node")
+    await strict.close()
+
+
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1", "①②⑦.0.0.1", "１２７.0.0.1", "127。0。0。1", "[::ffff:127.0.0.1]"]
+)
+async def test_no_spelling_of_a_private_address_is_connected_to(host: str) -> None:
+    """The URL's library reads digits of other scripts; only the socket's address is sure."""
+    async with guarded_session(private_addresses=False) as session:
+        with pytest.raises(AddressNotPublic):
+            await session.get(f"http://{host}:8402/")
+    strict = Outbound()
+    with pytest.raises(AddressNotPublic):
+        await strict.ask("GET", f"http://{host}:8402/")
     await strict.close()
 
 

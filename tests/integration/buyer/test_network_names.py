@@ -154,13 +154,39 @@ async def test_the_default_base_model_keeps_its_name(
     """Whatever the buyer used by another name, and whoever it paid."""
     bought = stranger(1, name="Bar")
     async with beside(network, bought), network.buyer() as buyer:
-        buyer._pin(["Bar"], await buyer.model("Bar"))
+        buyer._note_used("Bar", await buyer.model("Bar"))
     as_default(network, monkeypatch)
     async with beside(network, *many()), network.buyer() as buyer:
         assert (await buyer.model(NAME)).weights_digest == digest(network)
     await end_all(network)
     async with beside(network, *many()), network.buyer() as buyer:
         assert (await buyer.usual_model()).weights_digest == digest(network)
+
+
+async def test_nothing_else_is_ever_meant_by_the_default_base_models_name(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stranger's model got the name while no node sold the default one, and kept it for good."""
+    for each in (naming, discovery):
+        monkeypatch.setattr(each, "DEFAULT_BASE", "Tides")  # an adapter at B has this title
+    async with network.buyer() as buyer:
+        for wanted in ("Tides", " tides "):
+            with pytest.raises(UnknownModel, match="no known node serves"):
+                await read(buyer, chat(model=wanted))
+        assert not buyer._file.read().names
+        buyer._file.change(lambda record: record.meaning(["tides"], MODEL))
+        with pytest.raises(UnknownModel, match="no known node serves"):
+            await buyer.model("Tides")
+    assert not network.chain.channels
+
+
+async def test_looking_at_a_model_gives_its_title_no_meaning(network: Network) -> None:
+    """A program that lists and looks, without a key, fixed a stranger's title for good."""
+    async with network.buyer() as buyer:
+        assert (await buyer.model_entry("Tides"))["id"] == MODEL
+        assert not buyer._file.read().names
+        await read(buyer, chat(model="Tides"))
+        assert buyer._file.read().names == {"tides": MODEL}
 
 
 async def test_a_stranger_gives_the_default_base_model_no_other_name(

@@ -1,19 +1,20 @@
 """Limit what a buyer spends over all nodes: by day, by deposit, by a list of nodes.
 
-Owns the day's sum and what running requests may still add to it. Invariant: over all requests of
-this process, what was spent on a day and what is reserved never exceed the day's limit; what other
-processes spent counts as soon as they have recorded it.
+Owns the day's sum and what running requests may still add to it. Invariants: over all processes of
+a data folder, what was spent on a day and what is reserved never exceed the day's limit; what a
+process that was killed had reserved counts as spent.
 """
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import structlog
 
-from viz.buyer.network.record import NetworkFile, day_of
+from viz.buyer.network.record import NetworkFile, NetworkRecord, RecordChange, day_of
 from viz.domain.display import amount
 from viz.domain.ports.chain import Deployment
 from viz.domain.ports.clock import Clock
@@ -41,9 +42,15 @@ class Budget:
 
 @dataclass(slots=True, eq=False)
 class Reservation:
-    """The part of the day's budget that one request holds."""
+    """The part of the day's budget that one request holds.
+
+    ``units`` is the most that it may cost. The record has ``held_units`` of it, under ``name``.
+    """
 
     units: Units
+    held_units: Units
+    name: str
+    day: str
 
 
 class DayBudget:
@@ -59,43 +66,71 @@ class DayBudget:
 
     @property
     def spent_units(self) -> Units:
-        """What was spent today, by all processes; raise BooksMismatch."""
-        day = day_of(self._clock.now_s())
-        return self._file.read().days.get(day, 0) + self._unsaved.get(day, 0)
+        """What was spent today, by all processes, and what others hold; raise BooksMismatch."""
+        return self._spent_units(self._file.read(), day_of(self._clock.now_s()))
 
-    @property
-    def remaining_units(self) -> Units | None:
-        """What may still be spent today and is not reserved; None without a limit."""
-        if self._budget.day_units is None:
-            return None
-        reserved = sum(each.units for each in self._reserved)
-        return max(0, self._budget.day_units - self.spent_units - reserved)
+    def _spent_units(self, record: NetworkRecord, day: str) -> Units:
+        own = {each.name for each in self._reserved}
+        others = sum(
+            units for name, (on, units) in record.held.items() if on == day and name not in own
+        )
+        return record.days.get(day, 0) + self._unsaved.get(day, 0) + others
 
     @contextmanager
-    def reserve(self, units: Units) -> Iterator[Reservation]:
-        """Reserve the most that a request may cost; raise BudgetSpent if the day has less left."""
-        remaining_units = self.remaining_units
-        if remaining_units is not None and units > remaining_units:
-            raise BudgetSpent(
-                f"this answer may cost {amount(units, self._deployment)}, and "
-                f"{amount(remaining_units, self._deployment)} are left of what may be spent "
-                "today: ask for fewer tokens, raise --max-per-day, or wait until midnight UTC"
-            )
-        reservation = Reservation(units)
+    def reserve(
+        self, least_units: Units, likely_units: Units, cap_units: Units
+    ) -> Iterator[Reservation]:
+        """Reserve what a request may cost: ``likely_units``, or less if the day has less left.
+
+        Without a limit by day it may cost ``cap_units``. Raises BudgetSpent if the day has less
+        than ``least_units`` left.
+        """
+        day, name = day_of(self._clock.now_s()), secrets.token_hex(8)
+        reservation = Reservation(cap_units, likely_units, name, day)
+
+        def hold(record: NetworkRecord) -> NetworkRecord:
+            limit_units = self._budget.day_units
+            if limit_units is not None:
+                held = sum(each.units for each in self._reserved)
+                left_units = max(0, limit_units - self._spent_units(record, day) - held)
+                if least_units > left_units:
+                    raise self._refusal(least_units, left_units)
+                reservation.units = reservation.held_units = min(likely_units, left_units)
+            return record.holding(name, day, reservation.held_units)
+
+        if not self._changed(hold) and self._budget.day_units is not None:
+            hold(self._file.read())
         self._reserved.add(reservation)
         try:
             yield reservation
         finally:
             self._reserved.discard(reservation)
+            self._changed(lambda record: record.holding(name, day, 0))
 
     def spend(self, reservation: Reservation, units: Units) -> None:
         """Record what a part of a request cost. If the disk fails, this process still counts it."""
         reservation.units = max(0, reservation.units - units)
+        reservation.held_units = max(0, reservation.held_units - units)
         if not units:
             return
-        day = day_of(self._clock.now_s())
-        try:
-            self._file.change(lambda record: record.spending(day, units))
-        except (StoreError, BooksMismatch) as error:
+        day, held = day_of(self._clock.now_s()), reservation
+        if not self._changed(
+            lambda record: record.spending(day, units).holding(held.name, held.day, held.held_units)
+        ):
             self._unsaved[day] = self._unsaved.get(day, 0) + units
+
+    def _changed(self, change: RecordChange) -> bool:
+        """Change the record; return whether it could be written."""
+        try:
+            self._file.change(change)
+        except (StoreError, BooksMismatch) as error:
             _log.warning("today's spending could not be recorded", reason=error.detail)
+            return False
+        return True
+
+    def _refusal(self, least_units: Units, left_units: Units) -> BudgetSpent:
+        return BudgetSpent(
+            f"this answer may cost {amount(least_units, self._deployment)}, and "
+            f"{amount(left_units, self._deployment)} are left of what may be spent "
+            "today: ask for fewer tokens, raise --max-per-day, or wait until midnight UTC"
+        )

@@ -24,9 +24,9 @@ from viz.buyer.network.naming import (
     at_nodes,
     called,
     is_default,
-    keeps_name,
     key_of,
     meaning_of,
+    means_default,
     narrowed,
     references,
     shown_ids,
@@ -99,7 +99,7 @@ class NetworkBuyer:
             models = await self._finder.models(again=again)
             try:
                 if found := called(self._at_allowed(models), wanted):
-                    return self._used(found, wanted)
+                    return self._meant(found, wanted, self._file.read().names)
             except UnknownModel:
                 # The node that serves what the name meant may have been away in the last search.
                 if again:
@@ -125,13 +125,6 @@ class NetworkBuyer:
         return await self._finder.why_not_sold(
             [before, wanted] if adapter_of_model(before) else [wanted]
         )
-
-    def _used(self, found: Sequence[MarketModel], wanted: str) -> MarketModel:
-        """Return what ``wanted`` means; record it if it is the title of an adapter."""
-        meant = self._meant(found, wanted, self._file.read().names)
-        if meant.adapter_id != BASE_MODEL and adapter_named(wanted) is None:
-            self._pin([wanted], meant)
-        return meant
 
     async def usual_model(self) -> MarketModel:
         """Return the model to ask if none is named: the only adapter, else the only base model.
@@ -160,14 +153,22 @@ class NetworkBuyer:
     ) -> MarketModel:
         """Return which of the models that ``wanted`` can mean it means; ``names`` is the record.
 
-        It is what the name meant before. A new name means the default base model if that is its
-        name, else the only one that the buyer can pay: who once sold the buyer something gains no
-        name by that. Raises UnknownModel if several are left, or if the name meant a model that is
-        not among them.
+        The default base model's own name means that one alone. Another means what it meant before,
+        and a new one the only model that the buyer can pay: who once sold the buyer something gains
+        no name by that. Raises UnknownModel if several are left, or if the name meant a model that
+        is not among them.
         """
         if len(found) == 1 and adapter_named(wanted) is not None:
             return found[0]
         left = list(found)
+        if means_default(wanted):
+            if own := [each for each in left if is_default(each)]:
+                return own[0]
+            raise UnknownModel(
+                f"{wanted[:80]!r} means Viz's default base model, which no known node serves; "
+                "`viz buyer models` shows the ids of the others",
+                param="model",
+            )
         if (before := names.get(key_of(wanted))) is not None:
             if kept := [each for each in left if meaning_of(each) == before]:
                 return kept[0]
@@ -177,7 +178,7 @@ class NetworkBuyer:
                 "of the model that you mean",
                 param="model",
             )
-        left = narrowed(left, [keeps_name(wanted), self._can_pay])
+        left = narrowed(left, [self._can_pay])
         if len(left) > 1:
             raise UnknownModel(self._several(left, wanted), param="model")
         return left[0]
@@ -240,14 +241,10 @@ class NetworkBuyer:
         request = _size_of(body, path)
         offers = self._offers(model, request)
         dearest = max(request.units(offer) for offer in offers)
-        need_units = min(self._limits.request_units, request.units(offers[0]))
-        with self._day.reserve(need_units) as reservation:
-            remaining_units = self._day.remaining_units
-            if remaining_units is None:
-                reservation.units = self._limits.request_units
-            else:
-                more = max(0, min(self._limits.request_units, MARGIN * dearest) - need_units)
-                reservation.units += min(more, remaining_units)
+        cap_units = self._limits.request_units
+        need_units = min(cap_units, request.units(offers[0]))
+        likely_units = max(need_units, min(cap_units, MARGIN * dearest))
+        with self._day.reserve(need_units, likely_units, cap_units) as reservation:
             answer = NetworkAnswer(
                 self._pool,
                 self._day,
@@ -259,8 +256,7 @@ class NetworkBuyer:
                 path=path,
             )
             async with answer:
-                if model.adapter_id == BASE_MODEL:
-                    self._note_base(wanted, model)
+                self._note_used(wanted, model)
                 yield answer
 
     def first_offer(self, body: dict[str, Any], path: str, model: MarketModel) -> MarketOffer:
@@ -318,19 +314,18 @@ class NetworkBuyer:
         except (StoreError, BooksMismatch) as error:
             _log.warning("a node's behaviour could not be recorded", reason=error.detail)
 
-    def _note_base(self, wanted: str, model: MarketModel) -> None:
-        """Record which base model a name means, and the name in ``NAME@DIGEST`` too."""
+    def _note_used(self, wanted: str, model: MarketModel) -> None:
+        """Record what a name means, and the name in ``NAME@DIGEST``; what it meant before stays."""
+        if adapter_named(wanted) is not None:
+            return
         reference = as_reference(wanted)
+        names = [wanted, reference[0]] if reference else [wanted]
         try:
-            self._pin([wanted, reference[0]] if reference else [wanted], model)
+            known = self._file.read().names
+            if new := [key for name in names if (key := key_of(name)) not in known]:
+                self._file.change(lambda record: record.meaning(new, meaning_of(model)))
         except (StoreError, BooksMismatch) as error:
             _log.warning("what a name means could not be recorded", reason=error.detail)
-
-    def _pin(self, names: Iterable[str], model: MarketModel) -> None:
-        """Record what names mean, but of none that meant something before."""
-        known = self._file.read().names
-        if new := [key for name in names if (key := key_of(name)) not in known]:
-            self._file.change(lambda record: record.meaning(new, meaning_of(model)))
 
     # as an AskedSide
 

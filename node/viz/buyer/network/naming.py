@@ -3,7 +3,8 @@
 Owns the ways to name a model in the network: an adapter by its id, which the chain makes unique;
 an adapter or a base model by the name that nodes give it; a base model by ``NAME@DIGEST``. Does no
 I/O. Invariants:
- - What has the form of an adapter's id means no other model.
+ - What has the form of an adapter's id means no other model, and neither does the default base
+   model's own name (``DEFAULT_BASE``).
  - Names count as the nodes that the buyer allows give them (``at_nodes``).
  - Where several models have a name, neither the number of their nodes nor which of them is cheaper
    decides, because a stranger can announce many nodes and any price. The buyer's own price caps
@@ -30,9 +31,14 @@ Rule = Callable[[MarketModel], bool]
 
 
 def called(models: Iterable[MarketModel], wanted: str) -> list[MarketModel]:
-    """Return the models that ``wanted`` can mean; an adapter's id means that adapter alone."""
+    """Return the models that ``wanted`` can mean; an adapter's id means that adapter alone.
+
+    The default base model's own name means that model alone.
+    """
     if (adapter_id := adapter_named(wanted)) is not None:
         return [each for each in models if each.adapter_id == adapter_id != BASE_MODEL]
+    if means_default(wanted):
+        return [each for each in models if is_default(each)]
     if (reference := as_reference(wanted)) is None:
         return [each for each in models if any(same_name(name, wanted) for name in names_of(each))]
     name, digits = reference
@@ -98,9 +104,9 @@ def is_default(model: MarketModel) -> bool:
     return model.adapter_id == BASE_MODEL and model.weights_digest.hex() == DEFAULT_BASE_DIGEST
 
 
-def keeps_name(wanted: str) -> Rule:
-    """Return the rule that the default base model keeps its own name, and no other one."""
-    return lambda model: is_default(model) and same_name(wanted, DEFAULT_BASE)
+def means_default(wanted: str) -> bool:
+    """Return whether this is the default base model's own name, whatever a node calls so."""
+    return same_name(wanted, DEFAULT_BASE)
 
 
 def references(models: Sequence[MarketModel], name: str = "") -> list[str]:

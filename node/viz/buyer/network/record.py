@@ -65,13 +65,15 @@ class NetworkRecord:
     """The content of the file.
 
     ``names`` says what each name meant when it was used: an adapter's id, or "@" and the digest of
-    a base model.
+    a base model. ``held`` has, by a name of the request, the day and what the request may still
+    cost, of requests under way and of those whose process was killed.
     """
 
     urls: tuple[str, ...] = ()
     names: Mapping[str, str] = field(default_factory=dict)
     nodes: Mapping[Address, NodeHistory] = field(default_factory=dict)
     days: Mapping[str, Units] = field(default_factory=dict)
+    held: Mapping[str, tuple[str, Units]] = field(default_factory=dict)
 
     def knowing(self, url: str) -> Self:
         """Return the record with a URL that the buyer named, put first."""
@@ -94,6 +96,11 @@ class NetworkRecord:
         days = {**self.days, day: self.days.get(day, 0) + units}
         return replace(self, days=dict(sorted(days.items())[-DAYS_KEPT:]))
 
+    def holding(self, name: str, day: str, units: Units) -> Self:
+        """Return the record while a request may still cost ``units``; forgets former days' ones."""
+        held = {key: each for key, each in self.held.items() if key != name and each[0] >= day}
+        return replace(self, held=held | {name: (day, units)} if units else held)
+
     def to_json(self) -> Json:
         return {
             "urls": list(self.urls),
@@ -108,18 +115,27 @@ class NetworkRecord:
                 for node, each in self.nodes.items()
             },
             "days": {day: str(units) for day, units in self.days.items()},
+            "held": {
+                name: {"day": day, "units": str(units)} for name, (day, units) in self.held.items()
+            },
         }
 
     @classmethod
     def from_json(cls, value: Json) -> Self:
         reader = Reader(value, FILE)
         names, nodes, days = (reader.child(each) for each in ("names", "nodes", "days"))
+        held = reader.optional("held", reader.child)  # records of before have none
         return cls(
             tuple(str(each)[:512] for each in reader.array("urls", MAX_URLS)),
             {name: names.text(name, 256) for name in value["names"]},
             {Address(node): _history(nodes.child(node)) for node in value["nodes"]},
             {day: days.units(day) for day in value["days"]},
+            {} if held is None else {name: _held(held.child(name)) for name in value["held"]},
         )
+
+
+def _held(reader: Reader) -> tuple[str, Units]:
+    return reader.text("day", 10), reader.units("units")
 
 
 def _history(reader: Reader) -> NodeHistory:
@@ -129,6 +145,9 @@ def _history(reader: Reader) -> NodeHistory:
         reader.integer("failedAt", JSON_INTEGER_MAX),
         reader.text("url", 512),
     )
+
+
+RecordChange = Callable[[NetworkRecord], NetworkRecord]
 
 
 class NetworkFile:
@@ -150,7 +169,7 @@ class NetworkFile:
                 "nodes are measured anew, and what was spent today counts from 0"
             ) from error
 
-    def change(self, change: Callable[[NetworkRecord], NetworkRecord]) -> NetworkRecord:
+    def change(self, change: RecordChange) -> NetworkRecord:
         """Change the record under a lock between processes; raise StoreError, BooksMismatch."""
         try:
             with self._held():

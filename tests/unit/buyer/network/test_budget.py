@@ -1,0 +1,99 @@
+"""What may be spent on a day holds over processes, also over one that was killed in an answer."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Final
+
+import pytest
+from tests.fakes.chain import DEPLOYMENT
+
+from viz.buyer.network.budget import Budget, DayBudget
+from viz.buyer.network.record import NetworkFile, NetworkRecord
+from viz.errors import BudgetSpent, StoreError
+
+DAY_S = 86_400
+
+
+class Clock:
+    """A clock that stands until it is moved."""
+
+    now = 1_796_000_000
+
+    def now_s(self) -> int:
+        return self.now
+
+
+def budget(home: Path, clock: Clock, day_units: int | None = 1_000) -> DayBudget:
+    """Return what a process of the buyer in ``home`` uses."""
+    return DayBudget(Budget(1, day_units=day_units), NetworkFile(home), clock, DEPLOYMENT)
+
+
+def kill(process: DayBudget, units: int = 300) -> None:
+    """Let a process begin an answer that may cost ``units``, and never end it."""
+    NEVER_ENDED.enter_context(process.reserve(units, units, 5_000))
+
+
+# Its contexts are never left, as those of a process that is killed.
+NEVER_ENDED: Final = ExitStack()
+
+
+def test_what_a_killed_process_held_counts_as_spent(tmp_path: Path) -> None:
+    """Three kills in mid-answer, and the day's limit had seen nothing of what they cost."""
+    clock = Clock()
+    for _ in range(3):
+        kill(budget(tmp_path, clock))
+    left = budget(tmp_path, clock)
+    assert left.spent_units == 900
+    with (
+        pytest.raises(BudgetSpent, match=r"0\.000100 vUSD are left"),
+        left.reserve(101, 101, 5_000),
+    ):
+        pass
+    with left.reserve(100, 300, 5_000) as reservation:
+        assert reservation.units == 100
+    clock.now += DAY_S
+    with left.reserve(1_000, 1_000, 5_000):
+        assert len(NetworkFile(tmp_path).read().held) == 1, "those of former days are forgotten"
+
+
+def test_processes_at_once_do_not_exceed_the_day(tmp_path: Path) -> None:
+    first, second = budget(tmp_path, Clock()), budget(tmp_path, Clock())
+    with first.reserve(600, 600, 5_000) as held:
+        with pytest.raises(BudgetSpent), second.reserve(401, 401, 5_000):
+            pass
+        with second.reserve(100, 900, 5_000) as rest:
+            assert rest.units == 400
+            first.spend(held, 500)
+            second.spend(rest, 10)
+    record = NetworkFile(tmp_path).read()
+    assert list(record.days.values()) == [510] and not record.held
+
+
+def test_without_a_limit_a_killed_request_counts_with_what_is_likely(tmp_path: Path) -> None:
+    """The cap of one answer is far above what most cost: it would use up a later limit."""
+    unlimited = budget(tmp_path, Clock(), None)
+    with unlimited.reserve(100, 300, 5_000) as reservation:
+        assert reservation.units == 5_000
+        assert budget(tmp_path, Clock()).spent_units == 300
+        unlimited.spend(reservation, 400)
+        assert budget(tmp_path, Clock()).spent_units == 400
+    assert NetworkFile(tmp_path).read().held == {}
+
+
+def test_a_full_disk_ends_no_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What cannot be written still counts in this process."""
+
+    def full(*_: object) -> NetworkRecord:
+        raise StoreError("the disk is full")
+
+    process = budget(tmp_path, Clock())
+    monkeypatch.setattr(process._file, "change", full)
+    with process.reserve(600, 600, 5_000) as held:
+        with pytest.raises(BudgetSpent), process.reserve(401, 401, 5_000):
+            pass
+        process.spend(held, 500)
+    with pytest.raises(BudgetSpent), process.reserve(501, 501, 5_000):
+        pass
+    assert process.spent_units == 500
