@@ -19,6 +19,7 @@ UNSEEN: Final = (
     "you can judge these"
 )
 _MOST_EXAMPLES: Final = 3
+_UNICAST: Final = ipaddress.IPv6Network("2000::/3")
 
 
 @dataclass(slots=True)
@@ -86,20 +87,24 @@ def _is_card(value: str) -> bool:
 
 
 def _is_telephone(value: str) -> bool:
-    return 8 <= sum(letter.isdigit() for letter in value) <= 15
+    return 8 <= sum(letter.isdigit() for letter in value) <= 15 and not _DATE.match(value)
 
 
 def _is_address(value: str) -> bool:
     try:
-        return ipaddress.ip_address(value).is_global
+        address = ipaddress.ip_address(value)
     except ValueError:
         return False
+    # ``a::b`` of a program is an address too, and none that anybody has.
+    return address.is_global and (address.version == 4 or address in _UNICAST)
 
 
 def _any(_value: str) -> bool:
     return True
 
 
+# 01.02.2024, which otherwise reads as a national telephone number.
+_DATE: Final = re.compile(r"(?:0[1-9]|[12]\d|3[01])[./-](?:0[1-9]|[12]\d|3[01])[./-](?:19|20)\d\d")
 # The order matters: a card number must not also count as a telephone number.
 _FINDERS: Final[tuple[tuple[str, re.Pattern[str], Callable[[str], bool]], ...]] = (
     (
@@ -124,5 +129,20 @@ _FINDERS: Final[tuple[tuple[str, re.Pattern[str], Callable[[str], bool]], ...]] 
         re.compile(r"(?<![\w+])\(\d{2,5}\) ?\d{3,4}[ -]\d{3,5}(?!\w)"),
         _is_telephone,
     ),
+    (
+        # As written within a country: a zero and the area, or the three groups of North America.
+        "telephone number",
+        re.compile(
+            r"(?<![\w+,.-])(?<!\d )(?:0[1-9]\d{0,4}(?:[ ./-]\d{2,8}){1,5}|0[1-9]\d{8,10}"
+            r"|\(0[1-9]\d{0,3}\)[ ./-]?\d{2,8}(?:[ ./-]\d{2,6}){0,3}"
+            r"|[2-9]\d{2}[-.][2-9]\d{2}[-.]\d{4})(?![\w-])"
+        ),
+        _is_telephone,
+    ),
     ("IP address", re.compile(r"(?<![\d.])(?:\d{1,3}\.){3}\d{1,3}(?![\d.])"), _is_address),
+    (
+        "IP address",
+        re.compile(r"(?<![\w:.])(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f]{0,4}(?![\w:])"),
+        _is_address,
+    ),
 )

@@ -79,6 +79,23 @@ def test_listed_works_that_are_alike_come_in_order_and_old_listings_are_passed_o
     assert "iscc" not in listing(1, None).to_json()
 
 
+@pytest.mark.parametrize(
+    ("text", "kind", "count"),
+    [
+        ("Ring 030 12345678, (030) 901820 or 020 7946 0958.", "telephone number", 3),
+        ("Ring 06 12 34 56 78, 01711234567 or 415-555-2671.", "telephone number", 3),
+        ("On 01.02.2024, 01/02/2024 12:00 and 2024-01-02; 1 000 000, 0.25.", "telephone number", 0),
+        ("ISBN 978-0-306-40615-7, at 12:30:45:00.", "telephone number", 0),
+        ("The server is 2a02:8108:8c40:1e00::17.", "IP address", 1),
+        ("std::vector, a::b, ::1, fe80::1, 1:2:3:4:5:6:7:8", "IP address", 0),
+    ],
+)
+def test_numbers_are_found_as_people_write_them(text: str, kind: str, count: int) -> None:
+    """A text of national telephone numbers was told to have none."""
+    found = {each.kind: each.count for each in personal_data([text])}
+    assert found.get(kind, 0) == count
+
+
 def test_people_are_found_by_form_masked_and_counted_once() -> None:
     """Right sums are found and wrong ones are not; nothing is printed whole."""
     texts = [

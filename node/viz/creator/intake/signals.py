@@ -7,6 +7,7 @@ PDF's permissions. ``rights`` decides what follows from them. Pure.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import re
 import zlib
@@ -42,6 +43,10 @@ _METADATA_BYTES: Final = 1 << 20
 _PREFIXES_READ: Final = 16
 _ASSERTION: Final = re.compile(rb"(?:c2pa|cawg)\.training-mining")
 _ASSERTION_BYTES: Final = 4096
+_C2PA_TYPE: Final = "application/c2pa"
+_C2PA_LINK: Final = "c2pa-manifest"
+# A manifest in plain text: each of its bytes is one of the 256 variation selectors.
+_WRAPPED: Final = re.compile("[\ufe00-\ufe0f\U000e0100-\U000e01ef]{16,}")
 
 
 def usage_signals(value: str, scheme: str, where: str) -> list[OptOut]:
@@ -99,6 +104,11 @@ def html_signals(root: Any) -> list[OptOut]:
             found += inline_statements(_content(element), "script element")
         if name == "link" and kind == RSL_TYPE:
             found.append(named_elsewhere(element.get("href") or "", LINK_ELEMENT))
+        if name == "script" and kind == _C2PA_TYPE:
+            found += _base64_manifest(_content(element))
+        if name == "link" and _C2PA_LINK in (element.get("rel") or "").lower().split():
+            said = f"its manifest {(element.get('href') or '')[:120]} is not read here"
+            found.append(OptOut("C2PA", "reserved", "link to a manifest", said))
         if name != "meta":
             continue
         key = (
@@ -151,13 +161,36 @@ def embedded_signals(raw: bytes) -> list[OptOut]:
         for match in _xmp_reservation(part).finditer(part):
             found += tdm_statements(match[1].decode(), "XMP metadata")
         found += embedded_statements(part, "XMP metadata" if is_xmp else "inside the file")
+    return list(dict.fromkeys(found + _manifest_signals(raw)))
+
+
+def wrapped_signals(raw: bytes) -> list[OptOut]:
+    """Return the statements of C2PA manifests that stand unseen in a plain text of UTF-8."""
+    found: list[OptOut] = []
+    for run in _WRAPPED.findall(raw.decode("utf-8", "ignore")):
+        places = (ord(letter) for letter in run)
+        data = bytes(each - 0xFE00 if each < 0xFE10 else each - 0xE0100 + 16 for each in places)
+        found += _manifest_signals(data)
+    return list(dict.fromkeys(found))
+
+
+def _base64_manifest(content: bytes) -> list[OptOut]:
+    try:
+        return _manifest_signals(base64.b64decode(b"".join(content.split()), validate=True))
+    except ValueError:
+        return [OptOut("C2PA", "reserved", "script element", "its manifest cannot be read")]
+
+
+def _manifest_signals(raw: bytes) -> list[OptOut]:
+    """Return the training-and-mining assertions in bytes that hold a C2PA manifest."""
+    found: list[OptOut] = []
     for match in _ASSERTION.finditer(raw):
         after = raw[match.end() : match.end() + _ASSERTION_BYTES]
         barred = b"notAllowed" in after or b"constrained" in after
         says: Says = "reserved" if barred or b"allowed" not in after else "allowed"
         name = match[0].decode()
         found.append(OptOut("C2PA" if name.startswith("c2pa") else "CAWG", says, "manifest", name))
-    return list(dict.fromkeys(found))
+    return found
 
 
 def _xmp_reservation(part: bytes) -> re.Pattern[bytes]:

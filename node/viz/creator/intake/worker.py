@@ -106,6 +106,7 @@ def _convert(file: BinaryIO, job: dict[str, Any]) -> dict[str, Any]:
     from viz.creator.intake.clean import as_paragraphs, cleaned
     from viz.creator.intake.kinds import kind_of
     from viz.creator.intake.pdf import pdf_file
+    from viz.creator.intake.signals import wrapped_signals
     from viz.domain.work import MAX_WORK_BYTES
 
     raw = file.read()
@@ -130,6 +131,8 @@ def _convert(file: BinaryIO, job: dict[str, Any]) -> dict[str, Any]:
             found = documents.text_file(raw, encoding)
         case other:
             assert_never(other)
+    if kind in ("markdown", "html", "text"):
+        found.opt_outs += wrapped_signals(raw)
     if found.kind == "text":
         counts: Counter[str] = Counter()
         found.text = as_paragraphs(cleaned(found.text, counts))

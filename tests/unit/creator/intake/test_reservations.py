@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import zlib
 from pathlib import Path
@@ -41,6 +42,20 @@ def metadata(xmp: bytes, *, packed: bool) -> bytes:
         len(data),
     )
     return documents.pdf(LINE, tail=head + data + b"\nendstream\nendobj\n")
+
+
+def manifest(word: bytes, name: bytes = b"c2pa") -> bytes:
+    """Return bytes as a C2PA manifest has them around its assertion about training."""
+    return b"jumb\0\0" + name + b".training-mining\0\xa1centries\xa1cuse" + word + b"\0"
+
+
+def unseen(data: bytes) -> str:
+    """Return bytes as a plain text has them: each is a variation selector."""
+    return "".join(chr(0xFE00 + byte if byte < 16 else 0xE0100 + byte - 16) for byte in data)
+
+
+def embedding(data: bytes) -> bytes:
+    return page(f'<script type="application/c2pa">{base64.b64encode(data).decode()}</script>')
 
 
 GIVEN: dict[str, tuple[str, bytes, str, list[str]]] = {
@@ -178,6 +193,33 @@ GIVEN: dict[str, tuple[str, bytes, str, list[str]]] = {
         "TDMRep",
         ["allowed"],
     ),
+    "C2PA in a page": ("a.html", embedding(manifest(b"notAllowed")), "C2PA", ["reserved"]),
+    "C2PA that lets train": ("a.html", embedding(manifest(b"allowed")), "C2PA", ["allowed"]),
+    "CAWG in a page": (
+        "a.html",
+        embedding(manifest(b"constrained", b"cawg")),
+        "CAWG",
+        ["reserved"],
+    ),
+    "C2PA in a page, damaged": (
+        "a.html",
+        page('<script type="application/c2pa">no base64!</script>'),
+        "C2PA",
+        ["reserved"],
+    ),
+    "C2PA that a page names": (
+        "a.html",
+        page('<link rel="c2pa-manifest" href="x.c2pa">'),
+        "C2PA",
+        ["reserved"],
+    ),
+    "C2PA unseen in a text": (
+        "a.txt",
+        f"The keeper was Ada.\ufeff{unseen(manifest(b'notAllowed'))}".encode(),
+        "C2PA",
+        ["reserved"],
+    ),
+    "a text with emoji": ("a.txt", "The keeper was Ada. ❤\ufe0f".encode(), "C2PA", []),
 }
 
 
