@@ -3,8 +3,10 @@
 ``viz.domain.notices`` has the rule. Invariants:
 
 - A notice is kept only if its notifier signed it for this node, chain and registry, within a day.
-- An account gives one notice a day. What strangers leave unanswered is bounded, for each subject
-  and in all; the operator and owners of the works in question are outside these bounds.
+- In a day an account gives one notice of a kind on a subject, and ``A_DAY`` of a kind in all; the
+  second bound is not for owners' notices about personal data in their works. What strangers leave
+  unanswered is bounded, for each subject and in all; owners of the works in question are outside
+  that bound. The operator is outside all of them.
 - The same notice again changes nothing: not its deadline, and not an answer.
 - What the ledger has decides, also after a restart.
 """
@@ -56,6 +58,8 @@ from viz.services.account_signatures import is_signed
 
 # How far a notice's time may be ahead of this node's clock.
 MAX_AHEAD_S: Final = 300
+# How many notices of one kind a node takes in a day from an account.
+A_DAY: Final = 4
 STRANGERS_OPEN: Final = 512
 STRANGERS_OPEN_EACH: Final = 8
 KEPT: Final = 4_096
@@ -91,9 +95,9 @@ class Notices:
     ) -> tuple[NoticeRecord, bool]:
         """Keep a notice; return it, and whether it is new. ``served``: the adapters on offer here.
 
-        Raises InvalidRequest, WrongDomain for another node, UnknownAdapter, LicenseError for a work
-        that is not registered or was withdrawn, InvalidSignature, TooManyQuestions, StoreError,
-        ChainUnreachable.
+        A work that was withdrawn may be its subject: adapters of class 0 and 1 go on. Raises
+        InvalidRequest, WrongDomain for another node, UnknownAdapter, LicenseError for a work that
+        is not registered, InvalidSignature, TooManyQuestions, StoreError, ChainUnreachable.
         """
         said, now_s = signed.notice, self._clock.now_s()
         _require_well_formed(said, now_s)
@@ -164,10 +168,6 @@ class Notices:
             content = await self._chain.content(said.content_id)
             if content is None:
                 raise LicenseError(f"there is no work {said.content_id}: check the id")
-            if content.withdrawn_at:
-                raise LicenseError(
-                    f"work {said.content_id} was withdrawn: nobody may train on it any more"
-                )
             return frozenset({content.owner})
         adapter = await self._chain.adapter(said.adapter_id)
         if adapter is None:
@@ -177,21 +177,37 @@ class Notices:
     def _require_room(self, said: Notice, now_s: int, *, standing: bool) -> None:
         if said.notifier == self._node:
             return
-        latest = max(
-            (each.received_at for each in self._records.values() if each.notifier == said.notifier),
-            default=None,
-        )
-        if latest is not None and latest + DAY_S > now_s:
+        kind = NoticeKind(said.kind)
+        today = [
+            each
+            for each in self._records.values()
+            if (each.notifier, each.kind) == (said.notifier, kind)
+            and each.received_at + DAY_S > now_s
+        ]
+        about = (said.adapter_id, said.content_id)
+        for each in today:
+            if each.subject == about:
+                raise TooManyQuestions(
+                    f"this node took a notice of this kind ({NAME_OF_KIND[kind]}) on the same "
+                    f"subject from {said.notifier} less than a day ago, number {each.notice_id}: "
+                    "send the next one later",
+                    retryAfter=each.received_at + DAY_S - now_s,
+                )
+        if standing and kind is NoticeKind.PERSONAL_DATA:
+            return
+        # Apart: what an account says as an owner leaves it what it may say of others' works.
+        times = sorted(each.received_at for each in today if each.standing is standing)
+        if len(times) >= A_DAY:
             raise TooManyQuestions(
-                "this node takes one notice a day from an account: send the next one later",
-                retryAfter=latest + DAY_S - now_s,
+                f"this node takes {A_DAY} notices of a kind a day from an account: send the next "
+                "one later",
+                retryAfter=times[-A_DAY] + DAY_S - now_s,
             )
         if standing:
             return
         waiting = [
             each for each in self._records.values() if each.state == "open" and not each.standing
         ]
-        about = (said.adapter_id, said.content_id)
         if (
             len(waiting) >= STRANGERS_OPEN
             or sum(each.subject == about for each in waiting) >= STRANGERS_OPEN_EACH

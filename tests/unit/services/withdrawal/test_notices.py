@@ -137,7 +137,6 @@ async def test_the_same_notice_again_changes_nothing(place: Place) -> None:
         ({"adapter_id": AdapterId(0)}, InvalidRequest),
         ({"content_id": WORK}, InvalidRequest),
         ({"adapter_id": AdapterId(0), "content_id": ContentId(9)}, LicenseError),
-        ({"adapter_id": AdapterId(0), "content_id": GONE}, LicenseError),
         ({"kind": 0}, InvalidRequest),
         ({"kind": 4}, InvalidRequest),
         ({"statement": " \n"}, InvalidRequest),
@@ -167,15 +166,59 @@ async def test_a_signature_for_another_chain_is_none(place: Place) -> None:
         await place.notices.accept(signed, served={ADAPTER})
 
 
-async def test_an_account_gives_one_notice_a_day(place: Place) -> None:
-    """Neither about another adapter nor of another kind; also an owner."""
+async def test_a_withdrawn_work_may_be_a_notice_s_subject(place: Place) -> None:
+    """Its adapters of class 0 and 1 are sold on: their owner, too, must be heard."""
+    kept = await place.send(OWNER_KEY, adapter_id=AdapterId(0), content_id=GONE)
+    assert kept.standing and place.notices.suspension(ADAPTER, (GONE,)) is not None
+    stranger = await place.send(adapter_id=AdapterId(0), content_id=GONE)
+    assert stranger.effective_at == place.chain.clock.now + RULE.personal_data_s
+
+
+async def test_an_account_gives_few_notices_a_day(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of a kind on a subject, ``A_DAY`` of a kind in all; another kind is no hindrance."""
+    monkeypatch.setattr(module, "A_DAY", 2)
+    other, personal = int(NoticeKind.OTHER), int(NoticeKind.PERSONAL_DATA)
     for key in (STRANGER_KEY, OWNER_KEY):
-        await place.send(key)
-        with pytest.raises(TooManyQuestions) as caught:
-            await place.send(key, adapter_id=OTHER, kind=int(NoticeKind.OTHER))
-        assert caught.value.extensions["retryAfter"] == DAY_S
-    place.chain.clock.now += DAY_S
-    await place.send(adapter_id=OTHER)
+        begun = place.chain.clock.now
+        await place.send(key, kind=other)
+        place.chain.clock.now += 60
+        with pytest.raises(TooManyQuestions, match="same subject") as caught:
+            await place.send(key, kind=other)
+        assert caught.value.extensions["retryAfter"] == DAY_S - 60
+        await place.send(key, kind=personal)
+        await place.send(key, kind=other, adapter_id=OTHER)
+        third = {"kind": other, "adapter_id": AdapterId(0), "content_id": WORK}
+        with pytest.raises(TooManyQuestions, match="a day from an account") as caught:
+            await place.send(key, **third)
+        assert caught.value.extensions["retryAfter"] == DAY_S - 60
+        place.chain.clock.now = begun + DAY_S
+        await place.send(key, **third)
+
+
+async def test_an_owner_s_personal_data_has_a_bound_for_each_subject_only(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of the owner's works is protected on the day; others' works are not the owner's."""
+    monkeypatch.setattr(module, "A_DAY", 1)
+    mine: list[dict[str, Any]] = [
+        {"adapter_id": AdapterId(0), "content_id": each} for each in (WORK, GONE)
+    ]
+    for each in (*mine, {}, {"adapter_id": OTHER}):
+        kept = await place.send(OWNER_KEY, **each)
+        assert kept.effective_at == place.chain.clock.now
+    place.chain.clock.now += 60
+    with pytest.raises(TooManyQuestions, match="same subject"):
+        await place.send(OWNER_KEY, **mine[1])
+    theirs = [ContentId(11), ContentId(12)]
+    for work in theirs:
+        place.chain.works[work] = replace(
+            place.chain.works[WORK], content_id=work, owner=address_of(9)
+        )
+    assert not (await place.send(OWNER_KEY, adapter_id=AdapterId(0), content_id=theirs[0])).standing
+    with pytest.raises(TooManyQuestions, match="a day from an account"):
+        await place.send(OWNER_KEY, adapter_id=AdapterId(0), content_id=theirs[1])
 
 
 async def test_strangers_open_notices_are_bounded_and_owners_get_through(
