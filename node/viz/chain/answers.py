@@ -243,6 +243,10 @@ def _log(found: Any) -> Log:
     topics = _list(_member(members, "topics"))
     if len(topics) > _MOST_TOPICS:
         raise InvalidAnswer(f"a log has {len(topics)} topics")
+    if members.get("removed"):
+        raise InvalidAnswer(
+            "a log belongs to a block that was replaced, as the endpoint says itself"
+        )
     return Log(
         address(_member(members, "address")),
         tuple(hash32(topic) for topic in topics),

@@ -135,6 +135,15 @@ async def test_a_result_of_another_shape_is_the_endpoints_fault(
         assert (name, odd, await outcome(ask(rpc))) == (name, odd, want)
 
 
+async def test_a_log_of_a_replaced_block_is_none(told: tuple[Endpoint, Rpc]) -> None:
+    """An audit took an endpoint's own removed logs as what the chain has."""
+    served, rpc = told
+    served.told["eth_getLogs"] = {"result": [LOG | {"removed": False}]}
+    assert await outcome(rpc.logs([DEPLOYMENT.settlement], 0, 9)) == "a value"
+    served.told["eth_getLogs"] = {"result": [LOG | {"removed": True}]}
+    assert await outcome(rpc.logs([DEPLOYMENT.settlement], 0, 9)) == "asked again"
+
+
 WHOLE: tuple[Any, ...] = (
     [],
     [{"result": "0x1"}],

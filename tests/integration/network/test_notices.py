@@ -115,6 +115,7 @@ async def test_the_owner_on_chain_suspends_and_a_stranger_waits(
     assert (await node.call("GET", "/v1/models/viz-adapter-1"))[0] == 451
     done = await typed("adapter", "show", 1, "--node", node.url)
     assert "by notice 1 (personal-data)" in done.stdout
+    assert "no date is set" in done.stdout, "the chain's largest number is no date"
 
 
 async def test_one_command_suspends_at_every_node_that_sells_the_adapter(

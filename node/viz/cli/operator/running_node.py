@@ -34,7 +34,7 @@ from viz.cli.operator.answers import require_operators_form, require_progress
 from viz.cli.operator.training_progress import stands
 from viz.domain.display import moment, percent
 from viz.domain.strict_json import load_json
-from viz.domain.units import BPS, UINT32_MAX, parse_units
+from viz.domain.units import BPS, UINT32_MAX, UINT64_MAX, parse_units
 from viz.errors import ConfigError, InvalidRequest
 from viz.given_file import read_secret
 from viz.local_socket import OPERATOR_SOCKET, is_listening
@@ -195,6 +195,7 @@ def show_adapter(
 def _adapter_rows(found: dict[str, Any]) -> list[tuple[str, object]]:
     shares = ", ".join(f"work {work}: {percent(bps)}" for work, bps in found["shares"])
     served = "yes" if found["servedHere"] else "no"
+    retires_s = found["retiresAt"]
     rows: list[tuple[str, object]] = [
         (name, found[key])
         for name, key in (
@@ -213,7 +214,7 @@ def _adapter_rows(found: dict[str, Any]) -> list[tuple[str, object]]:
         ("to the works", f"{percent(found['royaltyBps'])} of gross revenue"),
         ("to the trainer", f"{percent(found['trainerBps'])} of gross revenue"),
         ("shares of the works", shares),
-        ("retires", moment(found["retiresAt"]) if found["retiresAt"] else "no date is set"),
+        ("retires", moment(retires_s) if 0 < retires_s < UINT64_MAX else "no date is set"),
         ("served here", served),
         *notices_rows(found),
     ]
