@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -12,11 +14,14 @@ from tests.integration.chain.testnet import Testnet
 from tests.integration.network.nodes import RealNode, real_node
 from tests.integration.network.test_custody import TRAINER, TRAINER_KEY, domain_of, key_request
 from tests.integration.network.works import CreatorsWork, license_to, registered_work
+from typer.testing import CliRunner
 
+from viz.chain.deployment import save_deployment
 from viz.chain.keys import development_account
 from viz.chain.wallet_signatures import is_wallet_signature
+from viz.cli.main import app
 from viz.creator import sealed as creators
-from viz.domain.eip712 import settlement_domain, sign
+from viz.domain.eip712 import public_address, settlement_domain, sign
 from viz.domain.typed_data import Custody, EndCustody
 from viz.domain.units import Address, parse_address
 from viz.errors import KeyUnknown
@@ -30,7 +35,12 @@ from viz.protocol.custody import (
     KeyChallenge,
     SignedEndCustody,
 )
-from viz.protocol.destruction import CERTIFICATES_PATH, Certificates
+from viz.protocol.destruction import (
+    CERTIFICATES_PATH,
+    Certificates,
+    DestructionCertificate,
+    certify,
+)
 from viz.protocol.listing import LISTINGS_PATH, SignedListing
 from viz.storage.sealing import new_identity, wrap
 
@@ -77,6 +87,39 @@ async def ended(
     return SignedEndCustody(said, sign(key or work.key, domain_of(work.net).digest(said)))
 
 
+async def certificates_are_the_nodes(
+    node: RealNode, net: Testnet, work: CreatorsWork, true: DestructionCertificate
+) -> None:
+    """Ask by the command: it tells the node's own certificate from one by another key."""
+    trusted = node.folder / "trusted"
+    save_deployment(trusted / "deployment.json", net.deployment)
+    verb = ["content", "certificates", str(int(work.content_id)), "--node", node.url]
+    verb += ["--data-dir", str(trusted), "--rpc", net.anvil.url]
+    runner = CliRunner()
+    shown = await asyncio.to_thread(runner.invoke, app, verb)
+    assert shown.exit_code == 0 and "this node" not in shown.stdout, shown.output
+    domain = settlement_domain(net.deployment.chain_id, net.deployment.settlement)
+    other = public_address(TRAINER_KEY)
+    false = certify(
+        TRAINER_KEY,
+        domain,
+        other,
+        work.content_id,
+        withdrawn_at_s=0,
+        due_at_s=true.certificate.due_at_s,
+        time_s=true.certificate.time_s,
+        destroyed=true.destroyed,
+        left=(),
+    )
+    (kept,) = node.folder.rglob(f"{int(work.content_id)}-1.json")
+    second = kept.with_name(f"{int(work.content_id)}-2.json")
+    second.write_text(json.dumps(false.to_json()), encoding="utf-8")
+    shown = await asyncio.to_thread(runner.invoke, app, verb)
+    second.unlink()
+    assert shown.exit_code == 12 and "another account's statement" in shown.stderr, shown.output
+    assert f"{other}, which is NOT this node ({true.certificate.node})" in shown.stdout
+
+
 async def test_an_owner_has_key_and_work_destroyed(
     node: RealNode, net: Testnet, work: CreatorsWork
 ) -> None:
@@ -103,6 +146,7 @@ async def test_an_owner_has_key_and_work_destroyed(
     _, listed = await node.call("GET", CERTIFICATES_PATH.format(content_id=int(work.content_id)))
     (public,) = Certificates.from_json(listed).certificates
     public.verify(settlement_domain(net.deployment.chain_id, net.deployment.settlement))
+    await certificates_are_the_nodes(node, net, work, public)
     await work.hand_over(node)
     asked = await key_request(node, net, work.content_id, TRAINER_KEY, new_identity())
     assert (await node.call("POST", KEYS_PATH, body=asked.to_json()))[0] == 200

@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 import pytest
-from tests.fakes.chain import DEPLOYMENT
+from tests.fakes.chain import DEPLOYMENT, address_of
 
-from viz.cli.creator.certificates import say_certificate
+from viz.cli.creator.certificates import require_of, say_certificate
 from viz.domain.destruction import HeldItem
 from viz.domain.eip712 import public_address, settlement_domain
 from viz.domain.units import ContentId
-from viz.protocol.destruction import certify
+from viz.errors import NodeNotTrusted
+from viz.protocol.destruction import DestructionCertificate, certify
 
 KEY = b"\x11" * 32
 WHERE = settlement_domain(DEPLOYMENT.chain_id, DEPLOYMENT.settlement)
 CUSTODY = (HeldItem("key of the sealed work", "bafy"), HeldItem("place in custody", "3"))
 WEIGHTS = HeldItem("weights", "fae0")
+
+
+def certificate(withdrawn_at_s: int, *destroyed: HeldItem) -> DestructionCertificate:
+    return certify(
+        KEY,
+        WHERE,
+        public_address(KEY),
+        ContentId(3),
+        withdrawn_at_s=withdrawn_at_s,
+        due_at_s=1_800_600_000,
+        time_s=1_800_700_000,
+        destroyed=destroyed,
+        left=(),
+    )
 
 
 @pytest.mark.parametrize(
@@ -33,20 +48,48 @@ def test_an_end_of_custody_is_no_end_of_sales(
     custody: bool,
 ) -> None:
     """Protects the owner: the node may sell an adapter after it, until its retirement."""
-    made = certify(
-        KEY,
-        WHERE,
-        public_address(KEY),
-        ContentId(3),
-        withdrawn_at_s=withdrawn_s,
-        due_at_s=1_800_600_000,
-        time_s=1_800_700_000,
-        destroyed=destroyed,
-        left=(),
-    )
+    made = certificate(withdrawn_s, *destroyed)
     assert made.of_custody_only is custody
-    say_certificate(made)
+    say_certificate(made, public_address(KEY))
     told = capsys.readouterr().out
     assert ("custody ended" in told and "only what the node held for others" in told) is custody
     assert ("use of these ended" in told) is not custody
     assert ("withdrawn" in told) is bool(withdrawn_s)
+
+
+def test_another_account_s_certificate_is_shown_as_such(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A right signature is not enough: whoever makes a key can sign that all is destroyed."""
+    made, this = certificate(1_800_000_000, WEIGHTS), address_of(9)
+    say_certificate(made, this)
+    assert f"{public_address(KEY)}, which is NOT this node ({this})" in capsys.readouterr().out
+    with pytest.raises(NodeNotTrusted, match="another account's statement"):
+        require_of(made, this, None)
+    say_certificate(made, made.certificate.node)
+    assert "NOT" not in capsys.readouterr().out
+    require_of(made, made.certificate.node, None)
+
+
+@pytest.mark.parametrize(
+    ("said", "on_chain", "destroyed", "agrees"),
+    [
+        (5, None, WEIGHTS, True),
+        (5, 5, WEIGHTS, True),
+        (5, 6, WEIGHTS, False),
+        (5, 0, WEIGHTS, False),
+        (0, 5, WEIGHTS, False),
+        (0, 5, CUSTODY[0], True),
+        (4, 5, CUSTODY[0], False),
+    ],
+)
+def test_the_chain_s_date_of_the_withdrawal_is_compared(
+    said: int, on_chain: int | None, destroyed: HeldItem, agrees: bool
+) -> None:
+    """An owner may end a custody first, and withdraw the work later: that has no date."""
+    made = certificate(said, destroyed)
+    if agrees:
+        require_of(made, public_address(KEY), on_chain)
+        return
+    with pytest.raises(NodeNotTrusted, match="and the chain says"):
+        require_of(made, public_address(KEY), on_chain)

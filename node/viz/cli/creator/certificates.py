@@ -16,12 +16,14 @@ from viz.cli.console import (
     show,
 )
 from viz.cli.http import LOCAL_NODE, NodeUrl, get_as
-from viz.cli.own_chain import trusted_deployment
+from viz.cli.own_chain import CreatorRpcOption, chain_if_given, trusted_deployment
 from viz.domain.display import moment
-from viz.errors import NodeNotTrusted
+from viz.errors import LicenseError, NodeNotTrusted
 
 if TYPE_CHECKING:
-    from viz.protocol.destruction import DestructionCertificate
+    from viz.domain.ports.chain import Deployment
+    from viz.domain.units import Address
+    from viz.protocol.destruction import Certificates, DestructionCertificate
 
 COVERS_CUSTODY: Final = (
     "only what the node held for others; adapters that it serves with the work end by their own "
@@ -33,37 +35,91 @@ COVERS_CUSTODY: Final = (
 def certificates(
     content_id: WorkId,
     node: NodeUrl = LOCAL_NODE,
+    rpc: CreatorRpcOption = "",
     folder: DataDir = None,
     deployment: DeploymentFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show a node's certificates of what it destroyed of a work, and check their signatures.
+    """Show a node's certificates of what it destroyed of a work, and check that it signed them.
 
-    A certificate is a signed statement of the node. It proves who said it, but not that no copy is
-    left.
+    With --rpc also that they have the chain's date of the withdrawal. A certificate is a signed
+    statement of the node. It proves who said it, but not that no copy is left.
     """
     from viz.domain.eip712 import settlement_domain
-    from viz.protocol.destruction import CERTIFICATES_PATH, Certificates
 
     trusted = trusted_deployment(deployment, folder)
-    path = CERTIFICATES_PATH.format(content_id=content_id)
-    answer = run(get_as(Certificates.from_json, node, path), logs=False)
+    answer, asked, withdrawn_at = run(_read(content_id, node, rpc, trusted), logs=False)
     found = answer.certificates
     where = settlement_domain(trusted.chain_id, trusted.settlement)
     for each in found:
         each.verify(where)
         if each.certificate.content_id != content_id:
             raise NodeNotTrusted(f"the node's certificate is of work {each.certificate.content_id}")
-    if show(answer.to_json(), as_json=as_json):
-        return
-    if not found:
-        say(f"the node at {node} has no certificate of work {content_id}")
+    if not show(answer.to_json(), as_json=as_json):
+        if not found:
+            say(f"the node at {node} has no certificate of work {content_id}")
+        for each in found:
+            say_certificate(each, asked)
     for each in found:
-        say_certificate(each)
+        require_of(each, asked, withdrawn_at)
 
 
-def say_certificate(made: DestructionCertificate) -> None:
-    """Print one certificate."""
+async def _read(
+    content_id: int, node: str, rpc: str, trusted: Deployment
+) -> tuple[Certificates, Address, int | None]:
+    """Return a node's certificates, its address, and when the chain says the work was withdrawn.
+
+    The time is None without ``rpc``. Raises NodeNotTrusted for a node of another chain, and
+    LicenseError for a work that the chain does not have.
+    """
+    from viz.domain.trust import require_as_trusted
+    from viz.domain.units import ContentId
+    from viz.protocol.destruction import CERTIFICATES_PATH, Certificates
+    from viz.protocol.messages import NodeInfo
+    from viz.protocol.payment import NODE_PATH
+
+    path = CERTIFICATES_PATH.format(content_id=content_id)
+    answer = await get_as(Certificates.from_json, node, path)
+    info = await get_as(NodeInfo.from_json, node, NODE_PATH)
+    require_as_trusted(trusted, chain_id=info.chain_id, settlement=info.settlement)
+    async with chain_if_given(rpc, trusted) as chain:
+        if chain is None:
+            return answer, info.node, None
+        content = await chain.content(ContentId(content_id))
+    if content is None:
+        raise LicenseError(f"there is no work {content_id} on the chain: check the id")
+    return answer, info.node, content.withdrawn_at
+
+
+def require_of(made: DestructionCertificate, asked: Address, withdrawn_at: int | None) -> None:
+    """Raise NodeNotTrusted if another account signed a certificate than the node that was asked.
+
+    Also if the chain's date of the withdrawal is another one; None is not compared. An owner may
+    end a custody before the withdrawal, so a certificate of that may have no date.
+    """
+    signed = made.certificate
+    if signed.node != asked:
+        raise NodeNotTrusted(
+            f"the certificate of {moment(signed.time_s)} is signed by {signed.node}, and the node "
+            f"that gave it is {asked}: it is another account's statement, and says nothing of what "
+            "this node destroyed"
+        )
+    if withdrawn_at is None or signed.withdrawn_at_s == withdrawn_at:
+        return
+    if signed.withdrawn_at_s or not made.of_custody_only:
+        said = _date(signed.withdrawn_at_s)
+        raise NodeNotTrusted(
+            f"the certificate of {moment(signed.time_s)} says that work {signed.content_id} was "
+            f"withdrawn {said}, and the chain says {_date(withdrawn_at)}"
+        )
+
+
+def _date(withdrawn_at_s: int) -> str:
+    return moment(withdrawn_at_s) if withdrawn_at_s else "never"
+
+
+def say_certificate(made: DestructionCertificate, asked: Address) -> None:
+    """Print one certificate that the node ``asked`` gave."""
     signed = made.certificate
     custody = made.of_custody_only
     # The node may sell another adapter with the work after that: only of these things it is true.
@@ -72,8 +128,9 @@ def say_certificate(made: DestructionCertificate) -> None:
         told.insert(0, ("withdrawn", moment(signed.withdrawn_at_s)))
     if custody:
         told.append(("covers", COVERS_CUSTODY))
+    by = signed.node if signed.node == asked else f"{signed.node}, which is NOT this node ({asked})"
     lines(
-        f"Work {signed.content_id}, destroyed {moment(signed.time_s)}, signed by {signed.node}",
+        f"Work {signed.content_id}, destroyed {moment(signed.time_s)}, signed by {by}",
         [
             *told,
             *(("destroyed", f"{item.kind} {item.name}") for item in made.destroyed),

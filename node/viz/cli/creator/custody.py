@@ -125,7 +125,7 @@ def end_custody(
     )
     if not show([each.to_json() for each in done], as_json=as_json):
         for each in done:
-            say_certificate(each)
+            say_certificate(each, each.certificate.node)
     for url, error in errors[1:]:
         err.print(f"{url}: {error.detail}", markup=False, soft_wrap=True)
     if errors:
