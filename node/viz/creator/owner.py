@@ -6,8 +6,9 @@ caller shows them and asks. A relayed action is done only if the chain says so; 
 chain there is only the node's claim, and the caller must say that.
 
 Invariant: after an action, no earlier signature can undo it. A signature is recorded before it is
-given away (``viz.creator.signatures_out``); if one with the same nonce was given away, an own
-transaction carries a signature too, which uses that nonce up.
+given away (``viz.creator.signatures_out``); if one with the same nonce that would undo the action
+was given away, an own transaction carries a signature too, which uses that nonce up. A withdrawal
+is for ever, so that it never waits for a signature, and needs none in an own transaction.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from viz.domain.eip712 import content_registry_domain, public_address, sign
 from viz.domain.ports.chain import ChainReader, ContentState, Deployment
 from viz.domain.ports.clock import Clock
 from viz.domain.ports.transactions import Call, ChainWriter, Transaction
-from viz.domain.typed_data import Approve, OwnerAction, SetTerms
-from viz.domain.units import ZERO_ADDRESS, Address, ContentId, Hash32
+from viz.domain.typed_data import Approve, OwnerAction, SetTerms, Withdraw
+from viz.domain.units import ZERO_ADDRESS, Address, ContentId, Hash32, hex_of
 from viz.errors import InvalidRequest, LicenseError, NodeNotTrusted
 from viz.protocol.owner_actions import ActionAnswer, signed_action
 from viz.protocol.registration import WorkDescription
@@ -55,12 +56,16 @@ class OwnerDesk:
 
 @dataclass(frozen=True, slots=True)
 class ProposedAction:
-    """An unsigned action, and the time at which its values were chosen."""
+    """An unsigned action, and the time at which its values were chosen.
+
+    ``still_out`` are the signatures that were given away before and could still be used.
+    """
 
     action: OwnerAction
     signer: Address
     now_s: int
     direct: bool
+    still_out: tuple[SignatureOut, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +82,8 @@ async def propose(
 ) -> ProposedAction:
     """Return the action that the owner would sign for a node to relay, without signing it.
 
-    Raises what ``signing_values`` raises, and InvalidRequest if a signature with a higher nonce was
-    given away.
+    Raises what ``signing_values`` raises, and InvalidRequest if a signature with a higher nonce,
+    which could undo the action, was given away.
     """
     found = await signing_values(
         signer, desk.deployment, node_url, desk.clock, desk.chain, development=desk.development
@@ -97,11 +102,13 @@ async def _proposed(
     desk: OwnerDesk, signer: Address, make: ActionMaker, found: SigningValues, *, direct: bool
 ) -> ProposedAction:
     out = desk.signatures(signer)
-    await asyncio.to_thread(out.require_in_order, found.nonce, found.now_s)
     action = make(found.nonce, found.deadline_s)
     if isinstance(action, SetTerms):
         action.terms.check()
-    return ProposedAction(action, signer, found.now_s, direct)
+    if not isinstance(action, Withdraw):
+        await asyncio.to_thread(out.require_in_order, _to_give_away(action), found.now_s)
+    still_out = await asyncio.to_thread(out.from_nonce, found.nonce, found.now_s)
+    return ProposedAction(action, signer, found.now_s, direct, still_out)
 
 
 async def relay(desk: OwnerDesk, proposed: ProposedAction, key: bytes, node_url: str) -> ActionDone:
@@ -132,14 +139,16 @@ async def send(
 ) -> ActionDone:
     """Carry the action out by the owner's own transaction. Costs gas.
 
-    If a signature with this nonce was given away, the transaction carries another signature with
-    the same nonce, which voids the first one. Raises TransactionFailed, OutcomeUnknown.
+    If a signature with this nonce, which could undo the action, was given away, the transaction
+    carries another signature with the same nonce, which voids the first one. Raises
+    TransactionFailed, OutcomeUnknown.
     """
     action, out = proposed.action, desk.signatures(proposed.signer)
-    if await asyncio.to_thread(out.holds, action.nonce, proposed.now_s):
-        call = owner_call(action, await _sign(desk, proposed, key))
-    else:
-        call = owner_call(action)
+    call = owner_call(action)
+    if not isinstance(action, Withdraw):
+        noted = _to_give_away(action)
+        if await asyncio.to_thread(out.undone_by_same_nonce, noted, proposed.now_s):
+            call = owner_call(action, await _sign(desk, proposed, key))
     sent = (await writer.submit(call)).require_mined(f"the {action_name(action)}")
     return ActionDone(action.content_id, sent.hash, on_chain=True)
 
@@ -148,11 +157,22 @@ async def _sign(desk: OwnerDesk, proposed: ProposedAction, key: bytes) -> bytes:
     if public_address(key) != proposed.signer:
         raise InvalidRequest(f"the key is not that of {proposed.signer}")
     action = proposed.action
-    what = f"{action_name(action)} of work {action.content_id}"
-    noted = SignatureOut(action.nonce, action.deadline_s, what)
+    noted = _to_give_away(action)
     await asyncio.to_thread(desk.signatures(proposed.signer).note, noted, proposed.now_s)
     domain = content_registry_domain(desk.deployment.chain_id, desk.deployment.content_registry)
     return sign(key, domain.digest(action))
+
+
+def _to_give_away(action: OwnerAction) -> SignatureOut:
+    if isinstance(action, SetTerms):
+        offered = hex_of(action.terms.terms_hash(action.license_hash))
+        what = f"change of terms of work {action.content_id}, to {offered}"
+    elif isinstance(action, Approve):
+        kind = "approval" if action.allowed else "end of the approval"
+        what = f"{kind} of {action.trainer} for work {action.content_id}"
+    else:
+        what = f"withdrawal of work {action.content_id}"
+    return SignatureOut(action.nonce, action.deadline_s, what, action.content_id)
 
 
 async def holds(chain: ChainReader, action: OwnerAction, owner: Address) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -215,6 +216,58 @@ async def test_no_signature_is_made_below_one_that_is_out(net: Testnet, tmp_path
         for way in (("--node", relay.url), ("--node", relay.url, *rpc), ("--direct", *rpc)):
             done = await desk.viz(*revoke, *way)
             assert done.exit_code == INPUT and "with nonce 2" in done.stderr, done.output
+        for again in ((), rpc):  # the same once more: the older one could only repeat it
+            done = await desk.viz("content", "approve", work, TRAINER, "--node", relay.url, *again)
+            assert done.exit_code == 0, done.output
+
+
+@pytest.mark.parametrize("direct", [False, True])
+async def test_a_signature_that_is_out_stops_no_other_work_and_no_withdrawal(
+    net: Testnet, tmp_path: Path, direct: bool
+) -> None:
+    """A node that names a false nonce must not stop an owner for an hour: what it holds cannot undo
+    the change of another work, nor any withdrawal. The owner is told of it before signing."""
+    desk, second = new_owner(tmp_path / "home", net), new_owner(tmp_path / "second", net)
+    shutil.copy(desk.folder / "key.json", second.folder / "key.json")
+    second.work.write_text("The lamp is lit at dusk. " * 200, encoding="utf-8")
+    async with relaying(net) as relay:
+        first, other = await desk.registered(relay), await second.registered(relay)
+        relay.keeps, relay.lies = True, {"nonce": "77"}
+        held = await desk.viz("content", "approve", first, TRAINER, "--node", relay.url)
+        assert held.exit_code == 0, held.output
+        relay.keeps, relay.lies = False, None
+        await net.anvil.fund(desk.owner)
+        way = ("--rpc", net.anvil.url, *(("--direct",) if direct else ("--node", relay.url)))
+        kept = f"nonce 77 (approval of {TRAINER} for work {first})"
+        for verb in (
+            ("approve", other, TRAINER),
+            ("terms", other, second.terms(DEARER)),
+            ("withdraw", other),
+            ("withdraw", first),
+        ):
+            done = await desk.viz("content", *verb, *way)
+            assert done.exit_code == 0 and "as the chain has it" in done.stdout, done.output
+            assert kept in done.stdout and "can use it until" in done.stdout
+    for work in (first, other):
+        state = await net.chain.content(work)
+        assert state is not None and state.withdrawn_at
+
+
+async def test_a_withdrawal_by_own_transaction_depends_on_no_nonce(
+    net: Testnet, tmp_path: Path
+) -> None:
+    """A node that holds a signature with the next nonce could use it first, so that a transaction
+    with that nonce fails: a withdrawal needs none."""
+    desk = new_owner(tmp_path / "home", net)
+    async with relaying(net) as relay:
+        work = await desk.registered(relay)
+        relay.keeps = True
+        held = await desk.viz("content", "approve", work, TRAINER, "--node", relay.url)
+        assert held.exit_code == 0, held.output
+        await net.anvil.fund(desk.owner)
+        nonce = await net.chain.registration_nonce(desk.owner)
+        await desk.json("content", "withdraw", work, "--direct", "--rpc", net.anvil.url)
+    assert await net.chain.registration_nonce(desk.owner) == nonce
 
 
 async def test_relays_of_owners_are_checked_before_they_cost_gas(

@@ -26,8 +26,8 @@ from viz.cli.console import (
     password,
     run,
     say,
-    show,
 )
+from viz.cli.creator.outcome import shown, signatures_still_out
 from viz.cli.creator.terms import WITHDRAWALS, changed, terms_in_words
 from viz.cli.http import LOCAL_NODE, NodeUrl
 from viz.cli.own_chain import (
@@ -132,7 +132,7 @@ def terms(
     tell_license(new.license, err if as_json else out)
     done = run(_set_terms(asked, content_id, new))
     kept = renew_record(file.parent / new.file, done.content_id, new)
-    if not _shown(done, as_json, record=str(kept) if kept else None):
+    if not shown(done, as_json, record=str(kept) if kept else None):
         say(f"offered  work {content_id} on these terms from now on  ({_word_of(done)})")
         if kept:
             say(f"record   {kept} (holds the salt and the new license: keep it)")
@@ -190,7 +190,7 @@ def approve(
         key, password_file, node, rpc, folder, deployment, direct=direct, yes=yes, quiet=as_json
     )
     done = run(_approve(asked, content_id, trainer, allowed=not revoke))
-    if not _shown(done, as_json):
+    if not shown(done, as_json):
         what = "no longer approved" if revoke else "approved"
         say(f"{what}  {trainer} for work {content_id}  ({_word_of(done)})")
 
@@ -243,7 +243,7 @@ def withdraw(
         key, password_file, node, rpc, folder, deployment, direct=direct, yes=yes, quiet=as_json
     )
     done = run(_withdraw(asked, content_id))
-    if not _shown(done, as_json):
+    if not shown(done, as_json):
         say(f"withdrawn  work {content_id}, for ever  ({_word_of(done)})")
 
 
@@ -306,7 +306,8 @@ async def _act(
                 ("relayed by", f"{asked.node}, until {until}; you pay no gas"),
                 ("nonce", f"{nonce}, {whose}"),
             ]
-        _ask(asked, content_id, [*told, *_where(asked), *way], question)
+        out_before = signatures_still_out(proposed)
+        _ask(asked, content_id, [*told, *_where(asked), *way, *out_before], question)
         key = bytes(asked.account.key)
         if not asked.direct:
             return await owners.relay(desk, proposed, key, asked.node)
@@ -354,7 +355,7 @@ def transfer(
         direct=True, yes=yes, quiet=as_json,
     )  # fmt: skip
     done = run(_transfer(asked, content_id, to))
-    if not _shown(done, as_json, owner=to):
+    if not shown(done, as_json, owner=to):
         say(f"transferred  work {content_id} to {to}  ({_word_of(done)})")
 
 
@@ -384,15 +385,3 @@ async def _transfer(asked: _Asked, number: int, to_text: str) -> ActionDone:
 
 def _word_of(done: ActionDone) -> str:
     return "as the chain has it" if done.on_chain else "the node says so: --rpc URL would look"
-
-
-def _shown(done: ActionDone, as_json: bool, **more: object) -> bool:
-    from viz.domain.units import hex_of
-
-    found = {
-        "contentId": int(done.content_id),
-        "transaction": hex_of(done.transaction),
-        "onChain": done.on_chain,
-        **{name: value for name, value in more.items() if value is not None},
-    }
-    return show(found, as_json=as_json)
