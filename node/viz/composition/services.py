@@ -169,6 +169,7 @@ def _withdrawals(
         trainings,
         destruction=works.destruction,
         kept=works.kept_adapters,
+        listings=works.listings,
     )
 
 

@@ -27,6 +27,8 @@ SEALED_WORK: Final = "sealed work"
 SEALED_WORK_KEY: Final = "key of the sealed work"
 PLACE_IN_CUSTODY: Final = "place in custody"
 IN_CUSTODY: Final = frozenset({SEALED_WORK, SEALED_WORK_KEY, PLACE_IN_CUSTODY})
+# The public description of the work by its owner, in which a sample of the text may be.
+LISTING: Final = "listing with its sample"
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -12,7 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Final
 
-from viz.domain.destruction import BEYOND_RECALL, IN_CUSTODY, HeldItem, LeftItem, items_hash
+from viz.domain.destruction import (
+    BEYOND_RECALL,
+    IN_CUSTODY,
+    LISTING,
+    HeldItem,
+    LeftItem,
+    items_hash,
+)
 from viz.domain.eip712 import Domain, is_signed_by, sign_compact
 from viz.domain.typed_data import Destruction
 from viz.domain.units import Address, ContentId
@@ -48,6 +55,11 @@ class DestructionCertificate(WireModel):
         """Whether only what was held for others is gone: the node may still sell an adapter."""
         kinds = {item.kind for item in self.destroyed}
         return bool(kinds) and kinds <= IN_CUSTODY
+
+    @property
+    def of_listing_only(self) -> bool:
+        """Whether only the work's listing is gone, which says nothing of any use."""
+        return {item.kind for item in self.destroyed} == {LISTING}
 
     def verify(self, domain: Domain) -> None:
         """Raise InvalidSignature if the named node did not sign this content."""

@@ -13,8 +13,10 @@ from tests.integration.chain.testnet import CLOSE_DELAY_S, Testnet, terms
 from tests.integration.network.nodes import RealNode, real_node
 from tests.integration.network.works import CreatorsWork, license_to, registered_work
 
+from viz.creator.sealed import publish_listing
 from viz.domain.units import AdapterId, ContentId, Hash32
 from viz.protocol.destruction import CERTIFICATES_PATH, Certificates
+from viz.protocol.listing import LISTING_PATH, LISTINGS_PATH
 from viz.services.adapters.publishing import Publication
 from viz.services.withdrawal.last_use import FINAL_S
 
@@ -78,7 +80,7 @@ async def test_a_pure_custodian_destroys_what_no_grant_permits_any_more(
     assert keys_of(custodian, ended) == []
     assert len(keys_of(custodian, kept)) == 2
     assert await destroyed(custodian, ended.content_id) == {
-        "key of the sealed work", "sealed work", "place in custody",
+        "key of the sealed work", "sealed work", "place in custody", "listing with its sample",
     }  # fmt: skip
     assert await custodian.store.custody(ended.content_id) is None, "its bytes count no more"
     await later(net, PATIENT, custodian)
@@ -111,6 +113,39 @@ async def test_who_sold_a_work_cannot_end_its_custody_by_a_twin(
     await withdraw(net, replace(work, account=OWNER))
     await later(net, FINAL_S + 60, custodian)
     assert keys_of(custodian, work) == []
+
+
+async def test_a_withdrawn_work_s_sample_is_shown_no_more_and_destroyed(
+    net: Testnet, custodian: RealNode, tmp_path: Path
+) -> None:
+    """In every class, also where all use goes on: the listing offers a license that nobody can get.
+    No class permits a node to publish the work's text, and no file of the ledger keeps it."""
+    for number in (0, 1, 2):
+        offered = terms(revocation_class=number, notice_s=DAY_S, grant_duration_s=PATIENT)
+        text = f"A text of its own, number {number}. " * 40
+        home = tmp_path / f"class {number}"
+        work = await registered_work(net, home, text=text, offered=offered)
+        await work.hand_over(custodian)
+        sample = f"Nobody else keeps the light number {number}."
+        listing = await work.listing(custodian, sample=sample)
+        await publish_listing(work.path, listing, [custodian.url])
+        await license_to(net, TRAINER, work)
+        path = LISTING_PATH.format(content_id=int(work.content_id))
+        assert sample in str(await custodian.call("GET", path))
+        await withdraw(net, work)
+        await later(net, 60, custodian)
+        status, problem = await custodian.call("GET", path)
+        assert status == 404 and "was withdrawn" in problem["detail"]
+        assert sample not in str(await custodian.call("GET", LISTINGS_PATH))
+        assert await destroyed(custodian, work.content_id) == set(), "a block may vanish"
+        await later(net, FINAL_S, custodian)
+        kept = [name for name, data in custodian.files().items() if sample.encode() in data]
+        assert kept == [], "neither the ledger nor its log has it"
+        assert await destroyed(custodian, work.content_id) == {"listing with its sample"}
+        assert keys_of(custodian, work), "the grant is live"
+        status, problem = await custodian.call("POST", LISTINGS_PATH, body=listing.to_json())
+        assert problem["code"] == "license" and "was withdrawn, 20" in problem["detail"]
+        assert (await custodian.call("GET", path))[0] == 404
 
 
 @pytest.mark.parametrize("dropped", [True, False], ids=["dropped", "not loaded"])

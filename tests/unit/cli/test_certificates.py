@@ -6,7 +6,7 @@ import pytest
 from tests.fakes.chain import DEPLOYMENT, address_of
 
 from viz.cli.creator.certificates import require_of, say_certificate
-from viz.domain.destruction import HeldItem
+from viz.domain.destruction import LISTING, HeldItem
 from viz.domain.eip712 import public_address, settlement_domain
 from viz.domain.units import ContentId
 from viz.errors import NodeNotTrusted
@@ -93,3 +93,12 @@ def test_the_chain_s_date_of_the_withdrawal_is_compared(
         return
     with pytest.raises(NodeNotTrusted, match="and the chain says"):
         require_of(made, public_address(KEY), on_chain)
+
+
+def test_a_listing_s_end_is_no_end_of_use(capsys: pytest.CaptureFixture[str]) -> None:
+    """Protects the owner: adapters and custody may go on after it."""
+    made = certificate(1_800_000_000, HeldItem(LISTING, "3"))
+    say_certificate(made, public_address(KEY))
+    told = capsys.readouterr().out
+    assert "listing ended" in told and "only the listing with its sample" in told
+    assert "use of these ended" not in told and "custody ended" not in told

@@ -54,5 +54,5 @@ async def listings(request: web.Request) -> web.Response:
 async def listing(request: web.Request) -> web.Response:
     """Answer the listing of one work."""
     content_id = ContentId(number_of(request, "content_id", JSON_INTEGER_MAX))
-    found = await parts_of(request).listings.kept(content_id)
+    found = await parts_of(request).listings.shown(content_id)
     return tagged(request, spelled(found.document, found.signature), "application/json")

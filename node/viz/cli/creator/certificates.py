@@ -30,6 +30,11 @@ COVERS_CUSTODY: Final = (
     "dates, and have certificates of their own"
 )
 
+COVERS_LISTING: Final = (
+    "only the listing with its sample, which ends with any withdrawal; custody and adapters end by "
+    "their own dates, and have certificates of their own"
+)
+
 
 @guarded
 def certificates(
@@ -121,13 +126,16 @@ def _date(withdrawn_at_s: int) -> str:
 def say_certificate(made: DestructionCertificate, asked: Address) -> None:
     """Print one certificate that the node ``asked`` gave."""
     signed = made.certificate
-    custody = made.of_custody_only
+    custody, listing = made.of_custody_only, made.of_listing_only
     # The node may sell another adapter with the work after that: only of these things it is true.
-    told = [("custody ended" if custody else "use of these ended", moment(signed.due_at_s))]
+    ended = "custody ended" if custody else "listing ended" if listing else "use of these ended"
+    told = [(ended, moment(signed.due_at_s))]
     if signed.withdrawn_at_s:
         told.insert(0, ("withdrawn", moment(signed.withdrawn_at_s)))
     if custody:
         told.append(("covers", COVERS_CUSTODY))
+    if listing:
+        told.append(("covers", COVERS_LISTING))
     by = signed.node if signed.node == asked else f"{signed.node}, which is NOT this node ({asked})"
     lines(
         f"Work {signed.content_id}, destroyed {moment(signed.time_s)}, signed by {by}",

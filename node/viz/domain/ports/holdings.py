@@ -22,7 +22,8 @@ class EndedUse:
     a trainer (runs, copies of the work) is destroyed as well. ``custody``: a custodian's blob and
     key are destroyed, since no grant permits the key any more or, with ``by_owner``, because the
     owner asks for it and may hand the work over again. ``named_files``: the operator wants work
-    files destroyed wherever trainings named them.
+    files destroyed wherever trainings named them. ``listing``: only the owner's listing of the
+    work, which ends with any withdrawal.
     """
 
     content_id: ContentId
@@ -31,6 +32,7 @@ class EndedUse:
     custody: bool = False
     named_files: bool = False
     by_owner: bool = False
+    listing: bool = False
 
 
 @dataclass(frozen=True, slots=True)

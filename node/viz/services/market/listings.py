@@ -4,17 +4,20 @@ Owns the comparison of a listing with the chain. Anybody may hand in a listing, 
 signature proves it. Invariants: a listing is kept only if the work is registered and not withdrawn,
 its owner signed it, and its license is the one on the chain; of two listings of a work the one
 issued later is kept; a listing that no longer agrees with the chain is dropped at the next check.
+The listing of a withdrawn work is not shown (its sample is a text of the work), and
+``viz.services.withdrawal`` destroys it when the withdrawal is final.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import structlog
 
+from viz.domain.display import moment
 from viz.domain.eip712 import content_registry_domain
 from viz.domain.http_url import http_origin
 from viz.domain.ports.chain import ChainReader
@@ -54,6 +57,16 @@ class Listings:
 
     def __init__(self, ledger: ListingLedger, chain: ChainReader, clock: Clock) -> None:
         self._ledger, self._chain, self._clock = ledger, chain, clock
+        self._withdrawn: set[ContentId] = set()
+
+    @property
+    def withdrawn(self) -> frozenset[ContentId]:
+        """The works whose listings are not shown, since they were withdrawn."""
+        return frozenset(self._withdrawn)
+
+    def hide(self, works: Iterable[ContentId]) -> None:
+        """Show the listings of these withdrawn works no more."""
+        self._withdrawn.update(works)
 
     async def accept(self, signed: SignedListing) -> WorkListing:
         """Verify a listing, store it durably, and return it; repeating the call changes nothing.
@@ -84,10 +97,7 @@ class Listings:
         return SignedListing.read(kept.document, kept.signature)
 
     async def kept(self, content_id: ContentId) -> ListingRecord:
-        """Return the stored listing as its bytes came in, to pass it on without parsing.
-
-        Raises ListingUnknown if there is none.
-        """
+        """Return the stored listing as its bytes came in; raise ListingUnknown if there is none."""
         kept = await self._ledger.listing(content_id)
         if kept is None:
             raise ListingUnknown(
@@ -95,10 +105,25 @@ class Listings:
             )
         return kept
 
+    async def shown(self, content_id: ContentId) -> ListingRecord:
+        """Return the stored listing as its bytes came in, to pass it on without parsing.
+
+        Raises ListingUnknown if there is none, or the work was withdrawn.
+        """
+        if content_id in self._withdrawn:
+            raise ListingUnknown(
+                f"work {content_id} was withdrawn, so its listing is shown no more: "
+                "`viz content show` has the date"
+            )
+        return await self.kept(content_id)
+
     async def page(
         self, after: ContentId, limit: int = LISTINGS_PAGE
     ) -> tuple[tuple[SignedListing, ...], ContentId | None]:
-        """Return the listings of works above ``after``, and where the next page begins, if any."""
+        """Return the listings of works above ``after``, and where the next page begins, if any.
+
+        Those of withdrawn works are left out.
+        """
         found, following = await self.kept_page(after, limit)
         return tuple(SignedListing.read(each.document, each.signature) for each in found), following
 
@@ -108,7 +133,8 @@ class Listings:
         """Return the same page with the stored bytes, to pass them on without parsing."""
         found = await self._ledger.listings(after=after, limit=min(limit, LISTINGS_PAGE))
         more = len(found) == min(limit, LISTINGS_PAGE)
-        return found, found[-1].content_id if found and more else None
+        shown = [each for each in found if each.content_id not in self._withdrawn]
+        return shown, found[-1].content_id if found and more else None
 
     async def in_custody(self, limit: int) -> Sequence[ContentId]:
         """Return up to ``limit`` works whose listing and sealed bytes this node keeps, by id."""
@@ -119,7 +145,7 @@ class Listings:
         await periodically(self.drop_untrue, LOOK_INTERVAL_S, _log.warning, "listings unchecked")
 
     async def drop_untrue(self) -> None:
-        """Drop every listing that the chain contradicts.
+        """Drop every listing that the chain contradicts, and hide those of withdrawn works.
 
         One of which the chain's answer cannot be used is kept. Raises ChainUnreachable.
         """
@@ -131,6 +157,8 @@ class Listings:
     async def _look_at(self, page: Sequence[ListingRecord]) -> None:
         for record in page:
             try:
+                if await self._is_withdrawn(record.content_id):
+                    continue
                 signed = SignedListing.read(record.document, record.signature)
                 # Its time was right when it came in: a clock that was set back contradicts nothing.
                 now_s = max(self._clock.now_s(), signed.listing.issued_at)
@@ -143,6 +171,17 @@ class Listings:
             except VizError as error:
                 _log.warning("listing unchecked", content_id=record.content_id, reason=error.detail)
             await asyncio.sleep(LOOK_PAUSE_S)
+
+    async def _is_withdrawn(self, content_id: ContentId) -> bool:
+        """Hide a withdrawn work's listing; show one again whose withdrawal is undone by a
+        reorganisation.
+        """
+        state = await self._chain.content(content_id)
+        if state is None or not state.withdrawn_at:
+            self._withdrawn.discard(content_id)
+            return False
+        self._withdrawn.add(content_id)
+        return True
 
 
 async def require_true(signed: SignedListing, chain: ChainReader, *, now_s: int) -> None:
@@ -165,7 +204,10 @@ async def require_true(signed: SignedListing, chain: ChainReader, *, now_s: int)
     if state is None:
         raise LicenseError(f"there is no work {listing.content_id}: check the id")
     if state.withdrawn_at:
-        raise LicenseError(f"work {listing.content_id} was withdrawn: it is listed no more")
+        raise LicenseError(
+            f"work {listing.content_id} was withdrawn, {moment(state.withdrawn_at)}: it is listed "
+            "no more"
+        )
     domain = content_registry_domain(deployment.chain_id, deployment.content_registry)
     if not await is_signed(chain, domain.digest(signed.struct), signed.signature, state.owner):
         raise InvalidSignature(

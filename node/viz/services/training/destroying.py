@@ -18,6 +18,7 @@ from viz.services.licensing.licensed_works import LicensedWorks
 from viz.services.training.holdings import TrainingHoldings
 from viz.services.withdrawal.adapter_holdings import AdapterHoldings
 from viz.services.withdrawal.destruction import WorkDestruction
+from viz.services.withdrawal.listing_holdings import ListingHoldings
 from viz.services.withdrawal.work_holdings import WorkHoldingsHere
 
 
@@ -52,6 +53,7 @@ def build_destruction(
         adapters,
         WorkHoldingsHere(ledger, blobs, keys, works),
         TrainingHoldings(ledger, adapters, settings.trainings_dir, settings.data_dir),
+        ListingHoldings(ledger),
     )
     return WorkDestruction(
         holders,

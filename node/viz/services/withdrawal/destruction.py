@@ -131,8 +131,10 @@ class WorkDestruction:
         return [replace(each, name=_without_folders(each.name, self._data_dir)) for each in items]
 
     def _list_of(self, ended: EndedUse) -> Path:
-        # Apart: what a withdrawal began to destroy is judged by all that the withdrawal ended.
+        # Apart: what a withdrawal began to destroy is judged by all that the withdrawal ended. A
+        # listing is destroyed by itself, also while all other uses go on.
         kind = "custody.begun" if ended.by_owner else "begun"
+        kind = "listing.begun" if ended.listing else kind
         return self._folder / f"{ended.content_id}.{kind}.json"
 
     async def _begun(self, ended: EndedUse) -> tuple[HeldItem, ...]:

@@ -5,14 +5,16 @@ Owns what a node does by itself after a withdrawal:
 1. It enforces the adapter's retirement on the chain, which anyone may do.
 2. It unloads the adapter once the chain says that it is retired.
 3. It stops trainings that the work's grant no longer permits.
-4. It calls ``viz.services.withdrawal.destruction`` for a withdrawn work whose use has ended.
+4. It hides the listings of withdrawn works.
+5. It calls ``viz.services.withdrawal.destruction`` for a withdrawn work whose use has ended, and,
+   in every class, for its listing.
 
 What the node keeps is told by its disk: also an adapter that it has dropped, and a work that it has
 in custody only.
 
 Invariants:
 
-- A withdrawal ends only what the terms of each grant say: nothing in class 0, no adapter in
+- A withdrawal ends only what the terms of each grant say: no use in class 0, no adapter in
   class 1.
 - An adapter is unloaded only when its retirement is confirmed.
 - Nothing is destroyed before the time that the grant's class gives, nor within ``FINAL_S`` of the
@@ -35,9 +37,10 @@ from viz.domain.ports.transactions import Call, ChainWriter
 from viz.domain.shares import Share, share_words
 from viz.domain.units import UINT64_MAX, AdapterId, Address, ContentId, Hash32
 from viz.errors import ChainError
+from viz.services.market.listings import Listings
 from viz.services.upkeep.supervision import periodically
 from viz.services.withdrawal.destruction import WorkDestruction
-from viz.services.withdrawal.last_use import LastUse
+from viz.services.withdrawal.last_use import FINAL_S, LastUse
 
 INTERVAL_S: Final = 60.0
 # No event tells that a license lapsed: all adapters are checked this often.
@@ -59,16 +62,17 @@ class WithdrawalWatch:
         *,
         destruction: WorkDestruction | None = None,
         kept: KeptAdapters | None = None,
+        listings: Listings | None = None,
         interval_s: float = INTERVAL_S,
     ) -> None:
         """Create it; without ``destruction`` nothing is destroyed.
 
         ``kept`` tells which weights are here of adapters that are not on offer; without it they
-        stay.
+        stay. ``listings`` are those that this node shows.
         """
         self._chain, self._writer = chain, writer
         self._offers, self._runs = offers, runs
-        self._destruction, self._kept = destruction, kept
+        self._destruction, self._kept, self._listings = destruction, kept, listings
         self._last_use = LastUse(chain, offers, writer.address)
         self._interval_s = interval_s
         self._nothing_left: dict[EndedUse, int] = {}
@@ -102,7 +106,10 @@ class WithdrawalWatch:
         if self._kept is not None:
             await self._end_strays(self._kept, now_s)
         if self._destruction is not None:
-            await self._destroy(self._destruction, works, await self._withdrawn_works(), now_s)
+            ever = await self._withdrawn_works()
+            if self._listings is not None:
+                await self._end_listings(self._listings, self._destruction, works, ever, now_s)
+            await self._destroy(self._destruction, works, ever, now_s)
 
     async def _withdrawn_works(self) -> frozenset[ContentId]:
         """Return all works that were withdrawn; none if the endpoint does not serve the logs."""
@@ -138,6 +145,27 @@ class WithdrawalWatch:
                 if state is not None and end is not None and end.reason == WITHDRAWN:
                     _log.info("stray weights ended", adapter=state.adapter_id, work=end.content_id)
                     await self._offers.end(state, end)
+
+    async def _end_listings(
+        self,
+        listings: Listings,
+        destruction: WorkDestruction,
+        works: dict[ContentId, ContentState | None],
+        withdrawn: frozenset[ContentId],
+        now_s: int,
+    ) -> None:
+        """Hide the listings of withdrawn works, and destroy each when its withdrawal is final."""
+        listings.hide(withdrawn)
+        for content_id in sorted(withdrawn | listings.withdrawn):
+            use = EndedUse(content_id, listing=True)
+            if not await self._may_have(destruction, use, now_s):
+                continue
+            content = works[content_id] if await self._is_withdrawn(content_id, works) else None
+            if content is None or now_s < (due_s := content.withdrawn_at + FINAL_S):
+                continue
+            await destruction.destroy(
+                use, withdrawn_at_s=content.withdrawn_at, due_at_s=due_s, time_s=now_s
+            )
 
     async def _destroy(
         self,

@@ -199,11 +199,38 @@ async def test_what_the_chain_contradicts_later_is_dropped(
         await listings.drop_untrue()
     chain.down = False
     chain.put_work(ContentId(4), withdrawn_at=NOW_S)
+    chain.put_work(ContentId(5))
+    await listings.accept(signed(contentId=5))
+    del chain.works[ContentId(5)]
     await listings.drop_untrue()
     page, _ = await listings.page(ContentId(0))
     assert [each.listing.content_id for each in page] == [3]
+    with pytest.raises(ListingUnknown):
+        await listings.kept(ContentId(5))
     with pytest.raises(LicenseError, match="withdrawn"):
         await listings.accept(signed(contentId=4, issuedAt=NOW_S + 9))
+
+
+async def test_a_withdrawn_work_s_listing_is_hidden_at_once(
+    listings: Listings, chain: LicensedChain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its sample is a text of the work. Only the withdrawal's finality deletes it
+    (``WithdrawalWatch``): one that a reorganisation undoes is shown again."""
+    monkeypatch.setattr(module, "LOOK_PAUSE_S", 0)
+    for number in (3, 4, 5):
+        chain.put_work(ContentId(number))
+        await listings.accept(signed(contentId=number))
+    listings.hide([ContentId(4), ContentId(5)])
+    page, after = await listings.page(ContentId(0), 2)
+    assert [each.listing.content_id for each in page] == [3] and after == 4, "the rest follows"
+    assert await listings.kept_page(ContentId(4), 2) == ([], None)
+    with pytest.raises(ListingUnknown, match="was withdrawn"):
+        await listings.shown(ContentId(4))
+    assert (await listings.shown(WORK)).content_id == WORK
+    chain.put_work(ContentId(5), withdrawn_at=NOW_S)
+    await listings.drop_untrue()
+    assert listings.withdrawn == {5} and await listings.kept(ContentId(5))
+    assert (await listings.shown(ContentId(4))).content_id == 4
 
 
 @pytest.mark.parametrize("fault", [ChainError("odd"), InvalidRequest("odd")])
