@@ -146,8 +146,16 @@ async def test_done_is_what_the_chain_says(
     async with relaying(net) as relay:
         work = await desk.registered(relay)
         relay.keeps = True
-        done = await desk.viz("content", "withdraw", work, "--node", relay.url)
-        assert done.exit_code == 0 and "the node says so" in done.stdout, done.output
+        claimed = "only the node says that it is done. --rpc URL looks on the chain\n"
+        for verb, sent in (
+            (("terms", work, desk.terms(DEARER)), f"sent     the terms of work {work}"),
+            (("approve", work, TRAINER), f"sent      the approval of {TRAINER} for work {work}"),
+            (("withdraw", work), f"sent       the withdrawal of work {work}"),
+        ):
+            done = await desk.viz("content", *verb, "--node", relay.url)
+            assert done.exit_code == 0 and f"\n{sent}: {claimed}" in done.stdout, done.output
+            for word in ("offered  ", "approved  ", "withdrawn  ", "as the chain has it"):
+                assert word not in done.stdout
         done = await desk.viz(
             "content", "withdraw", work, "--node", relay.url, "--rpc", net.anvil.url
         )

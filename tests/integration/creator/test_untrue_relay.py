@@ -191,7 +191,9 @@ async def test_what_is_signed_is_the_creators_and_is_told_before(desk: Desk) -> 
         " UTC; you pay no gas",
     ):
         assert words in done.stdout and words in refused.stdout
-    assert "the node says so" in done.stdout
+    assert "registered  " not in done.stdout
+    told = "sent        the registration of work 1: Tides: only the node says that it is done. --rpc"
+    assert told in done.stdout
 
 
 async def test_no_trusted_deployment_no_signature(desk: Desk) -> None:

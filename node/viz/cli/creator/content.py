@@ -31,6 +31,7 @@ from viz.cli.creator.certificates import certificates
 from viz.cli.creator.checking import check, near_copies
 from viz.cli.creator.intake import import_work
 from viz.cli.creator.noticing import notice
+from viz.cli.creator.outcome import tell_done
 from viz.cli.creator.sealing import (
     CreditOption,
     CustodianOption,
@@ -152,8 +153,8 @@ def register(
     found = {k: v for k, v in done.to_json().items() if k != "salt"}
     if show(found | {"sealed": sealed}, as_json=as_json):
         return
-    said = "as the chain has it" if done.on_chain else "only the node says so: check with --rpc URL"
-    say(f"registered  work {done.content_id}: {done.title}  ({said})")
+    what = f"work {done.content_id}: {done.title}"
+    tell_done("registered", what, f"the registration of {what}", on_chain=done.on_chain)
     say(f"creator     {done.creator}")
     say(
         f"terms       fee {amount(done.terms.training_fee_units, trusted)}, at least "

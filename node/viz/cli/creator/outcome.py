@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from viz.cli.console import show
+from viz.cli.console import say, show
 from viz.domain.display import moment
 
 if TYPE_CHECKING:
@@ -21,6 +21,15 @@ def signatures_still_out(proposed: ProposedAction) -> list[tuple[str, str]]:
         )
         for each in proposed.still_out
     ]
+
+
+def tell_done(word: str, what: str, sent: str, *, on_chain: bool) -> None:
+    """Print ``word`` and ``what`` if the chain has it; else that ``sent`` was sent to a node."""
+    if on_chain:
+        say(f"{word}  {what}  (as the chain has it)")
+        return
+    said = "only the node says that it is done. --rpc URL looks on the chain"
+    say(f"{'sent':<{len(word)}}  {sent}: {said}")
 
 
 def shown(done: ActionDone, as_json: bool, **more: object) -> bool:

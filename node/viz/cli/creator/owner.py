@@ -27,7 +27,7 @@ from viz.cli.console import (
     run,
     say,
 )
-from viz.cli.creator.outcome import shown, signatures_still_out
+from viz.cli.creator.outcome import shown, signatures_still_out, tell_done
 from viz.cli.creator.terms import WITHDRAWALS, changed, terms_in_words
 from viz.cli.http import LOCAL_NODE, NodeUrl
 from viz.cli.own_chain import (
@@ -133,7 +133,11 @@ def terms(
     done = run(_set_terms(asked, content_id, new))
     kept = renew_record(file.parent / new.file, done.content_id, new)
     if not shown(done, as_json, record=str(kept) if kept else None):
-        say(f"offered  work {content_id} on these terms from now on  ({_word_of(done)})")
+        what, sent = (
+            f"work {content_id} on these terms from now on",
+            f"the terms of work {content_id}",
+        )
+        tell_done("offered", what, sent, on_chain=done.on_chain)
         if kept:
             say(f"record   {kept} (holds the salt and the new license: keep it)")
         say("listing  nodes drop the earlier one: run `viz content publish` if the work was listed")
@@ -191,8 +195,10 @@ def approve(
     )
     done = run(_approve(asked, content_id, trainer, allowed=not revoke))
     if not shown(done, as_json):
-        what = "no longer approved" if revoke else "approved"
-        say(f"{what}  {trainer} for work {content_id}  ({_word_of(done)})")
+        word = "no longer approved" if revoke else "approved"
+        what = f"{trainer} for work {content_id}"
+        sent = f"the {'end of the ' if revoke else ''}approval of {what}"
+        tell_done(word, what, sent, on_chain=done.on_chain)
 
 
 async def _approve(asked: _Asked, number: int, trainer_text: str, *, allowed: bool) -> ActionDone:
@@ -244,7 +250,8 @@ def withdraw(
     )
     done = run(_withdraw(asked, content_id))
     if not shown(done, as_json):
-        say(f"withdrawn  work {content_id}, for ever  ({_word_of(done)})")
+        sent = f"the withdrawal of work {content_id}"
+        tell_done("withdrawn", f"work {content_id}, for ever", sent, on_chain=done.on_chain)
 
 
 async def _withdraw(asked: _Asked, number: int) -> ActionDone:
@@ -356,7 +363,8 @@ def transfer(
     )  # fmt: skip
     done = run(_transfer(asked, content_id, to))
     if not shown(done, as_json, owner=to):
-        say(f"transferred  work {content_id} to {to}  ({_word_of(done)})")
+        sent = f"the transfer of work {content_id}"
+        tell_done("transferred", f"work {content_id} to {to}", sent, on_chain=done.on_chain)
 
 
 async def _transfer(asked: _Asked, number: int, to_text: str) -> ActionDone:
@@ -381,7 +389,3 @@ async def _transfer(asked: _Asked, number: int, to_text: str) -> ActionDone:
         sender = Sender(chain.rpc, asked.account, asked.trusted)
         sent = await owners.transfer(content_id, to, sender, chain)
         return owners.ActionDone(content_id, sent.hash, on_chain=True)
-
-
-def _word_of(done: ActionDone) -> str:
-    return "as the chain has it" if done.on_chain else "the node says so: --rpc URL would look"
