@@ -21,14 +21,14 @@ from pathlib import Path
 from viz.client.exchange import exchange
 from viz.creator.signatures_out import SignatureOut, SignaturesOut
 from viz.creator.signing import SigningValues, chain_values, signing_values
-from viz.creator.until_seen import until_seen
+from viz.creator.until_seen import seen_after, until_seen
 from viz.domain.eip712 import content_registry_domain, public_address, sign
 from viz.domain.ports.chain import ChainReader, ContentState, Deployment
 from viz.domain.ports.clock import Clock
 from viz.domain.ports.transactions import Call, ChainWriter, Transaction
 from viz.domain.typed_data import Approve, OwnerAction, SetTerms, Withdraw
 from viz.domain.units import ZERO_ADDRESS, Address, ContentId, Hash32, hex_of
-from viz.errors import InvalidRequest, LicenseError, NodeNotTrusted
+from viz.errors import InvalidRequest, LicenseError, NodeNotTrusted, VizError
 from viz.protocol.owner_actions import ActionAnswer, signed_action
 from viz.protocol.registration import WorkDescription
 from viz.services.licensing.creator_relay import action_name, owner_call
@@ -70,10 +70,13 @@ class ProposedAction:
 
 @dataclass(frozen=True, slots=True)
 class ActionDone:
-    """A completed action; ``on_chain``: seen on the chain, otherwise only the node says so."""
+    """A completed action; ``on_chain``: seen on the chain, otherwise only the node says so.
+
+    ``transaction`` is None if it is on the chain, and the node did not name it.
+    """
 
     content_id: ContentId
-    transaction: Hash32
+    transaction: Hash32 | None
     on_chain: bool
 
 
@@ -114,18 +117,25 @@ async def _proposed(
 async def relay(desk: OwnerDesk, proposed: ProposedAction, key: bytes, node_url: str) -> ActionDone:
     """Sign the action, have a node submit it, and check the chain if there is one.
 
-    Raises the class that the node's problem names; NodeNotTrusted if the node says that it is done
-    but the chain does not show it; NodeUnreachable or NodeRefused if no answer of the node came.
+    What the chain shows is done, also if the node's answer fails. Else raises the class that the
+    node's problem names; NodeNotTrusted if the node says that it is done; NodeUnreachable or
+    NodeRefused if no answer of the node came.
     """
     action = proposed.action
     signature = await _sign(desk, proposed, key)
     path, message = signed_action(action, signature)
-    answer = await exchange(
-        ActionAnswer.from_json, "POST", node_url, path, message.to_json(), other_way="--direct"
-    )
-    if desk.chain is None:
-        return ActionDone(action.content_id, answer.transaction, on_chain=False)
     chain = desk.chain
+    try:
+        answer = await exchange(
+            ActionAnswer.from_json, "POST", node_url, path, message.to_json(), other_way="--direct"
+        )
+    except VizError as error:
+        if chain is None:
+            raise
+        await seen_after(error, lambda: holds(chain, action, proposed.signer))
+        return ActionDone(action.content_id, None, on_chain=True)
+    if chain is None:
+        return ActionDone(action.content_id, answer.transaction, on_chain=False)
     if await until_seen(lambda: holds(chain, action, proposed.signer)):
         return ActionDone(action.content_id, answer.transaction, on_chain=True)
     raise NodeNotTrusted(

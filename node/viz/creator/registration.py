@@ -23,19 +23,21 @@ from typing import Final
 
 from viz.client.exchange import exchange
 from viz.creator.signing import VALID_S, signing_values
-from viz.creator.until_seen import until_seen
+from viz.creator.until_seen import seen_after, until_seen
 from viz.domain.eip712 import content_registry_domain, public_address, sign
 from viz.domain.ports.chain import ChainReader, ContentState, Deployment
 from viz.domain.ports.clock import Clock
 from viz.domain.ports.transactions import Call, ChainWriter
 from viz.domain.typed_data import Register
 from viz.domain.units import ContentId
-from viz.errors import InvalidRequest, NodeNotTrusted
+from viz.errors import InvalidRequest, NodeNotTrusted, VizError
 from viz.protocol.registration import CONTENTS_PATH, RegistrationAnswer, SignedRegistration
 from viz.services.licensing.creator_relay import registered, registration_call
 from viz.services.work_records import Registration, SignedOnce, save_record
 
 _LOOKED_BACK: Final = 256
+# A work that was handed in just now can only be among so many newest ones.
+_AWAITED_BACK: Final = 16
 
 
 async def propose(
@@ -87,36 +89,46 @@ def sign_registration(work: Register, deployment: Deployment, key: bytes) -> Sig
 
 
 async def hand_in(
-    path: Path, made: Registration, signed: SignedRegistration, node_url: str
+    path: Path,
+    made: Registration,
+    signed: SignedRegistration,
+    node_url: str,
+    chain: ChainReader | None = None,
 ) -> Registration:
-    """Have a node submit a signed registration, and keep what it answers. Costs no gas.
+    """Have a node submit a signed registration, and keep what became of it. Costs no gas.
 
-    Only the node then says that the work is registered: check it with ``look_up``. Raises the class
-    that the node's problem names, with its text and the contract's reason (``contractError`` and
-    its ``args``); NodeUnreachable or NodeRefused if no answer of the node came.
+    Without ``chain`` only the node says that the work is registered. With it, what the chain shows
+    counts, also if the node's answer fails, and what ``look_up`` raises is raised. Else raises the
+    class that the node's problem names, with its text and the contract's reason (``contractError``
+    and its ``args``); NodeUnreachable or NodeRefused if no answer of the node came.
     """
     once = SignedOnce(signed.register.nonce, signed.register.deadline_s)
     made = replace(made, signed=once)
     await asyncio.to_thread(save_record, path, made)
-    answer = await exchange(
-        RegistrationAnswer.from_json,
-        "POST",
-        node_url,
-        CONTENTS_PATH,
-        signed.to_json(),
-        other_way="--direct",
-    )
+    try:
+        answer = await exchange(
+            RegistrationAnswer.from_json,
+            "POST",
+            node_url,
+            CONTENTS_PATH,
+            signed.to_json(),
+            other_way="--direct",
+        )
+    except VizError as error:
+        if chain is None:
+            raise
+        return await seen_after(error, lambda: find_on_chain(path, made, chain, _AWAITED_BACK))
     done = replace(made, content_id=answer.content_id, transaction=answer.transaction)
     await asyncio.to_thread(save_record, path, done)
-    return done
+    return await look_up(path, done, chain) if chain else done
 
 
 async def look_up(path: Path, made: Registration, chain: ChainReader) -> Registration:
     """Check the record against the chain, keep the result and return it.
 
     Raises NodeNotTrusted if the chain does not have, under the id that a node gave, this work with
-    these terms. If it is another work or none, the record forgets the id. Raises InvalidRequest if
-    the record has no id.
+    these terms. If it is another work or none, the record forgets the id, unless the newest works
+    have it under another one. Raises InvalidRequest if the record has no id.
     """
     if made.content_id is None:
         raise InvalidRequest(f"{path} has no content id to look up: register it first")
@@ -127,6 +139,8 @@ async def look_up(path: Path, made: Registration, chain: ChainReader) -> Registr
         told = made.content_id
         forgotten = replace(made, content_id=None, transaction=None)
         await asyncio.to_thread(save_record, path, forgotten)
+        if elsewhere := await find_on_chain(path, forgotten, chain):
+            return elsewhere
         raise NodeNotTrusted(
             f"the node said that this is work {told}, and the chain has "
             f"{'another one' if found else 'none'} under that number: it is not registered there. "
@@ -138,14 +152,16 @@ async def look_up(path: Path, made: Registration, chain: ChainReader) -> Registr
     return seen
 
 
-async def find_on_chain(path: Path, made: Registration, chain: ChainReader) -> Registration | None:
+async def find_on_chain(
+    path: Path, made: Registration, chain: ChainReader, back: int = _LOOKED_BACK
+) -> Registration | None:
     """Find a work that is on the chain although no answer said so; keep and return its record.
 
-    Searches the newest works only: it is for a signature that was handed in recently. Returns None
-    if the work is not among them.
+    Searches the ``back`` newest works only: it is for a signature that was handed in recently.
+    Returns None if the work is not among them.
     """
     count = await chain.content_count()
-    for number in range(count, max(0, count - _LOOKED_BACK), -1):
+    for number in range(count, max(0, count - back), -1):
         found = await chain.content(ContentId(number))
         if found is not None and _is_that_work(found, made):
             seen = replace(made, content_id=ContentId(number), on_chain=True)

@@ -64,7 +64,10 @@ Handler = Callable[[web.Request], Awaitable[web.Response]]
 
 @dataclass
 class Relay:
-    """A node's relay; ``lies`` changes its context, ``keeps`` makes it send nothing."""
+    """A node's relay; ``lies`` changes its context, ``keeps`` makes it send nothing.
+
+    ``says`` replaces each answer after it has sent: a body and a status; 0 breaks the connection.
+    """
 
     net: Testnet
     desk: CreatorRelay
@@ -72,6 +75,17 @@ class Relay:
     keeps: bool = False
     lies: dict[str, Any] | None = None
     taken: list[SignedAction] | None = None
+    says: tuple[Any, int] | None = None
+
+    def said(self, request: web.Request, truth: Any, status: int) -> web.Response:
+        """Return the answer to what was sent."""
+        if self.says is None:
+            return web.json_response(truth, status=status)
+        body, status = self.says
+        if not status:
+            assert request.transport is not None
+            request.transport.close()
+        return web.json_response(body, status=status or 200)
 
     async def context(self, request: web.Request) -> web.Response:
         creator = parse_address(request.match_info["creator"])
@@ -82,7 +96,7 @@ class Relay:
         signed = SignedRegistration.from_json(await request.json())
         done = await self.desk.relay_registration(signed.register, signed.signature)
         answer = RegistrationAnswer(done.content_id, done.transaction.hash)
-        return web.json_response(answer.to_json(), status=201)
+        return self.said(request, answer.to_json(), 201)
 
     def act(self, kind: type[SignedTerms | SignedApproval | SignedWithdrawal]) -> Handler:
         async def handler(request: web.Request) -> web.Response:
@@ -96,7 +110,8 @@ class Relay:
                     said = {"code": error.code, "detail": error.detail}
                     return web.json_response(said, status=error.status)
                 name = sent.hash
-            return web.json_response(ActionAnswer(signed.action.content_id, name).to_json())  # type: ignore[arg-type]
+            answer = ActionAnswer(signed.action.content_id, name)  # type: ignore[arg-type]
+            return self.said(request, answer.to_json(), 200)
 
         return handler
 

@@ -192,7 +192,7 @@ async def test_what_is_signed_is_the_creators_and_is_told_before(desk: Desk) -> 
     ):
         assert words in done.stdout and words in refused.stdout
     assert "registered  " not in done.stdout
-    told = "sent        the registration of work 1: Tides: only the node says that it is done. --rpc"
+    told = "sent        the registration of work 1: Tides: only the node says that it is done."
     assert told in done.stdout
 
 

@@ -242,8 +242,7 @@ class _Registering:
             self._ask(made, how)
             key = bytes(self.account.key)
             signed = registration.sign_registration(work, self.trusted, key)
-            done = await registration.hand_in(path, made, signed, node)
-            return await registration.look_up(path, done, chain) if chain else done
+            return await registration.hand_in(path, made, signed, node, chain)
 
     async def directly(self, rpc_url: str) -> Registration:
         from viz.chain.sender import Sender

@@ -38,7 +38,7 @@ def shown(done: ActionDone, as_json: bool, **more: object) -> bool:
 
     found = {
         "contentId": int(done.content_id),
-        "transaction": hex_of(done.transaction),
+        "transaction": hex_of(done.transaction) if done.transaction else None,
         "onChain": done.on_chain,
         **{name: value for name, value in more.items() if value is not None},
     }

@@ -133,11 +133,8 @@ def terms(
     done = run(_set_terms(asked, content_id, new))
     kept = renew_record(file.parent / new.file, done.content_id, new)
     if not shown(done, as_json, record=str(kept) if kept else None):
-        what, sent = (
-            f"work {content_id} on these terms from now on",
-            f"the terms of work {content_id}",
-        )
-        tell_done("offered", what, sent, on_chain=done.on_chain)
+        what = f"work {content_id} on these terms from now on"
+        tell_done("offered", what, f"the terms of work {content_id}", on_chain=done.on_chain)
         if kept:
             say(f"record   {kept} (holds the salt and the new license: keep it)")
         say("listing  nodes drop the earlier one: run `viz content publish` if the work was listed")
