@@ -11,6 +11,7 @@ from multidict import CIMultiDict
 from tests.integration.api.harness import ADAPTER, NODE_KEY
 from tests.integration.buyer.test_untrue_node import MODEL, PROMPT_TOKENS, Stream, ask
 
+from viz.buyer.answers.admission import ADMISSIONS
 from viz.buyer.client import BuyerClient
 from viz.buyer.ledger.open_request import OpenRequest
 from viz.domain.eip712 import sign_compact
@@ -55,12 +56,14 @@ class Dealer:
     def __init__(self, client: BuyerClient, monkeypatch: pytest.MonkeyPatch) -> None:
         self.client = client
         self.terms: list[Terms] = []
+        self.asked = 0
         monkeypatch.setattr(client.api, "generate", self._generate)
 
     @asynccontextmanager
     async def _generate(
         self, path: str, body: bytes, token: AccessToken, headers: Mapping[str, str]
     ) -> AsyncIterator[Stream]:
+        self.asked += 1
         terms = self.terms.pop(0) if len(self.terms) > 1 else self.terms[0]
         client, info = self.client, self.client.info
         offer = await client.offer_of(MODEL)
@@ -145,3 +148,14 @@ async def test_the_record_of_a_request_has_the_price_of_its_latest_attempt(
     with pytest.raises(NodeRefused, match="keeps asking"):
         await ask(dealer.client, max_tokens=16)
     assert kept[-1] == CHEAPER and CHEAP in kept
+
+
+async def test_a_node_that_refuses_the_same_again_gets_few_attempts(dealer: Dealer) -> None:
+    """Beside an answer that runs, 518 times: a slow node held each question for hours."""
+    signer = dealer.client.voucher_signer
+    dealer.terms = [FIRST]
+    with signer.open_request(ADAPTER, b"{}") as running:
+        running.began = True
+        with pytest.raises(NodeRefused, match="keeps asking"):
+            await ask(dealer.client, max_tokens=16)
+    assert dealer.asked <= ADMISSIONS + 1

@@ -24,7 +24,7 @@ from viz.cli.main import app as viz
 from viz.creator.intake.rights import in_force
 from viz.creator.intake.rsl_rules import RslRules
 from viz.creator.intake.site import FetchedSite, SiteBounds, SiteReader
-from viz.creator.intake.site_rules import Robots, TdmRules, header_statements
+from viz.creator.intake.site_rules import AiTxt, Robots, TdmRules, header_statements
 from viz.errors import AddressNotPublic, InvalidRequest, InvalidWork, NodeUnreachable
 from viz.outbound import Outbound
 
@@ -355,6 +355,17 @@ def test_hostile_rules_reserve_and_harm_nothing() -> None:
     assert {each.says for each in rules.statements("https://a.test/")} == {"reserved"}
     for listed in (b"{}", b"[1]", b'[{"location": 3}]', b"[" * 5_000):
         assert TdmRules.parse(listed).statements("https://a.test/") or listed == b"{}"
+    stars, place = b"/" + b"*a" * 8, "https://a.test/" + "a" * 2_000 + "/b"
+    for ends in (b"*c", b"*c$", b"$"):
+        said = TdmRules.parse(b'[{"location": "%s", "tdm-reservation": 1}]' % (stars + ends))
+        assert not said.statements(place)
+        assert not Robots.parse(b"Content-Usage: %s train-ai=n\n" % (stars + ends)).statements(
+            place
+        )
+        assert not AiTxt.parse(b"User-agent: *\nDisallow: %s\n" % (stars + ends)).statements(place)
+    for end in (b"\n", b"\r"):
+        empty = Robots.parse(end * (1 << 20))
+        assert not empty.statements(place) and not empty.licenses()
     pattern = TdmRules.parse(b'[{"location": "/*.html$", "tdm-reservation": 1}]')
     assert pattern.statements("https://a.test/a/b.html")
     assert not pattern.statements("https://a.test/a/b.html?c")

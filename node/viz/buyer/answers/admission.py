@@ -49,9 +49,11 @@ from viz.protocol.payment import (
 )
 
 ADMISSIONS: Final = 6
-# Attempts more while other answers of the same adapter run: one that waits for money, because its
-# reader pauses, takes each payment before the new request comes, step by step until it ends.
+# Attempts more, and for how long, while another answer of the same adapter runs and each demand is
+# above the one before: an answer that waits for money, because its reader pauses, takes each
+# payment before the new request comes, step by step until it ends.
 SHARED_ADMISSIONS: Final = 512
+SHARED_S: Final = 60.0
 
 
 class AnswerAdmission:
@@ -78,6 +80,8 @@ class AnswerAdmission:
         self._renewed = False
         # Whether the next attempt carries a voucher.
         self._rides = True
+        # What the latest refusal required.
+        self._required_units: Units = 0
 
     async def begin(self, stack: AsyncExitStack) -> aiohttp.ClientResponse:
         """Send the request, and correct what the node refuses, until its answer begins.
@@ -106,12 +110,12 @@ class AnswerAdmission:
             tokens,
             context_tokens=context.node.info.base_of(self._offer).context_tokens,
         )
-        attempts, shared = ADMISSIONS, SHARED_ADMISSIONS
+        attempts, shared, until_s = ADMISSIONS, SHARED_ADMISSIONS, time.monotonic() + SHARED_S
         while attempts > 0:
             # The node gives a payment to whichever request comes first. If another request began
             # meanwhile, it may have used this one's payment, so the attempt is not counted. The
             # number of such requests is limited, and so are the steps of an answer that runs.
-            beginning, _ = self._beside()
+            beginning, required_units = self._beside()[0], self._required_units
             attempt = AsyncExitStack()
             try:
                 if (response := await self._attempt(attempt)) is not None:
@@ -122,7 +126,8 @@ class AnswerAdmission:
                 raise
             await attempt.aclose()
             left, running = self._beside()
-            if running and shared and left >= beginning:
+            taken = running and self._required_units > required_units
+            if taken and shared and time.monotonic() < until_s:
                 shared -= 1
             elif left >= beginning:
                 attempts -= 1
@@ -242,5 +247,6 @@ class AnswerAdmission:
             return
         if challenge.need is None or known is None:
             raise refusal
+        self._required_units = challenge.need.required_units
         self.payer.agree(agreed_quote(*known))
         await self.payer.pay_first(challenge.need)

@@ -70,10 +70,10 @@ class DayBudget:
         return self._spent_units(self._file.read(), day_of(self._clock.now_s()))
 
     def _spent_units(self, record: NetworkRecord, day: str) -> Units:
-        own = {each.name for each in self._reserved}
-        others = sum(
-            units for name, (on, units) in record.held.items() if on == day and name not in own
-        )
+        own = {each.name for each in tuple(self._reserved)}
+        # Those of the day before too: an answer that began then is recorded on this day.
+        held = record.held_on(day).items()
+        others = sum(units for name, (_, units) in held if name not in own)
         return record.days.get(day, 0) + self._unsaved.get(day, 0) + others
 
     @contextmanager
@@ -120,9 +120,17 @@ class DayBudget:
             self._unsaved[day] = self._unsaved.get(day, 0) + units
 
     def _changed(self, change: RecordChange) -> bool:
-        """Change the record; return whether it could be written."""
+        """Change the record, and write what could not be before; return whether that worked."""
+
+        def whole(record: NetworkRecord) -> NetworkRecord:
+            after = change(record)
+            for day, units in self._unsaved.items():
+                after = after.spending(day, units)
+            return after
+
         try:
-            self._file.change(change)
+            self._file.change(whole)
+            self._unsaved.clear()
         except (StoreError, BooksMismatch) as error:
             _log.warning("today's spending could not be recorded", reason=error.detail)
             return False

@@ -106,7 +106,8 @@ class NetworkBuyer:
                     raise
         if found := called(models, wanted):
             raise self._none_allowed(found[0].model)
-        if is_askable(wanted) and (why := await self._why_not_sold(wanted)) is not None:
+        asks = is_askable(wanted) and not means_default(wanted)
+        if asks and (why := await self._why_not_sold(wanted)) is not None:
             raise why
         allowed = self._at_allowed(models)
         names = [

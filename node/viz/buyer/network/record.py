@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Final, Self
 
@@ -96,9 +96,17 @@ class NetworkRecord:
         days = {**self.days, day: self.days.get(day, 0) + units}
         return replace(self, days=dict(sorted(days.items())[-DAYS_KEPT:]))
 
+    def held_on(self, day: str) -> dict[str, tuple[str, Units]]:
+        """Return what requests hold that began on ``day``, later, or the day before.
+
+        What began earlier has ended, or its process was killed.
+        """
+        first = (date.fromisoformat(day) - timedelta(days=1)).isoformat()
+        return {name: each for name, each in self.held.items() if each[0] >= first}
+
     def holding(self, name: str, day: str, units: Units) -> Self:
-        """Return the record while a request may still cost ``units``; forgets former days' ones."""
-        held = {key: each for key, each in self.held.items() if key != name and each[0] >= day}
+        """Return the record while a request that began on ``day`` may still cost ``units``."""
+        held = {key: each for key, each in self.held_on(day).items() if key != name}
         return replace(self, held=held | {name: (day, units)} if units else held)
 
     def to_json(self) -> Json:

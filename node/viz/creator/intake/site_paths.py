@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from urllib.parse import unquote, urlsplit
 
 
@@ -18,11 +19,16 @@ def climbs(url: str) -> bool:
     return any(part.partition(";")[0] == ".." for part in re.split(r"[/\\]", path))
 
 
+@lru_cache(maxsize=8_192)
 def path_pattern(location: str) -> re.Pattern[str]:
     """Return the pattern of a path as robots.txt has it: ``*`` is anything, ``$`` the end.
 
     An encoded ``%2A`` or ``%24`` is the character itself. It matches decoded paths (``place_of``).
     """
-    end = location.endswith("$")
     parts = [re.escape(unquote(part)) for part in re.split(r"\*+", location.removesuffix("$"))]
-    return re.compile(".*?".join(parts) + (r"\Z" if end else ""), re.S)
+    last = ""
+    if location.endswith("$"):
+        last = (".*" + parts.pop() if len(parts) > 1 else "") + r"\Z"
+    # Each part is sought once, at the first place after the one before: else a rule with many stars
+    # would try all their places.
+    return re.compile(parts[0] + "".join(f"(?>.*?{each})" for each in parts[1:]) + last, re.S)

@@ -34,7 +34,9 @@ _TRAINERS: Final = (
     "AI2Bot", "Diffbot", "FacebookBot", "img2dataset", "omgili", "PanguBot", "Timpibot",
     "webzio-extended",
 )  # fmt: skip
-_PREFERENCE: Final = re.compile(r"^\s*(content-usage|content-signal)\s*:\s*(.+)$", re.I | re.M)
+_PREFERENCE: Final = re.compile(
+    r"^[ \t]*(content-usage|content-signal)[ \t]*:[ \t]*(.+)$", re.I | re.M
+)
 AI_TXT: Final = "ai.txt"
 _DIRECTIVE: Final = re.compile(r"^(user-agent|allow|disallow)[ \t]*:[ \t]*(\S*)", re.I | re.M)
 # RFC 9309 permits blanks around the colon; a product token ends at the first other character.
@@ -44,7 +46,7 @@ _AGENT: Final = re.compile(r"^[ \t]*user ?agent[ \t]*:[ \t]*", re.I | re.M)
 _TOKEN: Final = re.compile(
     r"^user-agent: (\*|[a-z0-9_-]+)(?=[ \t]*(?:[/#\r]|$))[^\r\n]*", re.I | re.M
 )
-_LICENSE: Final = re.compile(r"^\s*license\s*:\s*(\S+)", re.I | re.M)
+_LICENSE: Final = re.compile(r"^[ \t]*license[ \t]*:[ \t]*(\S+)", re.I | re.M)
 _LINK: Final = re.compile(r"<([^>]*)>((?:\s*;[^,;]*)*)")
 _LINK_ELEMENT: Final = re.compile(rb"<link\b[^>]{0,400}>", re.I)
 _HREF: Final = re.compile(rb"""href\s*=\s*["']?([^"'\s>]+)""", re.I)

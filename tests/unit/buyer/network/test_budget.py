@@ -54,6 +54,8 @@ def test_what_a_killed_process_held_counts_as_spent(tmp_path: Path) -> None:
     with left.reserve(100, 300, 5_000) as reservation:
         assert reservation.units == 100
     clock.now += DAY_S
+    assert budget(tmp_path, clock).spent_units == 900, "its answer may have ended after midnight"
+    clock.now += DAY_S
     with left.reserve(1_000, 1_000, 5_000):
         assert len(NetworkFile(tmp_path).read().held) == 1, "those of former days are forgotten"
 
@@ -97,3 +99,20 @@ def test_a_full_disk_ends_no_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(BudgetSpent), process.reserve(501, 501, 5_000):
         pass
     assert process.spent_units == 500
+    monkeypatch.undo()
+    with process.reserve(100, 100, 5_000):
+        assert budget(tmp_path, Clock()).spent_units == 600, "it is written when there is room"
+    assert process.spent_units == 500
+
+
+def test_an_answer_over_midnight_counts_for_other_processes(tmp_path: Path) -> None:
+    """It is recorded on the day on which it ends, and another had all of that day's limit."""
+    clock = Clock()
+    first, second = budget(tmp_path, clock), budget(tmp_path, clock)
+    with first.reserve(900, 900, 5_000) as held:
+        clock.now += DAY_S
+        with pytest.raises(BudgetSpent), second.reserve(101, 101, 5_000):
+            pass
+        with second.reserve(100, 100, 5_000):
+            first.spend(held, 800)
+    assert list(NetworkFile(tmp_path).read().days.values()) == [800]
