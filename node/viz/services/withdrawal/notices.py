@@ -3,10 +3,11 @@
 ``viz.domain.notices`` has the rule. Invariants:
 
 - A notice is kept only if its notifier signed it for this node, chain and registry, within a day.
-- In a day an account gives one notice of a kind on a subject, and ``A_DAY`` of a kind in all; the
-  second bound is not for owners' notices about personal data in their works. What strangers leave
-  unanswered is bounded, for each subject and in all; owners of the works in question are outside
-  that bound. The operator is outside all of them.
+- In a day an account gives one notice of a kind on a subject, and ``A_DAY`` of a kind in all; as
+  an owner of the works in question it gives as many besides. The bound in all is not for owners'
+  notices about personal data in their works. What strangers leave unanswered is bounded, for each
+  subject and in all; owners of the works in question are outside that bound. The operator is
+  outside all of them.
 - The same notice again changes nothing: not its deadline, and not an answer.
 - What the ledger has decides, also after a restart.
 """
