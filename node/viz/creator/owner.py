@@ -132,11 +132,11 @@ async def relay(desk: OwnerDesk, proposed: ProposedAction, key: bytes, node_url:
     except VizError as error:
         if chain is None:
             raise
-        await seen_after(error, lambda: holds(chain, action, proposed.signer))
+        await seen_after(error, lambda: _is_done(chain, action, proposed.signer))
         return ActionDone(action.content_id, None, on_chain=True)
     if chain is None:
         return ActionDone(action.content_id, answer.transaction, on_chain=False)
-    if await until_seen(lambda: holds(chain, action, proposed.signer)):
+    if await until_seen(lambda: _is_done(chain, action, proposed.signer)):
         return ActionDone(action.content_id, answer.transaction, on_chain=True)
     raise NodeNotTrusted(
         f"the node said that the {action_name(action)} of work {action.content_id} is done, and "
@@ -183,6 +183,18 @@ def _to_give_away(action: OwnerAction) -> SignatureOut:
     else:
         what = f"withdrawal of work {action.content_id}"
     return SignatureOut(action.nonce, action.deadline_s, what, action.content_id)
+
+
+async def _is_done(chain: ChainReader, action: OwnerAction, owner: Address) -> bool:
+    """Return whether the chain shows the effect of the action, and that no earlier one can follow.
+
+    The effect may have been there before: an approval that a node keeps would undo the end of an
+    approval that never was. So the action's nonce must be used, except for a withdrawal, which
+    nothing undoes.
+    """
+    if not await holds(chain, action, owner):
+        return False
+    return isinstance(action, Withdraw) or await chain.registration_nonce(owner) > action.nonce
 
 
 async def holds(chain: ChainReader, action: OwnerAction, owner: Address) -> bool:

@@ -11,6 +11,7 @@ from tests.integration.creator.relay_desk import LICENSE, TERMS, UNTRUE, new_own
 
 from viz.chain.keys import development_account
 from viz.creator import until_seen
+from viz.errors import VizError
 from viz.services.work_records import load_record
 
 TRAINER = address(development_account(9))
@@ -83,3 +84,28 @@ async def test_a_clear_refusal_is_not_waited_for(
         )
         assert done.exit_code == LICENSE and "later" in done.stderr, done.output
         assert "so far" not in done.stderr
+
+
+@pytest.mark.parametrize("says", [BUSY, (None, 0), None])
+async def test_the_end_of_an_approval_is_not_done_while_the_approval_can_follow(
+    net: Testnet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, says: tuple[Any, int] | None
+) -> None:
+    """The node keeps both signatures: the chain shows no approval from the start, and that was told
+    as done. Then the node used the first one."""
+    monkeypatch.setattr(until_seen, "EVERY_S", 0.01)
+    desk = new_owner(tmp_path / "home", net)
+    async with relaying(net) as relay:
+        work = await desk.registered(relay)
+        relay.keeps = True
+        way = ("--node", relay.url, "--rpc", net.anvil.url)
+        relay.says = BUSY
+        assert (await desk.viz("content", "approve", work, TRAINER, *way)).exit_code
+        relay.says = says
+        done = await desk.viz("content", "approve", work, TRAINER, "--revoke", *way)
+        assert done.exit_code and "as the chain has it" not in done.stdout, done.output
+        await net.anvil.fund(desk.owner)
+        rpc = ("--rpc", net.anvil.url)
+        await desk.json("content", "approve", work, TRAINER, "--revoke", "--direct", *rpc)
+        assert relay.taken is not None
+        with pytest.raises(VizError):
+            await relay.desk.relay_action(relay.taken[0].action, relay.taken[0].signature)

@@ -58,6 +58,8 @@ class Listings:
     def __init__(self, ledger: ListingLedger, chain: ChainReader, clock: Clock) -> None:
         self._ledger, self._chain, self._clock = ledger, chain, clock
         self._withdrawn: set[ContentId] = set()
+        # Works whose withdrawal a reorganisation undid; the logs that tell of it may still be read.
+        self._restored: set[ContentId] = set()
 
     @property
     def withdrawn(self) -> frozenset[ContentId]:
@@ -66,7 +68,7 @@ class Listings:
 
     def hide(self, works: Iterable[ContentId]) -> None:
         """Show the listings of these withdrawn works no more."""
-        self._withdrawn.update(works)
+        self._withdrawn.update(set(works) - self._restored)
 
     async def accept(self, signed: SignedListing) -> WorkListing:
         """Verify a listing, store it durably, and return it; repeating the call changes nothing.
@@ -178,8 +180,11 @@ class Listings:
         """
         state = await self._chain.content(content_id)
         if state is None or not state.withdrawn_at:
-            self._withdrawn.discard(content_id)
+            if content_id in self._withdrawn:
+                self._withdrawn.discard(content_id)
+                self._restored.add(content_id)
             return False
+        self._restored.discard(content_id)
         self._withdrawn.add(content_id)
         return True
 

@@ -123,26 +123,29 @@ class Notices:
                 f"for chain {deployment.chain_id} and registry {deployment.content_registry}"
             )
         owners = await self._owners(said)
+        rejected = await self._was_rejected(said)
         standing = said.notifier == self._node or said.notifier in owners
         async with self._changing:
             if (known := self._known(digest)) is not None:
                 return known, False
-            return await self._keep(signed, digest, standing=standing, now_s=now_s), True
+            return await self._keep(
+                signed, digest, standing=standing, rejected=rejected, now_s=now_s
+            ), True
 
     def _known(self, digest: Hash32) -> NoticeRecord | None:
         return next((each for each in self._records.values() if each.digest == digest), None)
 
     async def _keep(
-        self, signed: SignedNotice, digest: Hash32, *, standing: bool, now_s: int
+        self,
+        signed: SignedNotice,
+        digest: Hash32,
+        *,
+        standing: bool,
+        rejected: bool,
+        now_s: int,
     ) -> NoticeRecord:
         said, kind = signed.notice, NoticeKind(signed.notice.kind)
         self._require_room(said, now_s, standing=standing)
-        rejected = any(
-            each.state == "rejected"
-            and each.notifier == said.notifier
-            and each.subject == (said.adapter_id, said.content_id)
-            for each in self._records.values()
-        )
         effective_at = self.rule.effective_at(
             kind, now_s, standing=standing, rejected_before=rejected
         )
@@ -162,6 +165,28 @@ class Notices:
             remedy=f"viz notice show {record.notice_id}",
         )
         return record
+
+    async def _was_rejected(self, said: Notice) -> bool:
+        """Return whether the operator rejected a notice of this notifier about one of the works.
+
+        An owner must not suspend by naming the adapter what was rejected for its work.
+        """
+        works = await self._works(said.adapter_id, said.content_id)
+        for each in tuple(self._records.values()):
+            if each.state == "rejected" and each.notifier == said.notifier:
+                before = each.notice.adapter_id, each.notice.content_id
+                if before == (said.adapter_id, said.content_id):
+                    return True
+                if works & await self._works(*before):
+                    return True
+        return False
+
+    async def _works(self, adapter_id: AdapterId, content_id: ContentId) -> frozenset[ContentId]:
+        """Return the works in question: the work, or those of the adapter."""
+        if content_id:
+            return frozenset({content_id})
+        adapter = await self._chain.adapter(adapter_id)
+        return frozenset(work for work, _ in adapter.shares) if adapter else frozenset()
 
     async def _owners(self, said: Notice) -> frozenset[Address]:
         """Return the owners of the works in question; raise for what is not on the chain."""

@@ -231,6 +231,11 @@ async def test_a_withdrawn_work_s_listing_is_hidden_at_once(
     await listings.drop_untrue()
     assert listings.withdrawn == {5} and await listings.kept(ContentId(5))
     assert (await listings.shown(ContentId(4))).content_id == 4
+    listings.hide([ContentId(4)])  # the logs of the replaced block are read again
+    assert (await listings.shown(ContentId(4))).content_id == 4
+    chain.put_work(ContentId(4), withdrawn_at=NOW_S)
+    await listings.drop_untrue()
+    assert listings.withdrawn == {4, 5}
 
 
 @pytest.mark.parametrize("fault", [ChainError("odd"), InvalidRequest("odd")])

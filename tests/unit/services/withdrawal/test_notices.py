@@ -115,6 +115,22 @@ async def test_an_owner_whose_notice_was_rejected_waits_as_others_do(place: Plac
     assert second.effective_at == place.chain.clock.now + RULE.personal_data_s
 
 
+@pytest.mark.parametrize(
+    "named", [{"adapter_id": OTHER}, {"adapter_id": AdapterId(0), "content_id": WORK}]
+)
+async def test_another_subject_with_the_same_work_is_no_way_around_a_rejection(
+    place: Place, named: dict[str, Any]
+) -> None:
+    """An owner suspended the adapter again by naming its work, a minute after the rejection."""
+    first = await place.send(OWNER_KEY)
+    await place.notices.answer(first.notice_id, upholds=False, reason="not in the work")
+    second = await place.send(OWNER_KEY, **named)
+    assert second.standing and second.effective_at > place.chain.clock.now
+    assert place.notices.suspension(ADAPTER, (WORK,)) is None
+    other = await place.send(OWNER_KEY, adapter_id=AdapterId(0), content_id=GONE)
+    assert other.effective_at == place.chain.clock.now, "another work is another question"
+
+
 async def test_the_same_notice_again_changes_nothing(place: Place) -> None:
     """A replay moves no deadline and undoes no answer, also after a restart."""
     said = place.notice()
