@@ -82,6 +82,15 @@ class WorkEvents:
         before = [event for event in events if event.block_number <= last.number]
         return WorkRead(work_history(content_id, adapters, before), adapters, last)
 
+    async def adapters_of(self, content_id: ContentId) -> tuple[AdapterId, ...]:
+        """Return the adapters that hold a work, by id.
+
+        Raises LicenseError if there is no such work, ChainError if the endpoint lacks logs.
+        """
+        await self._logs.require_registered(content_id)
+        head = await self._rpc.block_number()
+        return tuple(each.adapter_id for each, _ in await self._logs.registered(content_id, head))
+
     async def require_served(self, content_id: ContentId, transactions: Iterable[Hash32]) -> None:
         """Raise ChainError if one of these transactions has a grant that the logs lack."""
         head = await self._rpc.block_number()

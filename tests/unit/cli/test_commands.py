@@ -64,6 +64,7 @@ WRONG = {
     "content approve": ("1", USAGE),
     "content withdraw": ("0 --key {0}/none.json", USAGE),
     "content transfer": ("1 0x12 --key {0}/none.json --deployment {0}/none.json", CONFIG),
+    "content enforce": ("1 --deployment {0}/none.json", CONFIG),
     "content royalties": ("1 --deployment {0}/none.json", CONFIG),
     "content statement": ("1 --deployment {0}/none.json", CONFIG),
     "content end-custody": ("1 --key {0}/none.json --deployment {0}/none.json", CONFIG),

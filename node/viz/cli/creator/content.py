@@ -29,6 +29,7 @@ from viz.cli.console import (
 from viz.cli.creator import account_view, custody, earnings, owner
 from viz.cli.creator.certificates import certificates
 from viz.cli.creator.checking import check, near_copies
+from viz.cli.creator.enforcing import enforce
 from viz.cli.creator.intake import import_work
 from viz.cli.creator.noticing import notice
 from viz.cli.creator.outcome import tell_done
@@ -93,6 +94,7 @@ for _verb in (
     owner.terms,
     owner.approve,
     owner.withdraw,
+    enforce,
     owner.transfer,
     earnings.royalties,
     earnings.statement,
