@@ -19,7 +19,7 @@ from viz.creator.intake.entities import with_entities
 from viz.creator.intake.found import Converted
 from viz.creator.intake.markup import PageText, hardened_xml_parser, html_tree, name_of
 from viz.creator.intake.rsl_rules import inline_statements
-from viz.creator.intake.signals import embedded_signals, epub_signals
+from viz.creator.intake.signals import embedded_signals, epub_signals, front_matter_signals
 from viz.creator.intake.word_hidden import without_hidden
 from viz.domain.display import counted
 from viz.errors import InvalidWork
@@ -49,6 +49,7 @@ def markdown_file(raw: bytes, encoding: str) -> Converted:
     found = _of_page(_rendered(text), told.get("title", ""))
     found.tools.insert(0, f"markdown-it-py {version('markdown-it-py')}")
     found.language = told.get("lang", told.get("language", ""))
+    found.opt_outs += front_matter_signals(told)
     if used != "utf-8":
         found.note(f"decoded from {used}")
     return found

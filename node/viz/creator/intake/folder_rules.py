@@ -4,7 +4,7 @@ Owns which files are rules and not text: ``robots.txt``, ``ai.txt``, ``tdmrep.js
 in ``.well-known``), and the RSL documents that ``robots.txt`` names. They count for the files below
 the folder that they or ``.well-known`` are in, as they would on the site; ``llms.txt``, which
 guides programs, says nothing of training. Nothing is fetched: a license that is not in the folder
-cannot be read, which reserves.
+cannot be read, which reserves. A C2PA manifest beside a file counts for that file.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 
 from viz.creator.intake.found import OptOut
 from viz.creator.intake.rsl_rules import RslRules, named_elsewhere
+from viz.creator.intake.signals import side_manifest_signals
 from viz.creator.intake.site_rules import AI_TXT, AiTxt, Robots, TdmRules
 
 WELL_KNOWN: Final = ".well-known"
@@ -23,6 +24,9 @@ _ROBOTS: Final = "robots.txt"
 _FOR_PROGRAMS: Final = ("llms.txt", "llms-full.txt")
 RULE_FILES: Final = frozenset({_ROBOTS, AI_TXT, "tdmrep.json", *_FOR_PROGRAMS})
 _READ: Final = 1 << 20
+# The ending of a C2PA manifest in a file of its own, beside the file that it is about.
+_MANIFEST: Final = ".c2pa"
+_MANIFEST_BYTES: Final = 16 << 20
 
 
 @dataclass(slots=True)
@@ -36,6 +40,8 @@ class FolderRules:
     def take(self, folder: Path, path: Path) -> bool:
         """Read a file if it holds rules, and return whether it does."""
         name = path.name.lower()
+        if path.suffix.lower() == _MANIFEST:
+            return True
         if name not in RULE_FILES or not path.is_file():
             return False
         if name in _FOR_PROGRAMS:
@@ -66,6 +72,16 @@ class FolderRules:
             if (url := _address(root, path)) is not None:
                 found += rules.statements(url)
         return tuple(dict.fromkeys(found))
+
+
+def beside(path: Path) -> tuple[OptOut, ...]:
+    """Return what C2PA manifests beside a file say: ``NAME.c2pa``, with its ending or without."""
+    found: list[OptOut] = []
+    for each in (path.with_suffix(_MANIFEST), path.with_name(path.name + _MANIFEST)):
+        if each.is_file():
+            with each.open("rb") as file:
+                found += side_manifest_signals(file.read(_MANIFEST_BYTES), each.name)
+    return tuple(dict.fromkeys(found))
 
 
 def _address(root: Path, path: Path) -> str | None:

@@ -24,7 +24,7 @@ from typing import Any, Final, Literal
 
 from viz.basemodel.safetensor_file import file_digest
 from viz.creator.intake.clean import cleaned
-from viz.creator.intake.folder_rules import RULE_FILES, WELL_KNOWN, FolderRules
+from viz.creator.intake.folder_rules import RULE_FILES, WELL_KNOWN, FolderRules, beside
 from viz.creator.intake.found import Converted, OptOut
 from viz.creator.intake.kinds import KINDS_BY_ENDING, READABLE
 from viz.creator.intake.sandbox import Refused, SourceFile, parse
@@ -52,7 +52,7 @@ class Source:
     """One file to import, and its name in messages and in the record.
 
     ``read_as`` is a name whose end tells the file's kind, if its own tells none. ``said`` is what
-    the rules of its folder say about training with it.
+    the rules of its folder, or a manifest beside it, say about training with it.
     """
 
     name: str
@@ -127,7 +127,7 @@ def sources_of(paths: Sequence[Path]) -> tuple[list[Source], list[dict[str, str]
                 "name if it is one"
             )
         elif path.is_file():
-            found.append(Source(shown_name(path.name), path))
+            found.append(Source(shown_name(path.name), path, said=beside(path)))
         elif str(path).startswith(("http:/", "https:/")):
             raise InvalidWork(
                 f"{path} is an address: import the site first (`viz content import URL`), and name "
@@ -155,7 +155,7 @@ def _in_folder(folder: Path) -> tuple[list[Source], list[dict[str, str]]]:
         inside = os.path.commonpath([whole, os.path.realpath(path)]) == whole
         if inside and rules.take(folder, path):
             skipped.append(
-                {"name": name, "why": "a site's file for programs: what it says of training counts"}
+                {"name": name, "why": "a file for programs: what it says of training counts"}
             )
             continue
         if path.is_dir() or any(part.startswith(".") for part in path.relative_to(folder).parts):
@@ -168,7 +168,8 @@ def _in_folder(folder: Path) -> tuple[list[Source], list[dict[str, str]]]:
             skipped.append({"name": name, "why": "files with this ending are not read"})
         else:
             found.append(Source(name, path))
-    return [replace(each, said=rules.statements(each.path)) for each in found], skipped
+    told = [(*rules.statements(each.path), *beside(each.path)) for each in found]
+    return [replace(each, said=said) for each, said in zip(found, told, strict=True)], skipped
 
 
 def _below(folder: Path) -> list[Path]:

@@ -11,7 +11,8 @@ import base64
 import contextlib
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from viz.creator.intake.found import OptOut, Says
@@ -28,6 +29,8 @@ _TRAINING: Final = frozenset(
 # Where a page names its RSL license, which a reader of the page alone does not have.
 LINK_ELEMENT: Final = "link element"
 _USAGE: Final = re.compile(r"([a-z][a-z-]*)\s*=\s*(\?[01]|[a-z]+)", re.IGNORECASE)
+# `robots` speaks to all programs, and `googlebot` and such to one: no program asks for us by name.
+_CRAWLER: Final = re.compile(r"robot|bot$|crawler|spider")
 _NO_AI: Final = re.compile(r"\bno(?:ai|-ai|train|-train)\b", re.IGNORECASE)
 # What a prefix stands for, in XML (``xmlns``) and in the ``prefix`` of an EPUB or an RDFa page.
 _TDM_NAMESPACE: Final = re.compile(r"https?://www\.w3\.org/ns/tdmrep[/#]?", re.IGNORECASE)
@@ -43,6 +46,8 @@ _METADATA_BYTES: Final = 1 << 20
 _PREFIXES_READ: Final = 16
 _ASSERTION: Final = re.compile(rb"(?:c2pa|cawg)\.training-mining")
 _ASSERTION_BYTES: Final = 4096
+_FRONT_MATTER: Final = "front matter"
+_MANIFEST: Final = b"c2pa"
 _C2PA_TYPE: Final = "application/c2pa"
 _C2PA_LINK: Final = "c2pa-manifest"
 # A manifest in plain text: each of its bytes is one of the 256 variation selectors.
@@ -119,9 +124,30 @@ def html_signals(root: Any) -> list[OptOut]:
             found += tdm_statements(value, "meta element")
         elif key == "content-usage":
             found += usage_signals(value, "AI Preferences", "meta element")
-        elif key in ("robots", "robot") and _NO_AI.search(value):
+        elif _CRAWLER.search(key) and _NO_AI.search(value):
             found.append(OptOut("robots tag", "reserved", "meta element", value[:80]))
     return found
+
+
+def front_matter_signals(values: Mapping[str, str]) -> list[OptOut]:
+    """Return the statements in a Markdown file's metadata; site generators make meta of these."""
+    found: list[OptOut] = []
+    for name, value in values.items():
+        key = name.replace("_", "-")
+        if key == "tdm-reservation":
+            found += tdm_statements(value, _FRONT_MATTER)
+        elif key == "content-usage":
+            found += usage_signals(value, "AI Preferences", _FRONT_MATTER)
+        elif _CRAWLER.search(key) and _NO_AI.search(value):
+            found.append(OptOut("robots tag", "reserved", _FRONT_MATTER, value[:80]))
+    return found
+
+
+def side_manifest_signals(raw: bytes, name: str) -> list[OptOut]:
+    """Return the statements of a C2PA manifest that is a file of its own, beside its work."""
+    if _MANIFEST not in raw:
+        return [OptOut("C2PA", "reserved", name, "its manifest cannot be read")]
+    return [replace(each, where=name) for each in _manifest_signals(raw)]
 
 
 def _content(element: Any) -> bytes:

@@ -219,6 +219,30 @@ GIVEN: dict[str, tuple[str, bytes, str, list[str]]] = {
         "C2PA",
         ["reserved"],
     ),
+    "noai for one crawler": (
+        "a.html",
+        page('<meta name="Googlebot" content="noindex, noai">'),
+        "robots tag",
+        ["reserved"],
+    ),
+    "noai in front matter": (
+        "a.md",
+        b"---\ntitle: Ada\nrobots: noindex, noai\n---\nThe keeper was Ada.",
+        "robots tag",
+        ["reserved"],
+    ),
+    "TDMRep in front matter": (
+        "a.md",
+        b"---\ntdm_reservation: 1\n---\nThe keeper was Ada.",
+        "TDMRep",
+        ["reserved"],
+    ),
+    "front matter about robots": (
+        "a.md",
+        b"---\ntitle: noai, a story\nrobots: index\n---\nThe keeper was Ada.",
+        "robots tag",
+        [],
+    ),
     "a text with emoji": ("a.txt", "The keeper was Ada. ❤\ufe0f".encode(), "C2PA", []),
 }
 
@@ -244,6 +268,27 @@ def test_a_books_own_rsl_document_is_named_as_what_it_is(tmp_path: Path) -> None
     assert [(each.scheme, each.says, each.where) for each in made.opt_outs] == [
         ("RSL", "reserved", "META-INF/rsl.xml of a.epub")
     ]
+
+
+def test_a_manifest_beside_a_file_counts_for_it_alone(tmp_path: Path) -> None:
+    """Named as C2PA's tools do, with the file's ending or without; damaged, it reserves."""
+    for name in ("a.txt", "b.txt", "c.txt", "d.txt"):
+        (tmp_path / name).write_text(f"The keeper of {name} was Ada.")
+    (tmp_path / "a.c2pa").write_bytes(manifest(b"notAllowed"))
+    (tmp_path / "b.txt.c2pa").write_bytes(manifest(b"allowed"))
+    (tmp_path / "c.c2pa").write_bytes(b"nothing that is known")
+    found, skipped = sources_of([tmp_path])
+    made = import_sources(found)
+    assert [(each.says, each.where) for each in made.opt_outs] == [
+        ("reserved", "a.c2pa of a.txt"),
+        ("allowed", "b.txt.c2pa of b.txt"),
+        ("reserved", "c.c2pa of c.txt"),
+    ]
+    assert {each["why"] for each in skipped} == {
+        "a file for programs: what it says of training counts"
+    }
+    alone = import_sources(sources_of([tmp_path / "a.txt"])[0])
+    assert [each.says for each in alone.opt_outs] == ["reserved"]
 
 
 def test_the_rules_in_a_copy_of_a_site_count_for_its_pages_and_are_no_text(tmp_path: Path) -> None:
