@@ -123,8 +123,9 @@ class Notices:
                 f"for chain {deployment.chain_id} and registry {deployment.content_registry}"
             )
         owners = await self._owners(said)
-        rejected = await self._was_rejected(said)
         standing = said.notifier == self._node or said.notifier in owners
+        self._require_room(said, now_s, standing=standing)
+        rejected = standing and await self._was_rejected(said)
         async with self._changing:
             if (known := self._known(digest)) is not None:
                 return known, False
@@ -167,13 +168,15 @@ class Notices:
         return record
 
     async def _was_rejected(self, said: Notice) -> bool:
-        """Return whether the operator rejected a notice of this notifier about one of the works.
+        """Return whether the operator rejected such a notice of this notifier about the same.
 
-        An owner must not suspend by naming the adapter what was rejected for its work.
+        An owner must not suspend by naming the adapter what was rejected for its work. A rejected
+        notice of another kind says nothing of this one.
         """
         works = await self._works(said.adapter_id, said.content_id)
         for each in tuple(self._records.values()):
-            if each.state == "rejected" and each.notifier == said.notifier:
+            of = (each.state, each.notifier, each.kind)
+            if of == ("rejected", said.notifier, NoticeKind(said.kind)):
                 before = each.notice.adapter_id, each.notice.content_id
                 if before == (said.adapter_id, said.content_id):
                     return True

@@ -131,6 +131,15 @@ async def test_another_subject_with_the_same_work_is_no_way_around_a_rejection(
     assert other.effective_at == place.chain.clock.now, "another work is another question"
 
 
+async def test_a_rejected_notice_of_another_kind_delays_nothing(place: Place) -> None:
+    """Who once complained of something else, and was refused, has an address in the work too."""
+    first = await place.send(OWNER_KEY, kind=int(NoticeKind.OTHER))
+    await place.notices.answer(first.notice_id, upholds=False, reason="no")
+    second = await place.send(OWNER_KEY)
+    assert second.effective_at == place.chain.clock.now
+    assert place.notices.suspension(ADAPTER, (WORK,)) is not None
+
+
 async def test_the_same_notice_again_changes_nothing(place: Place) -> None:
     """A replay moves no deadline and undoes no answer, also after a restart."""
     said = place.notice()
