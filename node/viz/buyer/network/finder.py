@@ -43,6 +43,8 @@ from viz.services.market.remote_nodes import MAX_DESCRIPTION_BYTES, Awaited, ori
 
 # What was found is used this long. A request for an unknown model searches again sooner.
 FRESH_S: Final = 300.0
+# Up to this age it is used while a new search runs, so that a question waits for none.
+USED_MEANWHILE_S: Final = 3_600.0
 AGAIN_S: Final = 10.0
 MARKET_PAGES: Final = 20
 MARKETS_READ: Final = 8
@@ -111,6 +113,13 @@ class NodeFinder:
         self._found: tuple[MarketModel, ...] = ()
         self._looked_s = float("-inf")
         self._turn = asyncio.Lock()
+        self._meanwhile: asyncio.Task[None] | None = None
+
+    async def aclose(self) -> None:
+        """End a search that nobody waits for."""
+        if self._meanwhile is not None:
+            self._meanwhile.cancel()
+            await asyncio.wait([self._meanwhile])
 
     @property
     def checked(self) -> bool:
@@ -124,17 +133,36 @@ class NodeFinder:
     async def models(self, *, again: bool = False) -> tuple[MarketModel, ...]:
         """Return the models of all nodes found; search again if the last search is too old.
 
-        With ``again``, or after a search that found nothing, it is too old sooner. Raises
-        ChainError, NodeUnreachable if no node was found.
+        What was found is returned at once up to ``USED_MEANWHILE_S`` later, while a search runs.
+        With ``again``, or after a search that found nothing, it is too old sooner, and the new
+        search is waited for. Raises ChainError, NodeUnreachable if no node was found.
         """
-        async with self._turn:
-            age_s = time.monotonic() - self._looked_s
-            if age_s > (AGAIN_S if again or not self._found else FRESH_S):
-                self._found = await self._look()
-                self._looked_s = time.monotonic()
+        fresh_s = AGAIN_S if again or not self._found else FRESH_S
+        waits = again or not self._found or self._age_s > USED_MEANWHILE_S
+        if waits:
+            await self._search(fresh_s)
+        elif self._age_s > fresh_s and (self._meanwhile is None or self._meanwhile.done()):
+            self._meanwhile = asyncio.create_task(self._search_meanwhile(), name="viz-node-search")
         if not self._found:
             raise NodeUnreachable(self._nobody())
         return self._found
+
+    @property
+    def _age_s(self) -> float:
+        return time.monotonic() - self._looked_s
+
+    async def _search(self, fresh_s: float) -> None:
+        async with self._turn:
+            if self._age_s > fresh_s:
+                self._found = await self._look()
+                self._looked_s = time.monotonic()
+
+    async def _search_meanwhile(self) -> None:
+        """Search; what was found before stays if the search fails."""
+        try:
+            await self._search(FRESH_S)
+        except VizError as error:
+            _log.warning("the nodes could not be searched", reason=error.detail)
 
     async def why_not_sold(self, wanted: Sequence[str]) -> VizError | None:
         """Return why a model is no longer sold: AdapterEnded, AdapterSuspended, or None.

@@ -110,6 +110,7 @@ async def network_buyer(
             allowed=budget.nodes,
             allowed_http=allowed_http,
         )
+        ends.push_async_callback(finder.aclose)
         mine = await ends.enter_async_context(aiohttp.ClientSession())
         strangers = await ends.enter_async_context(
             guarded_session(private_addresses=sources.private_addresses)

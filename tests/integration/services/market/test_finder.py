@@ -96,6 +96,55 @@ async def test_a_search_that_found_nobody_is_repeated_soon(
         assert await finder.models()
 
 
+async def test_a_question_waits_for_no_search_after_the_first(
+    chain: FakeChain, outbound: Outbound, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every five minutes a question to the proxy waited 18 s for a directory of dead entries."""
+    answers, asked = asyncio.Event(), asyncio.Event()
+    stranger_address = address_of(0x200)
+
+    async def when_told(_: web.Request) -> web.StreamResponse:
+        asked.set()
+        await answers.wait()
+        return web.json_response(info(stranger_address, [base_offer(3)]).to_json())
+
+    seller, stranger = Remote(B, info(B, [base_offer(2)])), Remote(stranger_address, when_told)
+    async with serving(seller, stranger):
+        announce(chain, seller)
+        finder = finder_of(chain, outbound)
+        before = await finder.models()
+        announce(chain, stranger)
+        monkeypatch.setattr(finder_module, "FRESH_S", -1.0)
+        assert await finder.models() == before
+        await asyncio.wait_for(asked.wait(), 10)
+        assert await finder.models() == before, "a second question starts no second search"
+        answers.set()
+        after = await finder.models(again=True)
+        assert {each.node for model in after for each in model.offers} == {B, stranger_address}
+        answers.clear()
+        asked.clear()
+        await finder.models()
+        await asyncio.wait_for(asked.wait(), 10)
+        await asyncio.wait_for(finder.aclose(), 10)
+
+
+async def test_what_was_found_long_ago_is_searched_again_before_use(
+    chain: FakeChain, outbound: Outbound, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Old offers are used for an hour at most: then the question waits for the search."""
+    seller = Remote(B, info(B, [base_offer(2)]))
+    other = Remote(address_of(0x200), info(address_of(0x200), [base_offer(3)]))
+    async with serving(seller, other):
+        announce(chain, seller)
+        finder = finder_of(chain, outbound)
+        await finder.models()
+        announce(chain, other)
+        monkeypatch.setattr(finder_module, "FRESH_S", -1.0)
+        monkeypatch.setattr(finder_module, "USED_MEANWHILE_S", -1.0)
+        found = await finder.models()
+    assert {each.node for model in found for each in model.offers} == {B, other.node}
+
+
 async def test_a_flooded_directory_hides_no_node_that_the_buyer_paid(
     chain: FakeChain, outbound: Outbound, monkeypatch: pytest.MonkeyPatch
 ) -> None:
