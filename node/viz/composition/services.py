@@ -308,6 +308,7 @@ def loops(services: Services) -> dict[str, LoopFunction]:
         "reconciliation": services.reconciliation.run,
         "clock": services.clock_check.run,
         "withdrawals": services.withdrawals.run,
+        "offers": services.catalogue.run,
         "listings": services.works.listings.run,
         "discovery": services.works.discovery.run,
         "announcement": services.works.announcing.run,

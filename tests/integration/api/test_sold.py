@@ -7,13 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import structlog
 from tests.integration.api.harness import ADAPTER, Buyer, Node, running_node
 
 from viz.domain.eip712 import sign_compact
-from viz.domain.units import AdapterId, Hash32
+from viz.domain.units import BASE_MODEL, AdapterId, Hash32
 from viz.domain.usage import UsageLine
 from viz.protocol import payment
-from viz.services.serving.catalogue import ENDING_MARGIN_S
+from viz.services.serving.catalogue import ENDING_LOOK_S, ENDING_MARGIN_S
 
 
 @pytest.fixture
@@ -52,6 +53,35 @@ async def test_an_adapter_that_ends_is_sold_until_its_earnings_can_be_claimed(no
     answer = await buyer.ask(pays=False)
     assert answer.status == 403 and "its sale has stopped" in answer.body["detail"]
     assert await node.parts.catalogue.claim_by(ADAPTER) == node.chain.ending[ADAPTER]
+
+
+async def test_what_the_chain_no_longer_permits_is_on_no_list(node: Node) -> None:
+    """After a revoked permission the node named itself as a seller of what it then refused."""
+    catalogue = node.parts.catalogue
+
+    def listed() -> list[AdapterId]:
+        return [offer.adapter_id for offer in catalogue.offers()]
+
+    await catalogue.look()
+    assert listed() == [BASE_MODEL, ADAPTER]
+    node.chain.unservable[ADAPTER] = "its trainer's permission to this node has ended"
+    node.clock.now += ENDING_LOOK_S + 1
+    with structlog.testing.capture_logs() as logs:
+        await catalogue.look()
+        await catalogue.look()
+    assert listed() == [BASE_MODEL]
+    told = [each for each in logs if each["event"] == "an adapter is not sold"]
+    assert [each["adapter_id"] for each in told] == [ADAPTER], "once, not at every look"
+    del node.chain.unservable[ADAPTER]
+    node.clock.now += ENDING_LOOK_S + 1
+    await catalogue.look()
+    assert listed() == [BASE_MODEL, ADAPTER], "permitted again, it is sold again"
+    node.chain.ending[ADAPTER] = node.clock.now + 2 * ENDING_LOOK_S + ENDING_MARGIN_S
+    node.clock.now += ENDING_LOOK_S + 1
+    await catalogue.look()
+    assert listed() == [BASE_MODEL, ADAPTER]
+    node.clock.now += ENDING_LOOK_S
+    assert listed() == [BASE_MODEL], "its last hour is for claims"
 
 
 async def test_nothing_is_sold_on_a_deposit_whose_block_vanished(node: Node) -> None:

@@ -69,9 +69,11 @@ async def desk(client: BuyerClient, node: Node) -> AsyncIterator[ProxyControl]:
         yield found
 
 
-async def viz(home: Path, words: str, *more: str, secret: str = "") -> Result:
+async def viz(
+    home: Path, words: str, *more: str, secret: str = "", rpc_url: str | None = None
+) -> Result:
     """Run a command beside the proxy, as another process would."""
-    given = {"VIZ_KEY_PASSWORD": secret or None, "VIZ_DATA_DIR": str(home), "VIZ_RPC_URL": None}
+    given = {"VIZ_KEY_PASSWORD": secret or None, "VIZ_DATA_DIR": str(home), "VIZ_RPC_URL": rpc_url}
     with capture_logs():  # the node's, which is in this process
         return await asyncio.to_thread(CliRunner(env=given).invoke, app, [*words.split(), *more])
 
@@ -100,6 +102,16 @@ async def test_ask_and_channel_work_while_the_proxy_runs(
     assert closed.exit_code == 0 and "vUSD in all; the rest went back to 0x" in closed.stdout
     shown = await viz(home, f"channel show {at}")
     assert "empty" in shown.stdout or "not open" in shown.stdout, shown.output
+
+
+@pytest.mark.usefixtures("desk")
+async def test_a_chain_for_all_commands_conflicts_with_no_proxy(node: Node, home: Path) -> None:
+    """VIZ_RPC_URL stands in a profile; `--rpc` on a command's line is meant for that command."""
+    chain = "http://127.0.0.1:9"
+    shown = await viz(home, f"channel show --json --node {node.url}", rpc_url=chain)
+    assert shown.exit_code == 0, shown.output
+    refused = await viz(home, f"channel show --node {node.url} --rpc {chain}")
+    assert refused.exit_code == INPUT and "its options apply" in refused.stderr
 
 
 @pytest.mark.usefixtures("desk")

@@ -117,6 +117,14 @@ def test_a_command_has_json_and_says_what_it_does(name: str) -> None:
     assert (COMMANDS[name].help or "").strip().endswith((".", ")"))
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_chain_s_url_may_stand_in_the_environment_for_every_command(name: str) -> None:
+    """The buyer's commands ignored VIZ_RPC_URL, and said that only the node says so."""
+    for each in COMMANDS[name].params:
+        if {"--rpc", "--rpc-url"} & set(each.opts):
+            assert each.envvar == "VIZ_RPC_URL"
+
+
 def test_every_command_has_its_wrong_use_in_the_table() -> None:
     """Protects the table below from a command that nobody has used wrongly yet."""
     assert set(WRONG) == set(COMMANDS)

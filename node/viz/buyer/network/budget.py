@@ -94,7 +94,9 @@ class DayBudget:
                 held = sum(each.units for each in self._reserved)
                 left_units = max(0, limit_units - self._spent_units(record, day) - held)
                 if least_units > left_units:
-                    raise self._refusal(least_units, left_units)
+                    spent_units = record.days.get(day, 0) + self._unsaved.get(day, 0)
+                    held_units = held + self._spent_units(record, day) - spent_units
+                    raise self._refusal(least_units, left_units, held_units)
                 reservation.units = reservation.held_units = min(likely_units, left_units)
             return record.holding(name, day, reservation.held_units)
 
@@ -136,9 +138,18 @@ class DayBudget:
             return False
         return True
 
-    def _refusal(self, least_units: Units, left_units: Units) -> BudgetSpent:
+    def _refusal(self, least_units: Units, left_units: Units, held_units: Units) -> BudgetSpent:
+        least, left, held = (
+            amount(each, self._deployment) for each in (least_units, left_units, held_units)
+        )
+        said = f"this answer may cost {least}, and {left} are left of what may be spent today"
+        if not held_units:
+            return BudgetSpent(
+                f"{said}: ask for fewer tokens, raise --max-per-day, or wait until midnight UTC"
+            )
         return BudgetSpent(
-            f"this answer may cost {amount(least_units, self._deployment)}, and "
-            f"{amount(left_units, self._deployment)} are left of what may be spent "
-            "today: ask for fewer tokens, raise --max-per-day, or wait until midnight UTC"
+            f"{said}. {held} are held by answers under way, which give back what they do not cost "
+            "when they end, or by answers whose process was killed, which count until the end of "
+            "the next day (UTC): wait for an answer to end, ask for fewer tokens, or raise "
+            "--max-per-day"
         )

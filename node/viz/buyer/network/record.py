@@ -218,6 +218,12 @@ class NetworkFile:
             lock.release()
 
 
+def held_at(home: Path, now_s: int) -> Units:
+    """Return what answers under way, or whose process was killed, hold; raise BooksMismatch."""
+    held = NetworkFile(home).read().held_on(day_of(now_s))
+    return sum(units for _, units in held.values())
+
+
 def day_of(now_s: int) -> str:
     """Return the UTC date of a time, as text."""
     return datetime.fromtimestamp(now_s, UTC).strftime("%Y-%m-%d")

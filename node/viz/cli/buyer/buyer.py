@@ -65,7 +65,7 @@ from viz.cli.own_chain import trusted_deployment
 from viz.client.node_address import checked
 from viz.domain.display import amount, counted, prices
 from viz.domain.units import BASE_MODEL
-from viz.errors import ConfigError, InvalidRequest
+from viz.errors import BooksMismatch, ConfigError, InvalidRequest
 from viz.given_file import read_secret
 from viz.written_file import require_new
 
@@ -309,12 +309,23 @@ def spending(
     """
     from viz import log
     from viz.buyer.ledger.spending import reports_on_disk
+    from viz.buyer.network.record import FILE, held_at
+    from viz.clock import SystemClock
 
     log.configure("warning")
     here = trusted_deployment(deployment, folder)
     found, unread = reports_on_disk(home_of(folder), here)
     unit = {"decimals": here.token_decimals, "symbol": here.token_symbol}
-    told = {"channels": found, "unread": [str(each) for each in unread], **unit}
+    try:
+        held_units = held_at(home_of(folder), SystemClock().now_s())
+    except BooksMismatch:
+        held_units, unread = 0, [*unread, home_of(folder) / FILE]
+    told = {
+        "channels": found,
+        "unread": [str(each) for each in unread],
+        "held": str(held_units),
+        **unit,
+    }
     if show(told, as_json=as_json):
         return
     if not found:
@@ -325,6 +336,11 @@ def spending(
         )
     for channel in found:
         _print_spending(channel, here)
+    if held_units:
+        say(
+            f"held  {amount(held_units, here)} of --max-per-day, by answers under way or whose "
+            "process was killed (these count until the end of the next day, UTC)"
+        )
     for each in unread:
         say(f"{each} cannot be read: what was spent there is not counted")
 

@@ -7,6 +7,7 @@ Otherwise the command opens the channel's files itself.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -34,7 +35,9 @@ if TYPE_CHECKING:
 BuyerRpcOption = Annotated[
     str,
     typer.Option(
-        "--rpc", help="JSON-RPC URL of a chain of your choice, to check the node's adapters."
+        "--rpc",
+        envvar=RPC_VARIABLE,
+        help="JSON-RPC URL of a chain of your choice, to check the node's adapters.",
     ),
 ]
 NodeAddress = Annotated[
@@ -159,6 +162,14 @@ async def client_at(
         yield client
 
 
+def given_here(rpc_url: str) -> bool:
+    """Return whether a chain was named for this command alone, not for all by VIZ_RPC_URL.
+
+    A running proxy keeps its own chain, and only a chain that was named for one command conflicts.
+    """
+    return rpc_url not in ("", os.environ.get(RPC_VARIABLE))
+
+
 @asynccontextmanager
 async def channel_control(
     node: str,
@@ -177,7 +188,7 @@ async def channel_control(
     """
     proxy = await _proxy_control(node, folder, trusted_deployment(deployment_file, folder))
     if proxy is not None:
-        if (rpc_url and not sends) or (caps or Caps()) != Caps():
+        if (given_here(rpc_url) and not sends) or (caps or Caps()) != Caps():
             raise InvalidRequest(
                 "a proxy runs for this channel, and its options apply: restart it with --rpc and "
                 "the caps, or leave them out here"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from viz.cli.buyer.buying import Caps, home_of
+from viz.cli.buyer.buying import Caps, given_here, home_of
 from viz.cli.http import LOCAL_NODE
 from viz.cli.own_chain import chain_if_given, trusted_deployment
 from viz.domain.ports.chain import DEVELOPMENT_CHAINS
@@ -152,7 +152,7 @@ async def network_control(
     deployment = trusted_deployment(deployment_file, folder)
     proxy = await _running_proxy(folder, deployment)
     if proxy is not None:
-        if rpc_url or (caps, spending) != (Caps(), SpendingOptions()):
+        if given_here(rpc_url) or (caps, spending) != (Caps(), SpendingOptions()):
             raise InvalidRequest(
                 "a proxy runs, and its options apply: restart it with --rpc, the caps and the "
                 "budget, or leave them out here"

@@ -96,7 +96,7 @@ class ListingExchange:
                 if taken >= most:
                     place.tags.pop(place.after, None)  # the rest of this page is read again
                     return taken
-                kept = await self._accept(signed)
+                kept = await self._accept(signed, url)
                 taken += kept is True
                 refused += kept is False
             place.after = after
@@ -125,8 +125,8 @@ class ListingExchange:
             place.tags[begin] = given, int(after or 0)
         return page, int(after or 0)
 
-    async def _accept(self, signed: SignedListing) -> bool | None:
-        """Keep a listing; return False if it is refused, None if it was known already.
+    async def _accept(self, signed: SignedListing, url: str) -> bool | None:
+        """Keep a listing from ``url``; return False if it is refused, None if it was known already.
 
         Raises ChainError.
         """
@@ -140,7 +140,8 @@ class ListingExchange:
         except ChainError:
             raise
         except VizError as error:
-            _log.info("a listing is refused", work=signed.listing.content_id, reason=error.detail)
+            work, reason = signed.listing.content_id, error.detail
+            _log.info("a listing is refused", url=url, work=work, reason=reason)
             self._refused[name] = now_s + REFUSED_S
             while len(self._refused) > REFUSED_KEPT:
                 del self._refused[next(iter(self._refused))]

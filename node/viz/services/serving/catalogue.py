@@ -34,6 +34,7 @@ from viz.errors import (
 from viz.protocol.messages import AdapterOffer, ServedBase, adapter_model, adapter_named
 from viz.services.payments.freshness import ChainAccess, Freshness, Reading
 from viz.services.serving.not_sold import ended_error, suspended_error
+from viz.services.upkeep.supervision import periodically
 from viz.services.withdrawal.notices import Notices
 
 STANDING_S: Final = 10
@@ -96,6 +97,7 @@ class Catalogue:
         self._gone: dict[AdapterId, AdapterEnd] = {}
         self._successors: dict[AdapterId, AdapterId] = {}
         self._servability: dict[AdapterId, _Servability] = {}
+        self._told_stopped: set[AdapterId] = set()
         self._freshness = Freshness(clock, access or ChainAccess(clock))
 
     async def restore(self, weights: FetchWeights) -> None:
@@ -132,6 +134,7 @@ class Catalogue:
             raise UnknownAdapter(f"adapter {record.adapter_id} is not loaded: activate it first")
         await self._ledger.put_adapter(record)
         self._ended.pop(record.adapter_id, None)
+        self._servability.pop(record.adapter_id, None)
         self._records[record.adapter_id] = record
 
     def adapter_ids(self) -> Sequence[AdapterId]:
@@ -194,11 +197,41 @@ class Catalogue:
     def offers(self) -> tuple[AdapterOffer, ...]:
         """Return all that is sold, the base models first; nothing if no model is served.
 
-        Adapters that a notice suspends are left out.
+        Adapters that a notice suspends are left out, and those that the chain, when it was last
+        read, did not let this node sell.
         """
         bases = [self._base_offer(engine) for engine in self._engines]
-        sold = [key for key in sorted(self._records) if self.suspension(key) is None]
-        return (*bases, *(self.offer(key) for key in sold))
+        kept = (key for key in sorted(self._records) if self.suspension(key) is None)
+        return (*bases, *(self.offer(key) for key in kept if self._why_stopped(key) is None))
+
+    async def run(self) -> None:
+        """Read until cancelled from the chain which adapters this node may still sell."""
+        await periodically(
+            self.look, ENDING_LOOK_S, _log.warning, "what may be served is not looked at"
+        )
+
+    async def look(self) -> None:
+        """Read the chain about each adapter on offer; log which ones it stops the sale of.
+
+        Raises ChainUnreachable.
+        """
+        for adapter_id in self.adapter_ids():
+            await self._servability_of(adapter_id, ENDING_LOOK_S)
+            reason = self._why_stopped(adapter_id)
+            if reason is None:
+                self._told_stopped.discard(adapter_id)
+            elif adapter_id not in self._told_stopped:
+                self._told_stopped.add(adapter_id)
+                _log.warning("an adapter is not sold", adapter_id=int(adapter_id), reason=reason)
+
+    def _why_stopped(self, adapter_id: AdapterId) -> str | None:
+        """Return why the chain, as last read, forbids an adapter's sale; None if it does not."""
+        found = self._servability.get(adapter_id)
+        if found is None or not found.exists:
+            return None
+        if found.state.reason is not None:
+            return found.state.reason
+        return "its end is near" if found.over(self._clock.now_s()) else None
 
     def list_price_of(self, base: Hash32) -> Price:
         """Return the list price of a base model, which its new adapters take too."""

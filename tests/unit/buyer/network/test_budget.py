@@ -10,7 +10,7 @@ import pytest
 from tests.fakes.chain import DEPLOYMENT
 
 from viz.buyer.network.budget import Budget, DayBudget
-from viz.buyer.network.record import NetworkFile, NetworkRecord
+from viz.buyer.network.record import NetworkFile, NetworkRecord, held_at
 from viz.errors import BudgetSpent, StoreError
 
 DAY_S = 86_400
@@ -58,6 +58,31 @@ def test_what_a_killed_process_held_counts_as_spent(tmp_path: Path) -> None:
     clock.now += DAY_S
     with left.reserve(1_000, 1_000, 5_000):
         assert len(NetworkFile(tmp_path).read().held) == 1, "those of former days are forgotten"
+
+
+def test_a_refusal_tells_what_is_spent_from_what_is_held(tmp_path: Path) -> None:
+    """One killed request held the whole day, and "wait until midnight" was no way out."""
+    clock = Clock()
+    kill(budget(tmp_path, clock), 600)
+    left = budget(tmp_path, clock)
+    assert held_at(tmp_path, clock.now) == 600
+    with left.reserve(300, 400, 5_000) as running:
+        left.spend(running, 50)
+        with (
+            pytest.raises(BudgetSpent) as refused,
+            left.reserve(10, 10, 5_000),
+        ):
+            pass
+    assert "0.000000 vUSD are left" in refused.value.detail
+    assert "0.000950 vUSD are held" in refused.value.detail
+    assert "midnight" not in refused.value.detail
+    with left.reserve(10, 10, 5_000):
+        assert held_at(tmp_path, clock.now) == 610
+    with (
+        pytest.raises(BudgetSpent, match="until midnight"),
+        budget(tmp_path / "other", clock, 5).reserve(10, 10, 5_000),
+    ):
+        pass
 
 
 def test_processes_at_once_do_not_exceed_the_day(tmp_path: Path) -> None:
