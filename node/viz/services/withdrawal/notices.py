@@ -124,7 +124,8 @@ class Notices:
             )
         owners = await self._owners(said)
         standing = said.notifier == self._node or said.notifier in owners
-        self._require_room(said, now_s, standing=standing)
+        if self._known(digest) is None:
+            self._require_room(said, now_s, standing=standing)
         rejected = standing and await self._was_rejected(said)
         async with self._changing:
             if (known := self._known(digest)) is not None:
