@@ -191,14 +191,17 @@ def ask_chain(
     signer: Address | None = None,
     *,
     budget: web.AppKey[RateLimit] = QUESTIONS,
+    weight: int = 1,
 ) -> None:
     """Count a request that makes the node ask its chain; raise TooManyQuestions.
+
+    A request that reads much of the chain counts as ``weight`` requests.
 
     A ``signer`` who has sent a voucher is not counted. A signature alone is not enough, because
     anybody can make keys.
     """
     if signer is None or not parts_of(request).vouchers.has_paid(signer):
-        request.app[budget].admit(client_of(request))
+        request.app[budget].admit(client_of(request), weight)
 
 
 def name_channel(request: web.Request, signer: Address) -> None:

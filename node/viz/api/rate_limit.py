@@ -51,8 +51,8 @@ class RateLimit:
         self._total = 0
         self._asked: Counter[str] = Counter()
 
-    def admit(self, address: str) -> None:
-        """Count one request; raise TooManyQuestions if the minute has no room for it."""
+    def admit(self, address: str, weight: int = 1) -> None:
+        """Count a request as ``weight``; raise TooManyQuestions if the minute has no room."""
         minute, past_s = divmod(self._clock.now_s(), MINUTE_S)
         if minute != self._minute:
             self._minute, self._total = minute, 0
@@ -69,10 +69,10 @@ class RateLimit:
                 f"has not paid, and {ALL_TIMES} times as many from all: try again in {wait_s} s",
                 retryAfter=wait_s,
             )
-        self._asked[address] += 1
+        self._asked[address] += weight
         if site:
-            self._asked[site] += 1
-        self._total += 1
+            self._asked[site] += weight
+        self._total += weight
 
 
 @lru_cache(maxsize=8_192)

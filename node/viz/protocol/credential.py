@@ -16,6 +16,7 @@ from viz.domain.claim_rows import SignedVoucher
 from viz.domain.eip712 import COMPACT_SIGNATURE_BYTES
 from viz.domain.node_channel import PresentedVoucher
 from viz.domain.typed_data import RequestClose
+from viz.domain.usage import MAX_LINES
 from viz.errors import AccessTokenInvalid, InvalidRequest
 from viz.protocol.messages import MAX_TOKEN_CHARS, SignatureHex
 from viz.protocol.payment import INTENT, MAX_CREDENTIAL_CHARS, METHOD, VOUCHER_HEADER
@@ -36,6 +37,9 @@ from viz.protocol.wire_model import (
     record,
     whole,
 )
+
+# A usage line has three values, and no credential has 100 values beside its lines.
+MAX_VALUES: Final = 3 * MAX_LINES + 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +160,7 @@ def voucher_from_text(text: str) -> PresentedVoucher:
 
 
 def _credential_from_text(text: str) -> Credential:
-    members = from_base64url(text, max_chars=MAX_CREDENTIAL_CHARS)
+    members = from_base64url(text, max_chars=MAX_CREDENTIAL_CHARS, max_values=MAX_VALUES)
     whole = Reader(members, "the credential")
     challenge = whole.child("challenge")
     if (challenge.text("method"), challenge.text("intent")) != (METHOD, INTENT):

@@ -81,7 +81,9 @@ def to_base64url(value: Any) -> str:
     return base64.urlsafe_b64encode(canonical_json(value)).rstrip(b"=").decode()
 
 
-def from_base64url(text: str, *, max_chars: int = MAX_JSON_BYTES) -> Json:
+def from_base64url(
+    text: str, *, max_chars: int = MAX_JSON_BYTES, max_values: int = MAX_VALUES
+) -> Json:
     """Return the JSON object in base64url text, with or without padding.
 
     Raises InvalidRequest.
@@ -93,7 +95,7 @@ def from_base64url(text: str, *, max_chars: int = MAX_JSON_BYTES) -> Json:
         raw = base64.b64decode(padded.encode("ascii"), altchars=b"-_", validate=True)
     except (binascii.Error, ValueError) as error:
         raise InvalidRequest("the text is not base64url") from error
-    return parse_json(raw, max_bytes=max_chars)
+    return parse_json(raw, max_bytes=max_chars, max_values=max_values)
 
 
 # values: each function raises ValueError whose text says what the value must be

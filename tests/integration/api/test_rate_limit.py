@@ -19,6 +19,7 @@ from viz.domain.units import ZERO_HASH, AdapterId, Units
 from viz.domain.usage import UsageLine
 from viz.errors import TooManyQuestions
 from viz.protocol import payment
+from viz.protocol.owner_actions import ACCOUNT_PATH
 
 
 @pytest.fixture
@@ -103,6 +104,17 @@ async def test_strangers_questions_are_bounded(node: Node, monkeypatch: pytest.M
     assert (await buyer.ask()).status == 200
     node.clock.now += MINUTE_S
     assert (await late.pay(payment.CHANNELS_PATH, late.deposit(opening=False)))[0] == 200
+
+
+async def test_an_account_counts_as_its_reads(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looking at accounts makes the chain answer no more often than other questions do."""
+    monkeypatch.setitem(node.app._state, QUESTIONS, RateLimit(node.clock, 8))
+    codes = []
+    for number in range(4):
+        stranger = public_address(bytes([0x60 + number]) * 32)
+        path = ACCOUNT_PATH.format(account=stranger)
+        codes.append((await Buyer(node).call("GET", path))[0])
+    assert codes == [200, 200, 429, 429]
 
 
 def test_ten_busy_addresses_leave_room_for_the_quiet() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,7 +17,7 @@ from viz.domain.ports.ledger import OfferedWork
 from viz.domain.receipt import SignedReceipt
 from viz.domain.typed_data import Close, Quote, Receipt, RequestClose, Session
 from viz.domain.units import AdapterId, ContentId, Hash32
-from viz.domain.usage import UsageLine, usage_hash
+from viz.domain.usage import MAX_LINES, UsageLine, usage_hash
 from viz.errors import AccessTokenInvalid, InvalidRequest, InvalidSignature
 from viz.protocol.credential import (
     CloseRequest,
@@ -137,7 +138,14 @@ def test_the_challenge_survives_its_header(
     assert Challenge.from_header(challenge.to_header()) == challenge
 
 
-@pytest.mark.parametrize("credential", [DEPOSIT, PRESENTED, CLOSE, FINAL, NOTHING_OWED])
+ALL_LINES = tuple(UsageLine(AdapterId(each), 2**88) for each in range(MAX_LINES))
+LONGEST = PresentedVoucher(31337, NODE, SIGNER, NODE, replace(PRESENTED.row, lines=ALL_LINES))
+LONGEST_CLOSE = replace(CLOSE, final=SignedVoucher(2**96 - 1, HASH, ALL_LINES, bytes(64)))
+
+
+@pytest.mark.parametrize(
+    "credential", [DEPOSIT, PRESENTED, CLOSE, FINAL, NOTHING_OWED, LONGEST, LONGEST_CLOSE]
+)
 def test_credentials_survive_their_header(credential: Credential) -> None:
     """Each action reads back as what was sent."""
     assert credential_from_header(credential_to_header(credential, "abc")) == credential
@@ -148,6 +156,17 @@ def _payload(**changes: Any) -> str:
     whole = from_base64url(header.split(" ")[1])
     whole["payload"].update(changes)
     return "Payment " + to_base64url(whole)
+
+
+@pytest.mark.parametrize("filler", ["[" * 900, "[" + "[],[],[]," * 300 + "1]", "[1" + ",1" * 900])
+def test_a_credential_of_many_values_is_not_parsed(
+    filler: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Values that no voucher has cost the node less than their parsing."""
+    monkeypatch.setattr(json, "loads", lambda *_, **__: pytest.fail("it was parsed"))
+    header = "Payment " + base64.urlsafe_b64encode(f'{{"a":{filler}'.encode()).decode()
+    with pytest.raises(InvalidRequest, match="more than 865 values"):
+        credential_from_header(header)
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ from viz.protocol.registration import STATE_KEPT_S
 from viz.protocol.wire import JSON_INTEGER_MAX
 
 _ID_DIGITS: Final = 15
+ACCOUNT_READS: Final = 4
 A = TypeVar("A", SignedTerms, SignedApproval, SignedWithdrawal)
 
 
@@ -82,7 +83,7 @@ async def account(request: web.Request) -> web.Response:
         ("account", asked),
         lambda: _view(parts, asked),
         kept_s=STATE_KEPT_S,
-        admit=lambda: ask_chain(request),
+        admit=lambda: ask_chain(request, weight=ACCOUNT_READS),
     )
     return web.json_response(view.to_json())
 
