@@ -100,10 +100,9 @@ class Statement:
         }
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """Yield each line as a mapping of COLUMNS to values."""
+        """Yield each line as a mapping of COLUMNS to values; what a line does not have is empty."""
         for line in self.lines:
-            adapter = "" if line.adapter_id is None else int(line.adapter_id)
-            counted = self.vouchers.get(line.transaction, "") if line.kind == EARNED else ""
+            counted = self.vouchers.get(line.transaction) if line.kind == EARNED else None
             values = (
                 int(self.content_id),
                 self.times[line.block],
@@ -112,26 +111,29 @@ class Statement:
                 hex_of(line.transaction),
                 line.kind,
                 line.account,
-                adapter,
+                line.adapter_id or "",
                 line.node or "",
-                str(line.gross_units),
-                str(line.works_units),
+                str(line.gross_units or ""),
+                str(line.works_units or ""),
                 line.royalty_bps or "",
                 line.share_bps or "",
-                counted,
+                counted or "",
                 str(line.units),
-                line.credited,
+                line.credited or "",
             )
             yield dict(zip(COLUMNS, values, strict=True))
 
 
 def csv_text(statements: Sequence[Statement]) -> str:
-    """Return all lines of the statements as CSV with a header."""
+    """Return all lines of the statements as CSV with a header; true is ``true``."""
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
     for statement in statements:
-        writer.writerows(statement.rows())
+        writer.writerows(
+            {name: "true" if value is True else value for name, value in row.items()}
+            for row in statement.rows()
+        )
     return text.getvalue()
 
 

@@ -136,6 +136,9 @@ async def test_a_period_begins_with_what_waited(net: Testnet, tmp_path: Path) ->
     )
     rows = list(csv.DictReader(io.StringIO(told.stdout)))
     assert [row["kind"] for row in rows] == ["fee", "earned", "earned"]
+    # What a line does not have is empty, as it is left out of the JSON: neither 0 nor False.
+    assert (rows[0]["gross"], rows[0]["works"], rows[0]["vouchers"]) == ("", "", "")
+    assert {row["credited"] for row in rows} == {""}
     told = await desk.viz(
         "content", "statement", work, "--rpc", net.anvil.url, key=False, yes=False
     )

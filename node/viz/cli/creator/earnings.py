@@ -344,10 +344,10 @@ def _print_statement(found: Statement, trusted: Deployment) -> None:
         rate = ""
         if row["royaltyBps"]:
             rate = f"{percent(row['shareBps'])} of {percent(row['royaltyBps'])}"
-        elif row["works"] != "0":
+        elif row["works"]:
             both = f"{percent(agreed_bps[row['adapter']])} and 100 %"
             rate = f"{percent(row['shareBps'])} of {both}"
-        gross = amount(int(row["gross"]), trusted) if row["gross"] != "0" else ""
+        gross = amount(int(row["gross"]), trusted) if row["gross"] else ""
         kind = f"{row['kind']}, to collect" if row["credited"] else row["kind"]
         who = row["node"] or row["account"]
         rows.append(
