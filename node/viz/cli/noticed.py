@@ -21,7 +21,7 @@ def effect(found: Mapping[str, Any]) -> str:
     if found["state"] == "upheld":
         return f"since {moment(min(found['effectiveAt'], found['answeredAt']))}: upheld"
     if found["effectiveAt"] == found["receivedAt"]:
-        return "at once: sales stop until the operator answers"
+        return "at once: what it is about is not sold until the operator answers"
     return f"{moment(found['effectiveAt'])}, if the operator has not answered by then"
 
 

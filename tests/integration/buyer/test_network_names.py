@@ -180,6 +180,22 @@ async def test_nothing_else_is_ever_meant_by_the_default_base_models_name(
     assert not network.chain.channels
 
 
+async def test_the_list_shows_no_stranger_under_the_default_base_models_name(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name that is listed alone is one to ask by; asking by this one was refused."""
+    monkeypatch.setattr(naming, "DEFAULT_BASE", NAME)
+
+    async def shown() -> set[str]:
+        async with beside(network, stranger(1)), network.buyer() as buyer:
+            models = await buyer.models()
+            return set(naming.shown_ids(models, naming.meant_without_record))
+
+    assert await shown() == {MODEL, honest(network), f"{NAME}@{OTHER.hex()[:12]}"}
+    as_default(network, monkeypatch)
+    assert await shown() == {MODEL, NAME, f"{NAME}@{OTHER.hex()[:12]}"}
+
+
 async def test_looking_at_a_model_gives_its_title_no_meaning(network: Network) -> None:
     """A program that lists and looks, without a key, fixed a stranger's title for good."""
     async with network.buyer() as buyer:

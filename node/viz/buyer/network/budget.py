@@ -69,6 +69,16 @@ class DayBudget:
         """What was spent today, by all processes, and what others hold; raise BooksMismatch."""
         return self._spent_units(self._file.read(), day_of(self._clock.now_s()))
 
+    @property
+    def left_units(self) -> Units | None:
+        """What a new request may spend today; None if there is no limit. Raises BooksMismatch."""
+        if self._budget.day_units is None:
+            return None
+        return max(0, self._budget.day_units - self.spent_units - self._running_units())
+
+    def _running_units(self) -> Units:
+        return sum(each.units for each in tuple(self._reserved))
+
     def _spent_units(self, record: NetworkRecord, day: str) -> Units:
         own = {each.name for each in tuple(self._reserved)}
         # Those of the day before too: an answer that began then is recorded on this day.
@@ -91,7 +101,7 @@ class DayBudget:
         def hold(record: NetworkRecord) -> NetworkRecord:
             limit_units = self._budget.day_units
             if limit_units is not None:
-                held = sum(each.units for each in self._reserved)
+                held = self._running_units()
                 left_units = max(0, limit_units - self._spent_units(record, day) - held)
                 if least_units > left_units:
                     spent_units = record.days.get(day, 0) + self._unsaved.get(day, 0)

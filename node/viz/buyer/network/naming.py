@@ -109,6 +109,13 @@ def means_default(wanted: str) -> bool:
     return same_name(wanted, DEFAULT_BASE)
 
 
+def meant_without_record(models: Sequence[MarketModel], wanted: str) -> MarketModel | None:
+    """Return which of the models with a name it means to a buyer who has used none of them."""
+    if means_default(wanted):
+        return next((each for each in models if is_default(each)), None)
+    return models[0] if len(models) == 1 else None
+
+
 def references(models: Sequence[MarketModel], name: str = "") -> list[str]:
     """Return a way to name each of these models that means no other of them.
 

@@ -172,11 +172,11 @@ def print_parts(parts: Sequence[dict[str, Any]], here: Deployment) -> None:
 
 def print_market(models: Sequence[MarketModel], here: Deployment) -> None:
     """Print the models of all nodes."""
-    from viz.buyer.network.naming import shown_ids
+    from viz.buyer.network.naming import meant_without_record, shown_ids
 
     if not models:
         say("No model on offer has these words.")
-    ids = shown_ids(models, lambda found, _: found[0] if len(found) == 1 else None)
+    ids = shown_ids(models, meant_without_record)
     for model, shown in zip(models, ids, strict=True):
         title = shown if model.name in ("", model.model) else f"{shown}: {model.name}"
         rows: list[tuple[str, object]] = []

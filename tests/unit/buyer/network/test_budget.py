@@ -66,6 +66,9 @@ def test_a_refusal_tells_what_is_spent_from_what_is_held(tmp_path: Path) -> None
     kill(budget(tmp_path, clock), 600)
     left = budget(tmp_path, clock)
     assert held_at(tmp_path, clock.now) == 600
+    with left.reserve(300, 300, 5_000) as running:
+        assert (left.spent_units, left.left_units) == (600, 100)
+        assert budget(tmp_path, clock, None).left_units is None
     with left.reserve(300, 400, 5_000) as running:
         left.spend(running, 50)
         with (
