@@ -5,12 +5,13 @@ Many clients ask for more tokens than any context holds, and mean "as long as po
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from viz.buyer.answers.answer import PaidAnswer
 from viz.buyer.client import BuyerClient
+from viz.buyer.terms.checks import Limits
 from viz.buyer.terms.offers import find_offer
 from viz.buyer.terms.request import named_lengths
 from viz.errors import PromptTooLong
@@ -19,20 +20,33 @@ from viz.protocol.payment import CHAT_PATH
 
 @asynccontextmanager
 async def ask_fitting(
-    client: BuyerClient, body: dict[str, Any], path: str = CHAT_PATH
+    client: BuyerClient,
+    body: dict[str, Any],
+    path: str = CHAT_PATH,
+    *,
+    limits: Limits | None = None,
+    asked: Callable[[PaidAnswer], None] | None = None,
 ) -> AsyncIterator[PaidAnswer]:
     """Yield a paid answer whose length is cut to the room in the context.
 
-    Raises what ``BuyerClient.ask`` raises, but PromptTooLong only if the prompt leaves no room.
+    ``limits`` replace the client's for this answer. ``asked`` is called with each answer before the
+    node is asked for it, which may refuse it. Raises what ``BuyerClient.ask`` raises, but
+    PromptTooLong only if the prompt leaves no room.
     """
     context_tokens = _context_tokens(client, body)
     body = at_most(body, context_tokens)
     async with AsyncExitStack() as stack:
+
+        async def begun(body: dict[str, Any]) -> PaidAnswer:
+            answer = client.ask(body, path, limits=limits)
+            if asked is not None:
+                asked(answer)
+            return await stack.enter_async_context(answer)
+
         try:
-            answer = await stack.enter_async_context(client.ask(body, path))
+            answer = await begun(body)
         except PromptTooLong as refusal:
-            room = room_in(refusal, context_tokens)
-            answer = await stack.enter_async_context(client.ask(at_most(body, room), path))
+            answer = await begun(at_most(body, room_in(refusal, context_tokens)))
         yield answer
 
 

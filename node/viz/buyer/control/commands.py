@@ -28,9 +28,15 @@ from viz.protocol.wire import Json
 class ChannelControl:
     """The commands of one channel."""
 
-    def __init__(self, client: BuyerClient, ended: Ended | None = None) -> None:
-        """``ended`` is called with each answer when it ends, even if an error ends it."""
+    def __init__(
+        self, client: BuyerClient, ended: Ended | None = None, *, side: OneNode | None = None
+    ) -> None:
+        """``ended`` is called with each answer when it ends, even if an error ends it.
+
+        ``side`` asks the client's node; None: without a budget.
+        """
         self._client, self._ended = client, ended
+        self._side = side or OneNode(client)
         self.record: AnswerEvidence | None = None
         """By which anybody can check the last answer; None if it has no receipt."""
 
@@ -134,7 +140,7 @@ class ChannelControl:
             await tell(chosen_line(offer.model, offer.name, price))
         if not model:
             body = {**body, "model": offer.model}
-        side = OneNode(client)
+        side = self._side
         async with side.asking(body, CHAT_PATH) as answer:
             await pass_on(side, answer, write, self._ended)
         self.record = answer.evidence(client)

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from typing import Final
 
 import structlog
 
@@ -21,6 +22,8 @@ from viz.domain.ports.clock import Clock
 from viz.domain.units import Address, Units
 from viz.errors import BooksMismatch, BudgetSpent, StoreError
 
+# A request reserves the price of the dearest node, and the prompt again for each change of node.
+MARGIN: Final = 3
 _log = structlog.get_logger()
 
 
@@ -85,6 +88,18 @@ class DayBudget:
         held = record.held_on(day).items()
         others = sum(units for name, (_, units) in held if name not in own)
         return record.days.get(day, 0) + self._unsaved.get(day, 0) + others
+
+    def reserve_for(
+        self, first_units: Units, dearest_units: Units, cap_units: Units
+    ) -> AbstractContextManager[Reservation]:
+        """Reserve for a request that is estimated at these costs; raise BudgetSpent.
+
+        ``first_units`` is the cost at the node that is asked first, ``dearest_units`` at the
+        dearest that may be asked, ``cap_units`` the most that an answer may cost.
+        """
+        need_units = min(cap_units, first_units)
+        likely_units = max(need_units, min(cap_units, MARGIN * dearest_units))
+        return self.reserve(need_units, likely_units, cap_units)
 
     @contextmanager
     def reserve(

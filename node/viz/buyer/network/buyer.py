@@ -17,7 +17,7 @@ import structlog
 
 from viz.buyer.asking import openai_model
 from viz.buyer.network.budget import Budget, DayBudget
-from viz.buyer.network.continuation import length_of, with_length
+from viz.buyer.network.continuation import with_length
 from viz.buyer.network.failover import NetworkAnswer
 from viz.buyer.network.finder import NodeFinder
 from viz.buyer.network.naming import (
@@ -38,7 +38,6 @@ from viz.buyer.network.pool import NodePool
 from viz.buyer.network.record import NetworkFile, NodeHistory
 from viz.buyer.terms.checks import Limits
 from viz.buyer.terms.offers import NAMES_SHOWN, as_reference, is_askable
-from viz.buyer.terms.request import AskedRequest
 from viz.domain.display import counted, prices
 from viz.domain.ports.chain import Deployment
 from viz.domain.ports.clock import Clock
@@ -58,10 +57,6 @@ from viz.protocol.payment import CHAT_PATH
 from viz.protocol.wire import Json
 
 NODES_ASKED: Final = 5
-# A request reserves the price of the dearest node, and the prompt again for each change of node.
-MARGIN: Final = 3
-_BYTES_A_TOKEN: Final = 3
-_TEMPLATE_TOKENS: Final = 64
 _log = structlog.get_logger()
 
 
@@ -81,7 +76,7 @@ class NetworkBuyer:
     ) -> None:
         self._finder, self._pool, self._file = finder, pool, file
         self._budget, self._limits, self._clock = budget, limits, clock
-        self._day = DayBudget(budget, file, clock, deployment)
+        self.day = DayBudget(budget, file, clock, deployment)
         self._histories: dict[Address, NodeHistory] = dict(file.read().nodes)
         self.deployment = deployment
 
@@ -239,16 +234,14 @@ class NetworkBuyer:
             raise InvalidRequest("name a model: /v1/models lists them", param="model")
         model = model or await self.model(wanted)
         body = with_length({**body, "model": model.model}, path)
-        request = _size_of(body, path)
+        request = Request.of(body, path)
         offers = self._offers(model, request)
         dearest = max(request.units(offer) for offer in offers)
         cap_units = self._limits.request_units
-        need_units = min(cap_units, request.units(offers[0]))
-        likely_units = max(need_units, min(cap_units, MARGIN * dearest))
-        with self._day.reserve(need_units, likely_units, cap_units) as reservation:
+        with self.day.reserve_for(request.units(offers[0]), dearest, cap_units) as reservation:
             answer = NetworkAnswer(
                 self._pool,
-                self._day,
+                self.day,
                 reservation,
                 self._note,
                 model=model,
@@ -262,7 +255,7 @@ class NetworkBuyer:
 
     def first_offer(self, body: dict[str, Any], path: str, model: MarketModel) -> MarketOffer:
         """Return the offer that an OpenAI request for a model tries first; raises as ``ask``."""
-        return self._offers(model, _size_of(with_length(body, path), path))[0]
+        return self._offers(model, Request.of(with_length(body, path), path))[0]
 
     def _offers(self, model: MarketModel, request: Request) -> list[MarketOffer]:
         """Return the offers that may be used, the best first, at most ``NODES_ASKED``."""
@@ -351,7 +344,7 @@ class NetworkBuyer:
         """Return what was spent today and on each open channel, and what is left of it."""
         reports = [client.spending.report() for client in self._pool.clients]
         spent_units, left_units = await asyncio.to_thread(
-            lambda: (self._day.spent_units, self._day.left_units)
+            lambda: (self.day.spent_units, self.day.left_units)
         )
         return {
             "today": str(spent_units),
@@ -382,13 +375,6 @@ def _told(model: MarketModel) -> str:
 def _entry(model: MarketModel, shown: str) -> Json:
     owner = model.offers[0].node if model.offers else model.told_by
     return openai_model(shown, owner, model.to_json())
-
-
-def _size_of(body: dict[str, Any], path: str) -> Request:
-    """Estimate the size of a request, to compare offers; payment has its own limits."""
-    asked = AskedRequest(path, body)
-    size = sum(len(text.encode()) for text in asked.texts())
-    return Request(_TEMPLATE_TOKENS + size // _BYTES_A_TOKEN, length_of(body) * asked.choices)
 
 
 def _sum_of(runs: Iterable[Json]) -> Json:

@@ -17,12 +17,15 @@ from __future__ import annotations
 import math
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final, Self
 
+from viz.buyer.network.continuation import length_of
 from viz.buyer.network.record import NodeHistory
+from viz.buyer.terms.request import AskedRequest
 from viz.domain.pricing import Price
 from viz.domain.units import Address, Units
 from viz.protocol.market import MarketOffer
+from viz.protocol.messages import AdapterOffer
 
 PRICE: Final = 1.0
 LATENCY: Final = 0.5
@@ -34,6 +37,8 @@ RECENT_S: Final = 60
 LEAST_MS: Final = 50.0
 # The first text takes longer than the round trip of the description: the prompt is computed too.
 UNMEASURED_MS: Final = 250.0
+_BYTES_A_TOKEN: Final = 3
+_TEMPLATE_TOKENS: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +48,14 @@ class Request:
     prompt_tokens: int
     completion_tokens: int
 
-    def units(self, offer: MarketOffer) -> Units:
+    @classmethod
+    def of(cls, body: dict[str, Any], path: str) -> Self:
+        """Estimate the size of an OpenAI request, to compare offers; payment has its own limits."""
+        asked = AskedRequest(path, body)
+        size = sum(len(text.encode()) for text in asked.texts())
+        return cls(_TEMPLATE_TOKENS + size // _BYTES_A_TOKEN, length_of(body) * asked.choices)
+
+    def units(self, offer: MarketOffer | AdapterOffer) -> Units:
         """Return the most that the request costs at an offer's list price."""
         price = Price(offer.prompt_price_units, offer.completion_price_units)
         return price.amount_units(self.prompt_tokens, self.completion_tokens)

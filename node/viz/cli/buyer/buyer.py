@@ -288,7 +288,9 @@ def proxy(
         host, port, _api_key(api_key_file), api_key_file, allow_host or (), allow_origin or ()
     )
     serving = (
-        serve_node(door, client_at(node, folder, deployment, secret, rpc, caps), checked(node))
+        serve_node(
+            door, folder, client_at(node, folder, deployment, secret, rpc, caps), checked(node)
+        )
         if node
         else serve_network(door, folder, deployment, secret, rpc, caps, spends)
     )

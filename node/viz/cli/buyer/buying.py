@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from viz.buyer.client import BuyerClient
     from viz.buyer.control.client import ProxyControl
     from viz.buyer.control.commands import ChannelControl
+    from viz.buyer.network.one_node import CountedNode
     from viz.buyer.terms.checks import Limits
     from viz.domain.ports.chain import Deployment
     from viz.protocol.messages import NodeInfo
@@ -198,7 +199,21 @@ async def channel_control(
     from viz.buyer.control.commands import ChannelControl
 
     async with client_at(node, folder, deployment_file, secret(), rpc_url, caps) as client:
-        yield ChannelControl(client)
+        yield ChannelControl(client, side=counted_node(client, folder))
+
+
+def counted_node(client: BuyerClient, folder: Path | None) -> CountedNode:
+    """Return the side that asks a client's node; the day's sum of the data folder has what it pays.
+
+    The commands with --node have no limit by day of their own.
+    """
+    from viz.buyer.network.budget import Budget, DayBudget
+    from viz.buyer.network.one_node import CountedNode
+    from viz.buyer.network.record import NetworkFile
+    from viz.clock import SystemClock
+
+    day = DayBudget(Budget(0), NetworkFile(home_of(folder)), SystemClock(), client.deployment)
+    return CountedNode(client, day)
 
 
 def recorder_of(control: object) -> ChannelControl:

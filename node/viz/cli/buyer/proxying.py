@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from viz.cli.buyer.buying import Caps, home_of
+from viz.cli.buyer.buying import Caps, counted_node, home_of
 from viz.cli.buyer.networking import NETWORK, SpendingOptions, network_at
 from viz.cli.console import err, lines, out, say, show
 from viz.cli.noticed import notices_in_words
@@ -81,19 +81,21 @@ async def serving_until_stopped(
 
 @asynccontextmanager
 async def serve_node(
-    door: ProxyDoor, opening: AbstractAsyncContextManager[BuyerClient], url: str
+    door: ProxyDoor,
+    folder: Path | None,
+    opening: AbstractAsyncContextManager[BuyerClient],
+    url: str,
 ) -> AsyncIterator[RunningProxy]:
     """Serve the proxy of one node."""
-    from viz.buyer.asking import OneNode
     from viz.buyer.control.commands import ChannelControl
     from viz.buyer.control.server import serving_control
     from viz.buyer.proxy.spent_line import say_cost
 
     async with AsyncExitStack() as ends:
         client = await ends.enter_async_context(opening)
-        side = OneNode(client)
+        side = counted_node(client, folder)
         base = await ends.enter_async_context(door.serving(side))
-        control = ChannelControl(client, say_cost)
+        control = ChannelControl(client, say_cost, side=side)
         await ends.enter_async_context(
             serving_control(control, client.directory, client.info.node, url)
         )
@@ -117,11 +119,12 @@ async def serve_network(
     from viz.buyer.control.commands import ChannelControl
     from viz.buyer.control.server import serving_control
     from viz.buyer.network.control import NetworkControl
+    from viz.buyer.network.one_node import CountedNode
     from viz.buyer.network.record import NetworkFile
     from viz.buyer.proxy.spent_line import say_cost
 
     def held(client: BuyerClient, url: str) -> AbstractAsyncContextManager[object]:
-        control = ChannelControl(client, say_cost)
+        control = ChannelControl(client, say_cost, side=CountedNode(client, buyer.day))
         return serving_control(control, client.directory, client.info.node, url)
 
     async with AsyncExitStack() as ends:

@@ -1,0 +1,49 @@
+"""Count the answers of one named node in the day's budget, as those of the network count.
+
+Invariant: what is paid through ``CountedNode`` is in the day's sum of the data folder, and within
+the day's limit where its ``DayBudget`` has one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+from viz.buyer.answer_length import ask_fitting
+from viz.buyer.answers.answer import PaidAnswer
+from viz.buyer.asking import OneNode, OneNodesAnswer
+from viz.buyer.client import BuyerClient
+from viz.buyer.network.budget import DayBudget
+from viz.buyer.network.policy import Request
+from viz.errors import InvalidRequest
+
+
+class CountedNode(OneNode):
+    """A client of one node whose answers count in the day's budget."""
+
+    def __init__(self, client: BuyerClient, day: DayBudget) -> None:
+        super().__init__(client)
+        self._day = day
+
+    @asynccontextmanager
+    async def asking(self, body: dict[str, Any], path: str) -> AsyncIterator[OneNodesAnswer]:
+        """Yield the node's answer as ``OneNode`` does; raise BudgetSpent too."""
+        client = self._client
+        if not isinstance(body.get("model"), str):
+            raise InvalidRequest("name a model: /v1/models lists them", param="model")
+        units = Request.of(body, path).units(await client.offer_of(body["model"]))
+        cap_units = client.limits.request_units
+        asked: list[PaidAnswer] = []
+        with self._day.reserve_for(units, units, cap_units) as reservation:
+            limits = replace(client.limits, request_units=min(cap_units, reservation.units))
+            try:
+                async with ask_fitting(
+                    client, body, path, limits=limits, asked=asked.append
+                ) as answer:
+                    yield OneNodesAnswer(answer)
+            finally:
+                # One before the last was refused because of its length, and cost nothing.
+                for each in asked[-1:]:
+                    self._day.spend(reservation, each.most_units)
