@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.integration.buyer.test_network import DEPOSIT, Network, chat, cut, network, read
+from tests.integration.buyer.test_killed_mid_answer import cut
+from tests.integration.buyer.test_network import DEPOSIT, Network, chat, network, read
 
 from viz.buyer.control.commands import ChannelControl
 from viz.buyer.network.budget import Budget
