@@ -320,7 +320,7 @@ async def test_ten_addresses_lock_out_nobody(node: Node) -> None:
 async def asked_as(node: Node, monkeypatch: pytest.MonkeyPatch, *forwarded: dict[str, str]) -> int:
     """Return how many addresses the node takes these requests to come from."""
     counted: set[str] = set()
-    monkeypatch.setattr(RateLimit, "admit", lambda _, address: counted.add(address))
+    monkeypatch.setattr(RateLimit, "admit", lambda _, address, weight: counted.add(address))
     for headers in forwarded:
         unread = secrets.randbelow(2**40)
         await Buyer(node).call("GET", f"/viz/v1/contents/{unread}", headers=headers)
