@@ -56,6 +56,7 @@ def build_payments(
             chain,
             writer,
             budget,
+            clock,
             domain=domain,
             policy=settings.deposits,
             require_clock=require_clock,

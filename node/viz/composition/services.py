@@ -309,6 +309,7 @@ def loops(services: Services) -> dict[str, LoopFunction]:
         "clock": services.clock_check.run,
         "withdrawals": services.withdrawals.run,
         "offers": services.catalogue.run,
+        "deposits": services.payments.deposit_relay.run,
         "listings": services.works.listings.run,
         "discovery": services.works.discovery.run,
         "announcement": services.works.announcing.run,

@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.fakes.chain import FakeChain
 from tests.integration.api.harness import NODE_KEY, Buyer, Node, running_node
 
+from viz.api.market import own_offers
+from viz.api.market.own_offers import NODE_KEPT_S
 from viz.domain.ports.chain import ChannelState, ServingState
 from viz.domain.units import AdapterId, Address
-from viz.errors import ChainUnreachable
+from viz.errors import ChainMismatch, ChainUnreachable
 from viz.protocol import payment
 from viz.services.payments.freshness import OLDEST_S
 from viz.services.upkeep.clock_check import ClockCheck
@@ -100,6 +103,65 @@ async def test_vouchers_are_taken_while_the_chain_hangs(node: Node) -> None:
     base = buyer.channel.settled_units
     status, _ = await buyer.pay(payment.VOUCHERS_PATH, buyer.voucher(AdapterId(7), 900_000, base))
     assert status == 200
+
+
+async def told(node: Node) -> tuple[int, Any]:
+    status, body, _ = await Buyer(node).call("GET", payment.NODE_PATH)
+    return status, body
+
+
+async def test_a_node_says_what_it_sells_while_its_chain_hangs(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every buyer asks this first: the last reading serves, and the time goes on from it."""
+    monkeypatch.setattr(own_offers, "CHAIN_WAIT_S", 0.02)
+    _, before = await told(node)
+    troubled(node).hangs = True
+    for past_s in (1, OLDEST_S // 2, OLDEST_S - 1):
+        node.clock.now = before["chainTime"] + past_s
+        assert await told(node) == (200, {**before, "chainTime": node.clock.now})
+
+
+async def test_what_a_node_says_is_an_hour_old_at_most(node: Node) -> None:
+    """A refusal serves the last reading too; without one, or with an older one, it is told."""
+    troubled(node).error = ChainUnreachable("refused: request rate limited")
+    unread = await told(node)
+    assert (unread[0], unread[1]["code"]) == (503, "chain-unreachable")
+    troubled(node).error = None
+    node.clock.now += NODE_KEPT_S
+    assert (await told(node))[0] == 200
+    troubled(node).error = ChainUnreachable("refused: request rate limited")
+    node.clock.now += OLDEST_S - 1
+    assert (await told(node))[0] == 200
+    node.clock.now += NODE_KEPT_S
+    status, problem = await told(node)
+    assert (status, problem["code"]) == (503, "chain-unreachable")
+    troubled(node).error = None
+    node.clock.now += NODE_KEPT_S
+    assert (await told(node))[1]["chainTime"] == node.clock.now
+
+
+async def test_another_chain_is_hidden_by_no_earlier_reading(node: Node) -> None:
+    """An endpoint of another chain is no silence of the own one."""
+    assert (await told(node))[0] == 200
+    troubled(node).error = ChainMismatch("the endpoint is of chain 5")
+    node.clock.now += NODE_KEPT_S
+    status, problem = await told(node)
+    assert (status, problem["code"]) == (502, "chain-mismatch")
+
+
+async def test_a_node_that_nobody_asked_keeps_a_reading(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first buyer of a quiet day may come while the chain hangs."""
+    monkeypatch.setattr(own_offers, "CHAIN_WAIT_S", 0.02)
+    reading = asyncio.create_task(node.parts.deposit_relay.run())
+    await asyncio.sleep(0)
+    assert node.parts.deposit_relay.last_terms is not None
+    troubled(node).hangs = True
+    node.clock.now += 90
+    assert (await told(node))[0] == 200
+    reading.cancel()
 
 
 async def test_a_wrong_clock_takes_no_deposit_and_is_told(node: Node) -> None:

@@ -340,3 +340,12 @@ async def test_an_allowed_node_that_does_not_serve_it_is_told(network: Network) 
     async with network.buyer(budget=only) as buyer:
         with pytest.raises(ChannelUnknown, match="allow"):
             await read(buyer, chat(model=NAME))
+
+
+async def test_an_allowed_node_that_did_not_answer_is_told(network: Network) -> None:
+    """Of a node that was away it was said that it does not serve the model."""
+    away = network.address("b")
+    await network.nodes["b"].runner.cleanup()
+    async with network.buyer(budget=Budget(DEPOSIT, nodes=frozenset({away}))) as buyer:
+        with pytest.raises(ChannelUnknown, match=f"did not answer, or sold nothing: {away}"):
+            await read(buyer, chat(model=NAME))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Final
 
 from aiohttp import web
@@ -12,15 +13,19 @@ from viz.chain.deployment import deployment_json
 from viz.domain.notices import NAME_OF_KIND
 from viz.domain.ports.ledger import AdapterRecord
 from viz.domain.pricing import Price
-from viz.domain.units import AdapterId, Units, hex_of
-from viz.errors import UnknownAdapter
+from viz.domain.units import AdapterId, hex_of
+from viz.errors import ChainUnreachable, UnknownAdapter
 from viz.protocol.messages import NodeInfo
 from viz.protocol.payment import DEPLOYMENT_PATH, NODE_PATH
 from viz.protocol.provenance_forms.facts import provenance_path
 from viz.protocol.registration import STATE_KEPT_S
 from viz.protocol.wire import Json
+from viz.services.payments.deposit_relay import DepositTerms
+from viz.services.payments.freshness import OLDEST_S
 
 NODE_KEPT_S: Final = 2
+# How long the node's description waits for the chain if there is an earlier reading.
+CHAIN_WAIT_S: Final = 2.0
 
 
 def routes() -> list[web.RouteDef]:
@@ -37,10 +42,7 @@ async def node(request: web.Request) -> web.Response:
     """Answer the node's address, its chain and contracts, and what it sells."""
     parts = parts_of(request)
     where, model = parts.chain.deployment, parts.engines.first_model
-    # Every client asks this first. One reading serves all of them, so no client's limit counts it.
-    (name, version), chain_time_s, minimum_units = await request.app[LOOKS].get(
-        "node", lambda: _of_chain(parts), kept_s=NODE_KEPT_S, own=True
-    )
+    terms = await _terms(request)
     price: Price = parts.catalogue.list_price_of(model.digest)
     info = NodeInfo(
         node=parts.sessions.node,
@@ -49,16 +51,16 @@ async def node(request: web.Request) -> web.Response:
         content_registry=where.content_registry,
         adapter_registry=where.adapter_registry,
         token=where.token,
-        token_name=name,
-        token_version=version,
+        token_name=terms.token_name,
+        token_version=terms.token_version,
         token_decimals=where.token_decimals,
-        chain_time_s=chain_time_s,
+        chain_time_s=terms.chain_time_s(parts.clock.now_s()),
         base_model=model.name,
         base_digest=model.digest,
         tokenizer_digest=model.tokenizer_digest,
         context_tokens=model.context_tokens,
-        suggested_deposit_units=max(parts.terms.suggested_deposit_units, minimum_units),
-        minimum_deposit_units=minimum_units,
+        suggested_deposit_units=max(parts.terms.suggested_deposit_units, terms.minimum_units),
+        minimum_deposit_units=terms.minimum_units,
         minimum_step_units=price.amount_units(0, parts.serving.policy.step_tokens),
         adapters=parts.catalogue.offers(),
         age_key=parts.terms.age_recipient,
@@ -66,13 +68,25 @@ async def node(request: web.Request) -> web.Response:
     return web.json_response(info.to_json())
 
 
-async def _of_chain(parts: NodeContext) -> tuple[tuple[str, str], int, Units]:
-    """Return the token's domain, the chain's time, and the least deposit at today's gas."""
-    return (
-        await parts.deposit_relay.token_domain(),
-        await parts.chain.chain_time(),
-        await parts.deposit_relay.minimum_units(),
+async def _terms(request: web.Request) -> DepositTerms:
+    """Return what the chain says now; if it does not answer, the last reading of this hour.
+
+    Without such a reading the chain's answer is awaited. Raises ChainError.
+    """
+    parts = parts_of(request)
+    # Every client asks this first. One reading serves all of them, so no client's limit counts it.
+    reading = request.app[LOOKS].get(
+        "node", parts.deposit_relay.read_terms, kept_s=NODE_KEPT_S, own=True
     )
+    last = parts.deposit_relay.last_terms
+    if last is None or parts.clock.now_s() - last.seen_s >= OLDEST_S:
+        return await reading
+    try:
+        # A reading that takes longer goes on, and serves those who ask later.
+        async with asyncio.timeout(CHAIN_WAIT_S):
+            return await reading
+    except (ChainUnreachable, TimeoutError):
+        return last
 
 
 async def adapters(request: web.Request) -> web.Response:

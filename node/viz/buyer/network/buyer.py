@@ -274,9 +274,8 @@ class NetworkBuyer:
             and offer.completion_price_units <= self._limits.completion_price_units
         )
 
-    @staticmethod
     def _why_none(
-        model: MarketModel, allowed: Iterable[MarketOffer], affordable: Iterable[MarketOffer]
+        self, model: MarketModel, allowed: Iterable[MarketOffer], affordable: Iterable[MarketOffer]
     ) -> PriceAboveCap | ChannelUnknown:
         if list(affordable):
             return ChannelUnknown(
@@ -288,11 +287,13 @@ class NetworkBuyer:
                 f"every node asks more for {model.model} than your caps allow: `viz buyer models` "
                 "shows the prices, --max-price raises the caps"
             )
-        return NetworkBuyer._none_allowed(model.model)
+        return self._none_allowed(model.model)
 
-    @staticmethod
-    def _none_allowed(name: str) -> ChannelUnknown:
-        return ChannelUnknown(f"none of the nodes that you allow (--allow-node) serves {name}")
+    def _none_allowed(self, name: str) -> ChannelUnknown:
+        said = f"none of the nodes that you allow (--allow-node) serves {name}"
+        if silent := self._finder.without_offers(self._budget.nodes):
+            said += f". In the last search these did not answer, or sold nothing: {silent}"
+        return ChannelUnknown(said)
 
     def _note(self, offer: MarketOffer, first_ms: float | None) -> None:
         """Record how a node behaved: the time to its first text, or None for a failure."""

@@ -151,6 +151,11 @@ class NodeFinder:
     def _age_s(self) -> float:
         return time.monotonic() - self._looked_s
 
+    def without_offers(self, nodes: Iterable[Address]) -> str:
+        """Return those of these nodes that the last search found no offer of, as text."""
+        offering = {offer.node for model in self._found for offer in model.offers}
+        return ", ".join(sorted({*nodes} - offering))
+
     async def _search(self, fresh_s: float) -> None:
         async with self._turn:
             if self._age_s > fresh_s:

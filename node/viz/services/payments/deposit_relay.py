@@ -1,8 +1,10 @@
 """Relay the deposits of buyers who have no gas, and wait until they are confirmed.
 
 ``viz.services.payments.deposits`` checks a deposit, ``viz.services.payments.relay_budget`` sends
-it. Invariant: gas is spent on a deposit only after its signatures were verified, or the chain's
-simulation accepted them. For strangers there is a budget.
+it. Also reads what buyers are told before they sign a deposit, and keeps the last reading: a node
+whose chain does not answer can still say what it sells. Invariant: gas is spent on a deposit only
+after its signatures were verified, or the chain's simulation accepted them. For strangers there is
+a budget.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import structlog
 from viz.domain.eip712 import Domain
 from viz.domain.node_channel import NodeChannel, require_selling, require_signed_for
 from viz.domain.ports.chain import ChainReader
+from viz.domain.ports.clock import Clock
 from viz.domain.ports.transactions import ChainWriter
 from viz.domain.units import ZERO_ADDRESS, Address, Units
 from viz.protocol.credential import Deposit
@@ -31,8 +34,10 @@ from viz.services.payments.relay_budget import (
     is_wallet,
     under_way,
 )
+from viz.services.upkeep.supervision import periodically
 
 CONFIRM_POLL_S: Final = 0.5
+TERMS_LOOK_S: Final = 300
 _log = structlog.get_logger()
 
 
@@ -45,6 +50,24 @@ class DepositPolicy:
     relays: RelayPolicy = field(default_factory=RelayPolicy)
 
 
+@dataclass(frozen=True, slots=True)
+class DepositTerms:
+    """Hold what a buyer is told before it signs a deposit.
+
+    ``chain_s`` is the time of the newest block, read when the node's clock was at ``seen_s``.
+    """
+
+    token_name: str
+    token_version: str
+    minimum_units: Units
+    chain_s: int
+    seen_s: int
+
+    def chain_time_s(self, now_s: int) -> int:
+        """Return the chain's time at ``now_s``: the time that passed since is added."""
+        return self.chain_s + max(0, now_s - self.seen_s)
+
+
 class DepositRelay:
     """Relay openings and top-ups of channels to this node."""
 
@@ -54,6 +77,7 @@ class DepositRelay:
         chain: ChainReader,
         writer: ChainWriter,
         budget: RelayBudget,
+        clock: Clock,
         *,
         domain: Domain,
         policy: DepositPolicy,
@@ -64,6 +88,7 @@ class DepositRelay:
         self._chain = chain
         self._writer = writer
         self._budget = budget
+        self._clock = clock
         self._domain = domain
         self._policy = policy
         self._require_clock = require_clock
@@ -71,6 +96,8 @@ class DepositRelay:
             chain, domain, writer.address, policy.minimum_units, budget.cost_units
         )
         self._relaying: set[tuple[Address, Address]] = set()
+        self.last_terms: DepositTerms | None = None
+        """The last reading of ``read_terms``; None if there was none yet."""
 
     async def relay(self, deposit: Deposit) -> ChannelView:
         """Relay an opening or a top-up; return the channel once it is confirmed, or after a wait.
@@ -105,13 +132,17 @@ class DepositRelay:
             self._relaying.discard(relaying)
         return view_of(await self._confirmed(deposit.signer, before), private=False)
 
-    async def minimum_units(self) -> Units:
-        """Return the minimum deposit that buyers are told; raise ChainError."""
-        return await self._deposits.least_units()
+    async def read_terms(self) -> DepositTerms:
+        """Read from the chain what buyers are told before a deposit; raise ChainError."""
+        token = await self._deposits.token_domain()
+        chain_s, seen_s = await self._chain.chain_time(), self._clock.now_s()
+        minimum_units = await self._deposits.least_units()
+        self.last_terms = DepositTerms(token.name, token.version, minimum_units, chain_s, seen_s)
+        return self.last_terms
 
-    async def token_domain(self) -> tuple[str, str]:
-        """Return the name and version of the token's EIP-712 domain."""
-        return (found := await self._deposits.token_domain()).name, found.version
+    async def run(self) -> None:
+        """Read the terms every ``TERMS_LOOK_S``, until cancelled, so that the last is not old."""
+        await periodically(self.read_terms, TERMS_LOOK_S, _log.warning, "the terms are not read")
 
     def _earner(self, channel: NodeChannel) -> Earner:
         """Return what the channel earned: the settled total, or what was delivered and signed."""
