@@ -22,7 +22,7 @@ import aiohttp
 
 from viz.buyer.answers.answer import PaidAnswer
 from viz.buyer.answers.context import AnswerContext
-from viz.buyer.channels.closing import close_together
+from viz.buyer.channels.closing import close_together, shows_closed
 from viz.buyer.channels.session import BuyerSession
 from viz.buyer.channels.sync import ChannelSync
 from viz.buyer.ledger.ledger import BuyerLedger
@@ -69,7 +69,6 @@ from viz.services.market.node_claims import check_node
 CONFIRM_TRIES: Final = 60
 REFUSED_TRIES: Final = 3
 CONFIRM_WAIT_S: Final = 1.0
-CLOSED_WAITS_S: Final = (0.0, 1.0, 2.0, 4.0, 8.0)
 
 
 class BuyerClient:
@@ -328,12 +327,7 @@ class BuyerClient:
         """
         if self.chain is None:
             return None
-        for wait_s in CLOSED_WAITS_S:
-            await asyncio.sleep(wait_s)
-            seen = await self.chain.channel(self.signer, self.info.node, confirmed=False)
-            if seen is not None and not seen.deposit_units:
-                return True
-        return False
+        return await shows_closed(self.chain, self.signer, self.info.node)
 
     async def request_close(self, payer: bytes | Wallet) -> tuple[RequestClose, bytes]:
         """Return the payer's signed RequestClose, which anyone may relay to Settlement."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from eth_account.signers.local import LocalAccount
 
@@ -20,7 +20,7 @@ from viz.chain.sender import Sender
 from viz.domain.display import NO_SYMBOL, symbol_of
 from viz.domain.ports.chain import DEVELOPMENT_CHAINS, Deployment
 from viz.domain.units import Address
-from viz.errors import ChainError, ChainMismatch, ConfigError
+from viz.errors import ChainError, ChainMismatch, ConfigError, TransactionFailed
 
 CLOSE_DELAY_S: Final = 24 * 3600
 
@@ -105,14 +105,23 @@ async def _symbol(rpc: Rpc, token: Address) -> str:
         return symbol_of(None)
 
 
+async def check_symbol(rpc: Rpc, deployment: Deployment) -> None:
+    """Raise ChainMismatch if people would be shown amounts of another token."""
+    symbol = await _symbol(rpc, deployment.token)
+    if NO_SYMBOL not in (deployment.token_symbol, symbol) and deployment.token_symbol != symbol:
+        raise ChainMismatch(
+            f"the token {deployment.token} calls itself {symbol}, and the deployment "
+            f"{deployment.token_symbol}: do not use this file, ask its author for a correct one"
+        )
+
+
 async def check_wiring(rpc: Rpc, deployment: Deployment) -> None:
     """Raise ChainMismatch if contracts or token differ from the deployment.
 
     Checks that the contracts refer to each other, and that the token has the stated number of
     decimals, because amounts that people write are scaled by it.
     """
-    answer = await rpc.call(deployment.token, abi.encode_call(abi.CURRENCY, "decimals", ()))
-    decimals = abi.decode_result(abi.CURRENCY, "decimals", (), answer)
+    decimals = await _asked(rpc, "token", abi.CURRENCY, deployment.token, "decimals")
     if decimals != deployment.token_decimals:
         raise ChainMismatch(
             f"the token {deployment.token} has {decimals} decimals, the deployment file says "
@@ -126,10 +135,46 @@ async def check_wiring(rpc: Rpc, deployment: Deployment) -> None:
         ("Settlement", deployment.settlement, "ADAPTERS", deployment.adapter_registry),
     )
     for contract, address, function, expected in links:
-        answer = await rpc.call(address, abi.encode_call(contract, function, ()))
-        found = abi.decode_result(contract, function, (), answer)
+        found = await _asked(rpc, contract, contract, address, function)
         if found != expected:
             raise ChainMismatch(
                 f"{contract} at {address} refers to {found}, not to {expected}: the deployment "
                 "file mixes two deployments; deploy again into a new file"
             )
+
+
+async def _asked(rpc: Rpc, name: str, contract: str, address: Address, function: str) -> Any:
+    """Return what a view of a contract answers; raise ChainMismatch if it is another contract."""
+    try:
+        answer = await rpc.call(address, abi.encode_call(contract, function, ()))
+        return abi.decode_result(contract, function, (), answer)
+    except TransactionFailed as error:
+        raise ChainMismatch(
+            f"the contract at {address} does not answer {function}(), so it is not the "
+            f"deployment's {name}: do not use this file, ask its author for a correct one"
+        ) from error
+
+
+async def check_first_block(rpc: Rpc, deployment: Deployment) -> bool:
+    """Raise ChainMismatch if a contract may have events before the deployment's first block.
+
+    Returns False if the endpoint does not keep states so old, so that only the deployment says so.
+    ContentRegistry is the oldest, because the others' constructors take its address.
+    """
+    first, head = deployment.first_block, await rpc.block_number()
+    if first > head:
+        raise ChainMismatch(
+            f"the deployment's first block is {first}, and the chain's last is {head}, so no event "
+            "would be found: do not use this file, ask its author for a correct one"
+        )
+    try:
+        code = await rpc.code(deployment.content_registry, first - 1) if first else b""
+    except ChainError:
+        return False
+    if code:
+        raise ChainMismatch(
+            f"ContentRegistry at {deployment.content_registry} is older than the deployment's "
+            f"first block, {first}, so events before it would be missed: do not use this file, ask "
+            "its author for a correct one"
+        )
+    return True

@@ -109,9 +109,10 @@ class Rpc:
         except (NotSupported, EndpointRefused):
             return None
 
-    async def code(self, address: Address) -> bytes:
+    async def code(self, address: Address, block: BlockTag = "latest") -> bytes:
         """Return the code at an address; empty if there is no contract."""
-        return await self._endpoint.ask("eth_getCode", (address, "latest"), answers.raw_bytes)
+        asked = (address, _block(block))
+        return await self._endpoint.ask("eth_getCode", asked, answers.raw_bytes)
 
     async def balance_wei(self, address: Address) -> int:
         """Return an account's balance of the chain's native coin, in wei."""

@@ -100,8 +100,13 @@ async def _found(url: str, published: str, rpc_url: str) -> tuple[Deployment, li
         notes.append(f"compared with {published}: the same")
         told = ours
     if rpc_url:
-        await _check(told, rpc_url)
+        dated = await _check(told, rpc_url)
         notes.append(f"checked on the chain of {rpc_url}: contracts, wiring and decimals are right")
+        if not dated:
+            notes.append(
+                f"whether block {told.first_block} is before the contracts' first event was not "
+                "checked: the endpoint keeps no states so old"
+            )
     if not notes:
         notes.append(
             "only the node says so: compare it with what its operator or the project published "
@@ -132,14 +137,17 @@ async def _published(where: str) -> Deployment:
     return parse_deployment(answer, where)
 
 
-async def _check(told: Deployment, rpc_url: str) -> None:
-    from viz.chain.deploy import check_wiring
+async def _check(told: Deployment, rpc_url: str) -> bool:
+    """Raise ChainMismatch for a false deployment; return whether its first block was checked."""
+    from viz.chain.deploy import check_first_block, check_symbol, check_wiring
     from viz.chain.rpc import Rpc
 
     rpc = Rpc(checked(rpc_url, "a chain's address"))
     try:
         await rpc.check(told)
         await check_wiring(rpc, told)
+        await check_symbol(rpc, told)
+        return await check_first_block(rpc, told)
     finally:
         await rpc.close()
 

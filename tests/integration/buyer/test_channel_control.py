@@ -15,8 +15,8 @@ import aiohttp
 import pytest
 from eth_account import Account
 from structlog.testing import capture_logs
-from tests.fakes.chain import DEPLOYMENT
-from tests.integration.api.harness import ADAPTER, DEPOSIT, PAYER_KEY, Node
+from tests.fakes.chain import DEPLOYMENT, FakeChain
+from tests.integration.api.harness import ADAPTER, DEPOSIT, NODE_KEY, PAYER_KEY, Node
 from tests.integration.buyer.conftest import PASSWORD, buying
 from tests.integration.buyer.test_proxy import MODEL, Silent
 from typer.testing import CliRunner, Result
@@ -102,6 +102,29 @@ async def test_ask_and_channel_work_while_the_proxy_runs(
     assert closed.exit_code == 0 and "vUSD in all; the rest went back to 0x" in closed.stdout
     shown = await viz(home, f"channel show {at}")
     assert "empty" in shown.stdout or "not open" in shown.stdout, shown.output
+
+
+@pytest.mark.usefixtures("desk")
+@pytest.mark.parametrize("shown", [True, False])
+async def test_a_close_beside_the_proxy_is_looked_up_on_the_chain_that_is_named(
+    client: BuyerClient, node: Node, home: Path, monkeypatch: pytest.MonkeyPatch, shown: bool
+) -> None:
+    """`--rpc` was ignored, and the command then told its user to name it."""
+    monkeypatch.setattr("viz.buyer.channels.closing.CLOSED_WAITS_S", (0.0,))
+    asked = await viz(home, f"buyer ask When? --model tides --node {node.url}")
+    assert asked.exit_code == 0, asked.output
+    other = FakeChain(NODE_KEY)
+    other.channels.update(node.chain.channels)  # as the channel is before the close
+
+    @asynccontextmanager
+    async def chain_of(*_: object) -> AsyncIterator[tuple[object, None]]:
+        yield node.chain if shown else other, None
+
+    monkeypatch.setattr("viz.cli.buyer.channel._chain_of", chain_of)
+    key, rpc = f"--key {home}/wallet.json", "--rpc http://127.0.0.1:9"
+    closed = await viz(home, f"channel close {key} --node {node.url} {rpc}", secret=PASSWORD)
+    assert closed.exit_code == 0 and "Only the node says so" not in closed.stdout, closed.output
+    assert ("but your chain does not show it" in " ".join(closed.stdout.split())) is not shown
 
 
 @pytest.mark.usefixtures("desk")

@@ -354,7 +354,7 @@ async def test_closed_is_what_the_buyers_chain_shows(
     node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, submitted: bool
 ) -> None:
     """With a chain the command says whether it shows the close; without one, whose word it is."""
-    monkeypatch.setattr("viz.buyer.client.CLOSED_WAITS_S", (0.0,))
+    monkeypatch.setattr("viz.buyer.channels.closing.CLOSED_WAITS_S", (0.0,))
     for chain, seen in ((node.chain, submitted), (None, None)):
         async with buying(node, tmp_path / str(seen), chain=chain) as client:
             await client.open_channel(PAYER_KEY, DEPOSIT)

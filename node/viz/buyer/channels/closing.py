@@ -16,6 +16,7 @@ from viz.domain.display import moment
 from viz.domain.eip712 import is_signed_by
 from viz.domain.ports.chain import ChainReader, Deployment
 from viz.domain.typed_data import Close, RequestClose
+from viz.domain.units import Address
 from viz.errors import (
     BooksMismatch,
     DepositExceeded,
@@ -29,6 +30,7 @@ from viz.protocol.messages import CloseAnswer
 REBASES: Final = 3
 HASH_BYTES: Final = 32
 SETTLED_WAITS_S: Final = (0.0, 1.0, 2.0, 4.0)
+CLOSED_WAITS_S: Final = (0.0, 1.0, 2.0, 4.0, 8.0)
 
 
 async def close_together(
@@ -115,5 +117,18 @@ async def _is_settled(chain: ChainReader | None, close: Close) -> bool:
         await asyncio.sleep(wait_s)
         seen = await chain.channel(close.signer, close.node, confirmed=False)
         if seen is not None and seen.settled_units == close.settled_units:
+            return True
+    return False
+
+
+async def shows_closed(chain: ChainReader, signer: Address, node: Address) -> bool:
+    """Return whether the chain shows the channel closed.
+
+    Waits until the newest block shows it, at most as long as a transaction takes.
+    """
+    for wait_s in CLOSED_WAITS_S:
+        await asyncio.sleep(wait_s)
+        seen = await chain.channel(signer, node, confirmed=False)
+        if seen is not None and not seen.deposit_units:
             return True
     return False

@@ -1,0 +1,59 @@
+"""`viz trust --rpc`: what a node says of its deployment, compared with the chain itself."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.integration.chain.testnet import Testnet
+from tests.integration.cli.test_trust import CHAIN, node, trust
+
+from viz.chain.deployment import deployment_json, load_deployment
+from viz.chain.rpc import Rpc
+from viz.errors import ChainError
+
+CREATED = 3  # blocks after the first: token, ContentRegistry, AdapterRegistry
+
+
+@pytest.mark.parametrize(
+    ("lie", "words"),
+    [
+        (lambda true: {"first_block": 10**12}, "no event would be found"),
+        (lambda true: {"first_block": true.first_block + CREATED}, "would be missed"),
+        (lambda true: {"token_symbol": "USDC"}, "calls itself vUSD"),
+        (lambda true: {"settlement": true.token}, "not the deployment's Settlement"),
+    ],
+)
+async def test_no_part_of_a_deployment_is_the_nodes_word(
+    net: Testnet, tmp_path: Path, lie: Any, words: str
+) -> None:
+    """A creator's statements stayed broken, and blamed her endpoint, as long as the file did."""
+    told = replace(net.deployment, **lie(net.deployment))
+    async with node(deployment_json(told)) as url:
+        refused = await trust(url, tmp_path / "home", "--yes", "--rpc", net.anvil.url)
+    assert refused.exit_code == CHAIN and words in " ".join(refused.output.split()), refused.output
+    assert not (tmp_path / "home" / "deployment.json").exists()
+
+
+async def test_a_true_deployment_is_kept_also_where_old_states_are_gone(
+    net: Testnet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Endpoints of today keep few states: what was not checked is told, and nothing is refused."""
+    async with node(deployment_json(net.deployment)) as url:
+        kept = await trust(url, tmp_path / "home", "--yes", "--rpc", net.anvil.url)
+        assert kept.exit_code == 0 and "not checked" not in kept.output, kept.output
+        assert load_deployment(tmp_path / "home" / "deployment.json") == net.deployment
+    later = replace(net.deployment, first_block=net.deployment.first_block + 1)
+    code = Rpc.code
+
+    async def pruned(self: Rpc, address: Any, block: Any = "latest") -> bytes:
+        if block != "latest":
+            raise ChainError("missing trie node")
+        return await code(self, address)
+
+    monkeypatch.setattr(Rpc, "code", pruned)
+    async with node(deployment_json(later)) as url:
+        kept = await trust(url, tmp_path / "other", "--yes", "--rpc", net.anvil.url)
+    assert kept.exit_code == 0 and "was not checked" in " ".join(kept.output.split()), kept.output
