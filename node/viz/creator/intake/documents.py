@@ -17,9 +17,10 @@ from viz.creator.intake.archive import Archive
 from viz.creator.intake.decode import decoded
 from viz.creator.intake.entities import with_entities
 from viz.creator.intake.found import Converted
+from viz.creator.intake.front_matter import split
 from viz.creator.intake.markup import PageText, hardened_xml_parser, html_tree, name_of
 from viz.creator.intake.rsl_rules import inline_statements
-from viz.creator.intake.signals import embedded_signals, epub_signals, front_matter_signals
+from viz.creator.intake.signals import embedded_signals, epub_signals
 from viz.creator.intake.word_hidden import without_hidden
 from viz.domain.display import counted
 from viz.errors import InvalidWork
@@ -45,11 +46,15 @@ def text_file(raw: bytes, encoding: str) -> Converted:
 def markdown_file(raw: bytes, encoding: str) -> Converted:
     """Read Markdown (CommonMark with tables); HTML in it is treated as in a web page."""
     text, used = decoded(raw, encoding)
-    text, told = _front_matter(text.replace("\r\n", "\n"))
-    found = _of_page(_rendered(text), told.get("title", ""))
+    text, told = split(text.replace("\r\n", "\n").replace("\r", "\n"))
+    found = _of_page(_rendered(text), told.first("title"))
     found.tools.insert(0, f"markdown-it-py {version('markdown-it-py')}")
-    found.language = told.get("lang", told.get("language", ""))
-    found.opt_outs += front_matter_signals(told)
+    if told.tool:
+        found.tools.append(told.tool)
+    if told.left_out:
+        found.note(told.left_out)
+    found.language = told.first("lang", "language")
+    found.opt_outs += told.opt_outs
     if used != "utf-8":
         found.note(f"decoded from {used}")
     return found
@@ -209,19 +214,6 @@ def _rendered(text: str) -> str:
         raise InvalidWork(
             "the Markdown is nested too deeply: flatten its lists or quotes"
         ) from error
-
-
-def _front_matter(text: str) -> tuple[str, dict[str, str]]:
-    """Return the text without its metadata for site generators, and the metadata's plain values."""
-    if not text.startswith("---\n"):
-        return text, {}
-    head, mark, rest = text[4:].partition("\n---\n")
-    if not mark or len(head) > 20_000:
-        return text, {}
-    pairs = (
-        line.partition(":") for line in head.split("\n") if not line.startswith((" ", "#", "-"))
-    )
-    return rest, {key.strip().lower(): value.strip().strip("\"'") for key, _, value in pairs}
 
 
 def _note_left_out(found: Converted, counts: Counter[str]) -> None:

@@ -11,7 +11,7 @@ import base64
 import contextlib
 import re
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Set
 from dataclasses import replace
 from typing import Any, Final
 
@@ -31,7 +31,8 @@ LINK_ELEMENT: Final = "link element"
 _USAGE: Final = re.compile(r"([a-z][a-z-]*)\s*=\s*(\?[01]|[a-z]+)", re.IGNORECASE)
 # `robots` speaks to all programs, and `googlebot` and such to one: no program asks for us by name.
 _CRAWLER: Final = re.compile(r"robot|bot$|crawler|spider")
-_NO_AI: Final = re.compile(r"\bno(?:ai|-ai|train|-train)\b", re.IGNORECASE)
+_NO_AI: Final = re.compile(r"\bno-?(?:ai|train)\b", re.IGNORECASE)
+_NOT_SET: Final = frozenset({"", "0", "false", "no", "n", "off", "null", "~"})
 # What a prefix stands for, in XML (``xmlns``) and in the ``prefix`` of an EPUB or an RDFa page.
 _TDM_NAMESPACE: Final = re.compile(r"https?://www\.w3\.org/ns/tdmrep[/#]?", re.IGNORECASE)
 _XMLNS: Final = re.compile(
@@ -40,13 +41,14 @@ _XMLNS: Final = re.compile(
 )
 _PREFIXES: Final = re.compile(r"([^\s:]+):\s+(\S+)")
 _RESERVATION: Final = "reservation"
+_TDM: Final = frozenset({f"tdm-{_RESERVATION}", f"tdm:{_RESERVATION}"})
+_USAGE_NAME: Final = "content-usage"
 # The dictionary of a PDF's metadata stream, and the stream, which is often compressed.
 _PDF_METADATA: Final = re.compile(rb"<<([^<>]{0,400}/Type\s*/Metadata[^<>]{0,400})>>\s*stream\r?\n")
 _METADATA_BYTES: Final = 1 << 20
 _PREFIXES_READ: Final = 16
 _ASSERTION: Final = re.compile(rb"(?:c2pa|cawg)\.training-mining")
 _ASSERTION_BYTES: Final = 4096
-_FRONT_MATTER: Final = "front matter"
 _MANIFEST: Final = b"c2pa"
 _C2PA_TYPE: Final = "application/c2pa"
 _C2PA_LINK: Final = "c2pa-manifest"
@@ -59,7 +61,7 @@ def usage_signals(value: str, scheme: str, where: str) -> list[OptOut]:
     found = []
     for name, said in _USAGE.findall(value):
         if name.lower() in _TRAINING:
-            no = said.lower() in ("n", "no", "?0")
+            no = said.lower() in ("n", "no", "?0", "false")
             says: Says = "reserved" if no else "allowed"
             found.append(OptOut(scheme, says, where, f"{name}={said}"))
     return found
@@ -70,7 +72,7 @@ def _tdm_names(root: Any) -> set[str]:
 
     A document may give TDMRep's namespace another prefix than ``tdm``, or write it out.
     """
-    names = {"tdm-reservation", "tdm:reservation"}
+    names = set(_TDM)
     for element in root.iter():
         if not isinstance(element.tag, str):
             continue
@@ -87,13 +89,40 @@ def _tdm_names(root: Any) -> set[str]:
     return names
 
 
-def _reserves(key: str, names: set[str]) -> bool:
+def _reserves(key: str, names: Set[str]) -> bool:
     """Return whether a property, one or several in lower case, is TDMRep's ``reservation``."""
     return any(
         each in names
         or (each.endswith(_RESERVATION) and _TDM_NAMESPACE.fullmatch(each[: -len(_RESERVATION)]))
         for each in key.split()
     )
+
+
+def named_statements(key: str, value: str, where: str, tdm: Set[str] = _TDM) -> list[OptOut]:
+    """Return what a name with a value says: of a meta element, of front matter, of a header.
+
+    ``key`` is in lower case; ``tdm`` are the names of TDMRep's ``reservation`` there.
+    """
+    if _reserves(key, tdm):
+        return tdm_statements(value, where)
+    if key == _USAGE_NAME:
+        return usage_signals(value, "AI Preferences", where)
+    if _CRAWLER.search(key) and _NO_AI.search(value):
+        return [OptOut("robots tag", "reserved", where, value[:80])]
+    if _NO_AI.fullmatch(key) and value.lower() not in _NOT_SET:
+        return [OptOut("robots tag", "reserved", where, f"{key}: {value}"[:80])]
+    return []
+
+
+def is_rule(key: str) -> bool:
+    """Return whether something of this name, in lower case, may say something about training."""
+    known = key in ("tdm", _USAGE_NAME) or _reserves(key, _TDM)
+    return known or bool(_CRAWLER.search(key) or _NO_AI.fullmatch(key))
+
+
+def says_no_ai(text: str) -> bool:
+    """Return whether a text has the word with which robots tags reserve training."""
+    return bool(_NO_AI.search(text))
 
 
 def html_signals(root: Any) -> list[OptOut]:
@@ -120,26 +149,7 @@ def html_signals(root: Any) -> list[OptOut]:
             element.get("name") or element.get("property") or element.get("http-equiv") or ""
         ).lower()
         value = (element.get("content") or element.text or "").strip()
-        if _reserves(key, tdm):
-            found += tdm_statements(value, "meta element")
-        elif key == "content-usage":
-            found += usage_signals(value, "AI Preferences", "meta element")
-        elif _CRAWLER.search(key) and _NO_AI.search(value):
-            found.append(OptOut("robots tag", "reserved", "meta element", value[:80]))
-    return found
-
-
-def front_matter_signals(values: Mapping[str, str]) -> list[OptOut]:
-    """Return the statements in a Markdown file's metadata; site generators make meta of these."""
-    found: list[OptOut] = []
-    for name, value in values.items():
-        key = name.replace("_", "-")
-        if key == "tdm-reservation":
-            found += tdm_statements(value, _FRONT_MATTER)
-        elif key == "content-usage":
-            found += usage_signals(value, "AI Preferences", _FRONT_MATTER)
-        elif _CRAWLER.search(key) and _NO_AI.search(value):
-            found.append(OptOut("robots tag", "reserved", _FRONT_MATTER, value[:80]))
+        found += named_statements(key, value, "meta element", tdm)
     return found
 
 

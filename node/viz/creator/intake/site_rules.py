@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 from viz.creator.intake.found import OptOut
 from viz.creator.intake.rsl_rules import RSL_TYPE
 from viz.creator.intake.sandbox import INSTALL
-from viz.creator.intake.signals import tdm_statements, usage_signals
+from viz.creator.intake.signals import named_statements, usage_signals
 from viz.creator.intake.site_paths import path_pattern, place_of
 from viz.domain.strict_json import load_json, once
 from viz.errors import ConfigError
@@ -204,14 +204,11 @@ def _text_of(body: bytes) -> str:
 
 def header_statements(headers: Mapping[str, str]) -> list[OptOut]:
     """Return what an answer's headers say about training; their names are in lower case."""
-    found: list[OptOut] = []
-    found += tdm_statements(headers.get("tdm-reservation", ""), "header")
-    if usage := headers.get("content-usage", ""):
-        found += usage_signals(usage, "AI Preferences", "header")
-    robots = headers.get("x-robots-tag", "")
-    if re.search(r"\bno-?(?:ai|train)\b", robots, re.I):
-        found.append(OptOut("robots tag", "reserved", "header", robots[:80]))
-    return found
+    return [
+        said
+        for name in ("tdm-reservation", "content-usage", "x-robots-tag")
+        for said in named_statements(name, headers.get(name, ""), "header")
+    ]
 
 
 def license_links(headers: Mapping[str, str], body: bytes) -> list[str]:
