@@ -15,6 +15,7 @@ from eth_account.signers.local import LocalAccount
 
 from viz.chain import abi
 from viz.chain.deployment import find_deployment, save_deployment
+from viz.chain.endpoint import EndpointRefused, NotSupported
 from viz.chain.rpc import Rpc
 from viz.chain.sender import Sender
 from viz.domain.display import NO_SYMBOL, symbol_of
@@ -169,7 +170,7 @@ async def check_first_block(rpc: Rpc, deployment: Deployment) -> bool:
         )
     try:
         code = await rpc.code(deployment.content_registry, first - 1) if first else b""
-    except ChainError:
+    except (NotSupported, EndpointRefused):
         return False
     if code:
         raise ChainMismatch(

@@ -11,8 +11,8 @@ from tests.integration.chain.testnet import Testnet
 from tests.integration.cli.test_trust import CHAIN, node, trust
 
 from viz.chain.deployment import deployment_json, load_deployment
+from viz.chain.endpoint import NotSupported
 from viz.chain.rpc import Rpc
-from viz.errors import ChainError
 
 CREATED = 3  # blocks after the first: token, ContentRegistry, AdapterRegistry
 
@@ -50,7 +50,7 @@ async def test_a_true_deployment_is_kept_also_where_old_states_are_gone(
 
     async def pruned(self: Rpc, address: Any, block: Any = "latest") -> bytes:
         if block != "latest":
-            raise ChainError("missing trie node")
+            raise NotSupported("missing trie node")
         return await code(self, address)
 
     monkeypatch.setattr(Rpc, "code", pruned)

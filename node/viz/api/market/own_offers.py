@@ -14,7 +14,7 @@ from viz.domain.notices import NAME_OF_KIND
 from viz.domain.ports.ledger import AdapterRecord
 from viz.domain.pricing import Price
 from viz.domain.units import AdapterId, hex_of
-from viz.errors import ChainUnreachable, UnknownAdapter
+from viz.errors import ChainError, ChainMismatch, UnknownAdapter
 from viz.protocol.messages import NodeInfo
 from viz.protocol.payment import DEPLOYMENT_PATH, NODE_PATH
 from viz.protocol.provenance_forms.facts import provenance_path
@@ -85,7 +85,9 @@ async def _terms(request: web.Request) -> DepositTerms:
         # A reading that takes longer goes on, and serves those who ask later.
         async with asyncio.timeout(CHAIN_WAIT_S):
             return await reading
-    except (ChainUnreachable, TimeoutError):
+    except ChainMismatch:
+        raise
+    except (ChainError, TimeoutError):
         return last
 
 

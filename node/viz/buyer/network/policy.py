@@ -53,7 +53,9 @@ class Request:
         """Estimate the size of an OpenAI request, to compare offers; payment has its own limits."""
         asked = AskedRequest(path, body)
         size = sum(len(text.encode()) for text in asked.texts())
-        return cls(_TEMPLATE_TOKENS + size // _BYTES_A_TOKEN, length_of(body) * asked.choices)
+        return cls(
+            _TEMPLATE_TOKENS + size // _BYTES_A_TOKEN, max(0, length_of(body) * asked.choices)
+        )
 
     def units(self, offer: MarketOffer | AdapterOffer) -> Units:
         """Return the most that the request costs at an offer's list price."""

@@ -107,7 +107,7 @@ class NetworkRecord:
     def holding(self, name: str, day: str, units: Units) -> Self:
         """Return the record while a request that began on ``day`` may still cost ``units``."""
         held = {key: each for key, each in self.held_on(day).items() if key != name}
-        return replace(self, held=held | {name: (day, units)} if units else held)
+        return replace(self, held=held | {name: (day, units)} if units > 0 else held)
 
     def to_json(self) -> Json:
         return {

@@ -41,7 +41,7 @@ from viz.cli.own_chain import trusted_deployment
 from viz.client.node_address import checked
 from viz.domain.display import amount, moment
 from viz.domain.units import Address, hex_of, parse_address, parse_units
-from viz.errors import NodeNotTrusted, StoreError
+from viz.errors import ChainError, NodeNotTrusted, StoreError
 
 if TYPE_CHECKING:
     from eth_account.signers.local import LocalAccount
@@ -163,7 +163,10 @@ def close_channel(
         if rpc and not _sent(found):
             found |= await _send_close(rpc, here, found["close"], relayer)
         elif rpc and found.get("seenClosed") is None:  # by a proxy that reads no chain
-            found |= {"seenClosed": await _shown_closed(rpc, here, found, relayer)}
+            try:
+                found |= {"seenClosed": await _shown_closed(rpc, here, found, relayer)}
+            except ChainError as error:  # the close stands, whatever this endpoint says
+                found |= {"notSeen": error.detail}
         return found
 
     found = run(work())
@@ -209,7 +212,11 @@ def _closed(found: dict[str, Any], here: Deployment, payer: str, again: str) -> 
     else:
         said = f"closed at {settled} in all; the rest went back to {payer}"
         if found.get("seenClosed") is None:
-            said += ". Only the node says so: look at the wallet, or name your chain with --rpc"
+            said += ". Only the node says so: look at the wallet, or " + (
+                f"name another endpoint of your chain with --rpc ({fault})"
+                if (fault := found.get("notSeen"))
+                else "name your chain with --rpc"
+            )
     billed, signed = (amount(int(found[name]), here) for name in ("billed", "signed"))
     if int(found["settled"]) < int(found["billed"]):
         said += ". That is less than was billed: the node's ledger lost the rest, which you keep"

@@ -115,9 +115,11 @@ def named_statements(key: str, value: str, where: str, tdm: Set[str] = _TDM) -> 
 
 
 def is_rule(key: str) -> bool:
-    """Return whether something of this name, in lower case, may say something about training."""
-    known = key in ("tdm", _USAGE_NAME) or _reserves(key, _TDM)
-    return known or bool(_CRAWLER.search(key) or _NO_AI.fullmatch(key))
+    """Return whether something of this name, in lower case, can only be about training.
+
+    A crawler's name can be a speaker's too.
+    """
+    return key in ("tdm", _USAGE_NAME) or _reserves(key, _TDM) or bool(_NO_AI.fullmatch(key))
 
 
 def says_no_ai(text: str) -> bool:

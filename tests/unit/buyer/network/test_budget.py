@@ -10,10 +10,15 @@ import pytest
 from tests.fakes.chain import DEPLOYMENT
 
 from viz.buyer.network.budget import Budget, DayBudget
+from viz.buyer.network.policy import Request
 from viz.buyer.network.record import NetworkFile, NetworkRecord, held_at
+from viz.domain.units import AdapterId, Hash32
 from viz.errors import BudgetSpent, StoreError
+from viz.protocol.messages import AdapterOffer
+from viz.protocol.payment import CHAT_PATH
 
 DAY_S = 86_400
+DIGEST = Hash32(b"\1" * 32)
 
 
 class Clock:
@@ -99,6 +104,19 @@ def test_processes_at_once_do_not_exceed_the_day(tmp_path: Path) -> None:
             second.spend(rest, 10)
     record = NetworkFile(tmp_path).read()
     assert list(record.days.values()) == [510] and not record.held
+
+
+@pytest.mark.parametrize("length", [-1, -100_000])
+def test_a_negative_length_reserves_nothing(tmp_path: Path, length: int) -> None:
+    """Some programs send -1 for "no limit": what was held then could be read by no process."""
+    said = [{"role": "user", "content": "When?"}]
+    body = {"model": "m", "messages": said, "max_tokens": length}
+    units = Request.of(body, CHAT_PATH).units(AdapterOffer(AdapterId(7), "m", DIGEST, 0, 2_000_000))
+    left = budget(tmp_path, Clock())
+    with left.reserve_for(units, units, 5_000):
+        pass
+    with left.reserve(-5, -5, 5_000):
+        assert NetworkFile(tmp_path).read().held == {}
 
 
 def test_without_a_limit_a_killed_request_counts_with_what_is_likely(tmp_path: Path) -> None:

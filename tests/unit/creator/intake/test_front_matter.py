@@ -128,6 +128,14 @@ PROSE: dict[str, tuple[str, list[str]]] = {
         f"---\nAda: I say: no.\n\nChat: I say: yes.\n---\n{BODY}",
         ["I say: no", "I say: yes", "Ada"],
     ),
+    "speakers who are programs": (
+        f"---\nThe night was long.\n\nRobot: Who is there?\n\nAbbot: I: am.\n---\n{BODY}",
+        ["Who is there", "Ada"],
+    ),
+    "a word in brackets": (
+        f"---\nHe said [robot = slave] to: them: all.\nAnd went.\n---\n{BODY}",
+        ["slave", "Ada"],
+    ),
     "a long part": ("---\n" + "The boat came: late.\n\n" * 5_000 + f"---\n{BODY}", ["boat", "Ada"]),
     "breaks alone": (f"---\n---\n{BODY}", ["Ada"]),
     "one break": (f"---\n\n{BODY}", ["Ada"]),
