@@ -57,8 +57,9 @@ async def shop(
         ) as node,
     ):
         # On a crowded machine the first look may run out of time; the server is looked at again.
+        # And the canary's values, which the first answer waits for, come from a niced process.
         async with asyncio.timeout(300):
-            while not engine.stats()["servers_ready"]:  # noqa: ASYNC110
+            while not engine.stats()["servers_ready"] or engine._background:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
         yield Shop(node, server)
 
