@@ -45,7 +45,7 @@ async def ensure_deployed(
         await rpc.check(existing)
         await check_wiring(rpc, existing)
         if existing.token_symbol == NO_SYMBOL:
-            existing = replace(existing, token_symbol=await _symbol(rpc, existing.token))
+            existing = replace(existing, token_symbol=await symbol_on_chain(rpc, existing.token))
             save_deployment(path, existing)
         return existing
     deployment = await deploy(rpc, account, token=token, close_delay_s=close_delay_s)
@@ -93,27 +93,17 @@ async def deploy(
         settlement=settlement,
         node_directory=directory,
         first_block=first_block,
-        token_symbol=await _symbol(rpc, token),
+        token_symbol=await symbol_on_chain(rpc, token),
     )
 
 
-async def _symbol(rpc: Rpc, token: Address) -> str:
+async def symbol_on_chain(rpc: Rpc, token: Address) -> str:
     """Return the token's symbol; ``tokens`` if the contract has none, which ERC-20 allows."""
     try:
         answer = await rpc.call(token, abi.encode_call(abi.CURRENCY, "symbol", ()))
         return symbol_of(abi.decode_result(abi.CURRENCY, "symbol", (), answer))
     except (ChainError, ValueError):
         return symbol_of(None)
-
-
-async def check_symbol(rpc: Rpc, deployment: Deployment) -> None:
-    """Raise ChainMismatch if people would be shown amounts of another token."""
-    symbol = await _symbol(rpc, deployment.token)
-    if NO_SYMBOL not in (deployment.token_symbol, symbol) and deployment.token_symbol != symbol:
-        raise ChainMismatch(
-            f"the token {deployment.token} calls itself {symbol}, and the deployment "
-            f"{deployment.token_symbol}: do not use this file, ask its author for a correct one"
-        )
 
 
 async def check_wiring(rpc: Rpc, deployment: Deployment) -> None:
@@ -159,7 +149,8 @@ async def _asked(rpc: Rpc, name: str, contract: str, address: Address, function:
 async def check_first_block(rpc: Rpc, deployment: Deployment) -> bool:
     """Raise ChainMismatch if a contract may have events before the deployment's first block.
 
-    Returns False if the endpoint does not keep states so old, so that only the deployment says so.
+    Returns False if the endpoint does not keep states so old, or answers with another block's
+    instead, so that only the deployment says so.
     ContentRegistry is the oldest, because the others' constructors take its address.
     """
     first, head = deployment.first_block, await rpc.block_number()
@@ -169,10 +160,12 @@ async def check_first_block(rpc: Rpc, deployment: Deployment) -> bool:
             "would be found: do not use this file, ask its author for a correct one"
         )
     try:
-        code = await rpc.code(deployment.content_registry, first - 1) if first else b""
+        older = bool(first and await rpc.code(deployment.content_registry, first - 1))
+        if older and await rpc.code(deployment.content_registry, 0):
+            return False  # no contract of ours is in block 0: the endpoint ignores the block
     except (NotSupported, EndpointRefused):
         return False
-    if code:
+    if older:
         raise ChainMismatch(
             f"ContentRegistry at {deployment.content_registry} is older than the deployment's "
             f"first block, {first}, so events before it would be missed: do not use this file, ask "

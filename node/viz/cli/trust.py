@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlsplit
@@ -25,7 +26,7 @@ from viz.cli.console import (
 )
 from viz.cli.http import RPC_VARIABLE, ask
 from viz.client.node_address import checked
-from viz.domain.display import counted
+from viz.domain.display import NO_SYMBOL, counted
 from viz.errors import ChainMismatch, ConfigError
 from viz.protocol.answers import no_answer
 
@@ -100,8 +101,13 @@ async def _found(url: str, published: str, rpc_url: str) -> tuple[Deployment, li
         notes.append(f"compared with {published}: the same")
         told = ours
     if rpc_url:
-        dated = await _check(told, rpc_url)
+        told, dated, symbol = await _checked(told, rpc_url)
         notes.append(f"checked on the chain of {rpc_url}: contracts, wiring and decimals are right")
+        if symbol:
+            notes.append(
+                f"this deployment calls the token {symbol}; amounts are shown in "
+                f"{told.token_symbol}, as it calls itself on that chain"
+            )
         if not dated:
             notes.append(
                 f"whether block {told.first_block} is before the contracts' first event was not "
@@ -137,19 +143,26 @@ async def _published(where: str) -> Deployment:
     return parse_deployment(answer, where)
 
 
-async def _check(told: Deployment, rpc_url: str) -> bool:
-    """Raise ChainMismatch for a false deployment; return whether its first block was checked."""
-    from viz.chain.deploy import check_first_block, check_symbol, check_wiring
+async def _checked(told: Deployment, rpc_url: str) -> tuple[Deployment, bool, str]:
+    """Return the deployment with the token's symbol on the chain; raise ChainMismatch.
+
+    Also returns whether its first block was checked, and its symbol if that is another.
+    """
+    from viz.chain.deploy import check_first_block, check_wiring, symbol_on_chain
     from viz.chain.rpc import Rpc
 
     rpc = Rpc(checked(rpc_url, "a chain's address"))
     try:
         await rpc.check(told)
         await check_wiring(rpc, told)
-        await check_symbol(rpc, told)
-        return await check_first_block(rpc, told)
+        dated = await check_first_block(rpc, told)
+        symbol = await symbol_on_chain(rpc, told.token)
     finally:
         await rpc.close()
+    if symbol in {NO_SYMBOL, told.token_symbol}:
+        return told, dated, ""
+    other = "" if told.token_symbol == NO_SYMBOL else told.token_symbol
+    return replace(told, token_symbol=symbol), dated, other
 
 
 def _kept(place: Path, found: Deployment) -> bool:

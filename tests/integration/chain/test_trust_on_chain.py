@@ -22,7 +22,6 @@ CREATED = 3  # blocks after the first: token, ContentRegistry, AdapterRegistry
     [
         (lambda true: {"first_block": 10**12}, "no event would be found"),
         (lambda true: {"first_block": true.first_block + CREATED}, "would be missed"),
-        (lambda true: {"token_symbol": "USDC"}, "calls itself vUSD"),
         (lambda true: {"settlement": true.token}, "not the deployment's Settlement"),
     ],
 )
@@ -35,6 +34,27 @@ async def test_no_part_of_a_deployment_is_the_nodes_word(
         refused = await trust(url, tmp_path / "home", "--yes", "--rpc", net.anvil.url)
     assert refused.exit_code == CHAIN and words in " ".join(refused.output.split()), refused.output
     assert not (tmp_path / "home" / "deployment.json").exists()
+
+
+async def test_the_tokens_symbol_is_the_chains(net: Testnet, tmp_path: Path) -> None:
+    """Amounts are shown in it. Tokens change it, so a difference is told and refuses nobody."""
+    told = replace(net.deployment, token_symbol="USDC")
+    async with node(deployment_json(told)) as url:
+        kept = await trust(url, tmp_path / "home", "--yes", "--rpc", net.anvil.url)
+    assert kept.exit_code == 0 and "calls the token USDC" in " ".join(kept.output.split())
+    assert load_deployment(tmp_path / "home" / "deployment.json") == net.deployment
+
+
+async def test_an_endpoint_that_knows_only_the_newest_block_refuses_nothing(
+    net: Testnet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It answers for an old block with today's code, and an honest deployment looked too late."""
+    later = replace(net.deployment, first_block=net.deployment.first_block + 1)
+    code = Rpc.code
+    monkeypatch.setattr(Rpc, "code", lambda self, address, block="latest": code(self, address))
+    async with node(deployment_json(later)) as url:
+        kept = await trust(url, tmp_path / "home", "--yes", "--rpc", net.anvil.url)
+    assert kept.exit_code == 0 and "was not checked" in " ".join(kept.output.split()), kept.output
 
 
 async def test_a_true_deployment_is_kept_also_where_old_states_are_gone(

@@ -1,8 +1,8 @@
 """Limit what a buyer spends over all nodes: by day, by deposit, by a list of nodes.
 
-Owns the day's sum and what running requests may still add to it. Invariants: over all processes of
-a data folder, what was spent on a day and what is reserved never exceed the day's limit; what a
-process that was killed had reserved counts as spent.
+Owns the day's sum and what running requests may still add to it. Invariants: what was spent on a
+day and what is reserved, by all processes of a data folder, is below a process's limit by day
+whenever that process reserves more; what a process that was killed had reserved counts as spent.
 """
 
 from __future__ import annotations

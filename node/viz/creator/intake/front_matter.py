@@ -99,7 +99,7 @@ def _yaml(head: str, first_line: int) -> Any:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         at = f", line {first_line + mark.line}" if mark else ""
-        raise ValueError(f"it is not valid{at}") from error
+        raise ValueError(f"it is not valid{at}: a value with a colon needs quotes") from error
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
     except (yaml.YAMLError, ValueError, OverflowError) as error:

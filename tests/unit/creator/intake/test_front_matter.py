@@ -194,5 +194,7 @@ def test_front_matter_is_no_text_and_names_title_language_and_reader() -> None:
 
 def test_front_matter_that_cannot_be_read_names_its_line() -> None:
     (answer,) = parse([SourceFile("a.md", yaml("title: Ada\ntags: [x: y: z]").encode())])
-    assert answer["opt_outs"][0]["value"] == "it cannot be read: it is not valid, line 3"
+    assert answer["opt_outs"][0]["value"] == (
+        "it cannot be read: it is not valid, line 3: a value with a colon needs quotes"
+    )
     assert answer["notes"] == ["left out: front matter that cannot be read"]
