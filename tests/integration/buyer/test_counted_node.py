@@ -65,6 +65,9 @@ async def test_a_named_node_is_paid_within_the_days_limit(network: Network) -> N
             pytest.fail("the limit was never reached")
         spent, billed = await today(buyer)
         assert spent == billed <= 900
+        said = await CountedNode(buyer._pool.clients[0], buyer.day).spending_report()
+        assert (said["today"], said["leftToday"]) == (str(spent), str(900 - spent))
+        assert said["maxPerDay"] == "900" and said["node"] == buyer._pool.clients[0].info.node
 
 
 async def test_a_broken_answer_of_a_named_node_counts(network: Network) -> None:

@@ -230,5 +230,6 @@ class StreamPayer:
         return PriceAboveCap(
             f"the answer may cost {amount(self._context.limits.request_units, here)} at most, and "
             f"needs {amount(needed_units, here)} {begun} and up to {most} in all: raise "
-            "--max-per-request (--max-cost), or ask for fewer tokens"
+            "--max-per-request (--max-cost), or --max-per-day if less is left of the day, or ask "
+            "for fewer tokens"
         )

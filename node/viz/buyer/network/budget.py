@@ -21,6 +21,7 @@ from viz.domain.ports.chain import Deployment
 from viz.domain.ports.clock import Clock
 from viz.domain.units import Address, Units
 from viz.errors import BooksMismatch, BudgetSpent, StoreError
+from viz.protocol.wire import Json
 
 # A request reserves the price of the dearest node, and the prompt again for each change of node.
 MARGIN: Final = 3
@@ -78,6 +79,15 @@ class DayBudget:
         if self._budget.day_units is None:
             return None
         return max(0, self._budget.day_units - self.spent_units - self._running_units())
+
+    def report(self) -> Json:
+        """Return what was spent today, the limit, and what is left of it; raise BooksMismatch."""
+        limit_units, left_units = self._budget.day_units, self.left_units
+        return {
+            "today": str(self.spent_units),
+            "maxPerDay": None if limit_units is None else str(limit_units),
+            "leftToday": None if left_units is None else str(left_units),
+        }
 
     def _running_units(self) -> Units:
         return sum(each.units for each in tuple(self._reserved))

@@ -344,13 +344,7 @@ class NetworkBuyer:
     async def spending_report(self) -> Json:
         """Return what was spent today and on each open channel, and what is left of it."""
         reports = [client.spending.report() for client in self._pool.clients]
-        spent_units, left_units = await asyncio.to_thread(
-            lambda: (self.day.spent_units, self.day.left_units)
-        )
-        return {
-            "today": str(spent_units),
-            "maxPerDay": None if self._budget.day_units is None else str(self._budget.day_units),
-            "leftToday": None if left_units is None else str(left_units),
+        return await asyncio.to_thread(self.day.report) | {
             "left": str(self.unspent_units()),
             "deposits": {node: str(left) for node, left in self._pool.unspent_units().items()},
             "run": _sum_of(each["run"] for each in reports),

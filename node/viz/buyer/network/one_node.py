@@ -6,6 +6,7 @@ the day's limit where its ``DayBudget`` has one.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -18,6 +19,7 @@ from viz.buyer.client import BuyerClient
 from viz.buyer.network.budget import DayBudget
 from viz.buyer.network.policy import Request
 from viz.errors import InvalidRequest
+from viz.protocol.wire import Json
 
 
 class CountedNode(OneNode):
@@ -47,3 +49,7 @@ class CountedNode(OneNode):
                 # One before the last was refused because of its length, and cost nothing.
                 for each in asked[-1:]:
                     self._day.spend(reservation, each.most_units)
+
+    async def spending_report(self) -> Json:
+        """Return what was spent on the channel, and today; raise BooksMismatch."""
+        return await super().spending_report() | await asyncio.to_thread(self._day.report)
