@@ -40,6 +40,7 @@ from viz.buyer.wallet.signing import (
     PendingDeposit,
     checked_chain_time_s,
     require_depositable,
+    require_no_signed_close,
     signed_close,
 )
 from viz.buyer.wallet.wallet import Wallet, wallet_of
@@ -246,6 +247,7 @@ class BuyerClient:
         )
         again = pending is not None
         if pending is None:
+            require_no_signed_close(self.closed_until_s, now_s)
             await require_balance(
                 wallet.address, deposit_units, self._deployment, api=self.api, chain=self.chain
             )
@@ -279,6 +281,11 @@ class BuyerClient:
     async def _chain_time_s(self, info: NodeInfo) -> int:
         own_s = await self.chain.chain_time() if self.chain else self._clock.now_s()
         return checked_chain_time_s(info, own_s, from_chain=self.chain is not None)
+
+    @property
+    def closed_until_s(self) -> int:
+        """Until when a Close that the node signed is valid, as it last said; 0: none."""
+        return self._sync.closed_until_s
 
     async def sync(self) -> None:
         """Read the channel, and every receipt that is not in the ledger yet.

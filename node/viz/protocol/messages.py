@@ -261,6 +261,7 @@ class ChannelView(WireModel):
 
     ``payer`` is the zero address until an opening is confirmed. ``base_units`` is the settled total
     that the next voucher must name. ``best`` is the lines of the best voucher on this base.
+    ``closed_until_s`` is the deadline of a Close that the node signed (chain time); 0: none.
     """
 
     WHERE: ClassVar[str] = "the channel"
@@ -275,6 +276,7 @@ class ChannelView(WireModel):
     lines: Annotated[tuple[ChannelLine, ...], AtMost(MAX_ADAPTERS)]
     seq: JsonInteger
     head: Hash32Hex
+    closed_until_s: JsonInteger = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ from viz.domain.ports.transactions import Call
 from viz.domain.typed_data import Close, RequestClose
 from viz.domain.units import ZERO_HASH, AdapterId, Hash32, Units
 from viz.domain.usage import UsageLine
-from viz.errors import ChannelClosing, NodeNotTrusted, NodeUnreachable
+from viz.errors import ChainUnreachable, ChannelClosing, NodeNotTrusted, NodeUnreachable
 from viz.protocol import payment
 from viz.protocol.credential import CloseRequest
 from viz.protocol.messages import CloseAnswer
@@ -375,6 +375,35 @@ async def test_closed_is_what_the_buyers_chain_shows(
                 monkeypatch.setattr(client.api, "close", close_of)
             closed = await ChannelControl(client).close(KeyWallet(PAYER_KEY))
             assert closed["seenClosed"] is seen
+
+
+async def test_after_a_signed_close_no_deposit_is_signed(node: Node, buyer: BuyerClient) -> None:
+    """The node refused it after the signature, which barred other deposits for an hour."""
+    await buyer.open_channel(PAYER_KEY, DEPOSIT)
+    await buyer.close_channel(PAYER_KEY)
+    with pytest.raises(ChannelClosing, match="Nothing was signed: deposit after that") as refused:
+        await buyer.open_channel(PAYER_KEY, DEPOSIT)
+    assert buyer._ledger.kept_deposit() is None
+    said = await ChannelControl(buyer).show()
+    assert said["closedUntil"] == refused.value.extensions["until"] > node.clock.now
+    node.clock.now = said["closedUntil"] + 1
+    assert (await buyer.open_channel(PAYER_KEY, DEPOSIT + 1)).deposit_units
+
+
+async def test_a_chain_that_fails_after_the_close_hides_nothing_of_it(
+    node: Node, buyer: BuyerClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The channel was closed, and the command said only that the chain cannot be reached."""
+
+    async def fail() -> bool:
+        raise ChainUnreachable("no answer in 20 s")
+
+    await buyer.open_channel(PAYER_KEY, DEPOSIT)
+    await ask(buyer)
+    monkeypatch.setattr(buyer, "sees_closed", fail)
+    closed = await ChannelControl(buyer).close(KeyWallet(PAYER_KEY))
+    assert closed["seenClosed"] is None and closed["notSeen"] == "no answer in 20 s"
+    assert int(closed["settled"]) == int(closed["billed"]) > 0
 
 
 async def test_who_names_no_model_is_not_led_by_the_order_of_the_list(

@@ -105,6 +105,7 @@ async def test_with_a_chain_the_command_sends_the_close(
     assert found["seenClosed"] is True and len(found["transaction"]) == 66
     assert await balance(net) == DEPOSIT
     again = await typed(monkeypatch, tmp_path, await desk_of(net, settled_units=9), *rpc)
+    assert "The node agreed to close at 0.000009" in again.stderr
     assert again.exit_code == CHAIN and again.stderr.count("\n") == 1
 
 

@@ -96,7 +96,7 @@ INFO = NodeInfo(
     ),
 )
 VIEW = ChannelView(
-    SIGNER, NODE, SIGNER, 9, 8, 0, 8, LINES, (ChannelLine(AdapterId(7), 2, 1),), 3, HASH
+    SIGNER, NODE, SIGNER, 9, 8, 0, 8, LINES, (ChannelLine(AdapterId(7), 2, 1),), 3, HASH, 77
 )
 SESSION = Session(NODE, "http://127.0.0.1:8080", HASH, 1_700_000_000)
 

@@ -51,6 +51,8 @@ class ChannelSync:
         self._chain_read_s = 0.0
         # After a failed reading, when to try again.
         self._chain_again_s = 0.0
+        self.closed_until_s = 0
+        """Until when a Close that the node signed is valid, as the node last said; 0: none."""
 
     async def sync(self) -> None:
         """Read the channel, and every receipt that is not in the ledger yet.
@@ -64,6 +66,7 @@ class ChannelSync:
         await self._observe_in_time()
         known = signer.channel
         view = await self._access.use(partial(self._api.channel, signer.channel.signer))
+        self.closed_until_s = view.closed_until_s
         signer.note(view)
         await self._require_not_older(view.seq, known)
         while view.seq > signer.channel.seq and not signer.fault:

@@ -114,6 +114,12 @@ class ChannelControl:
         """Close the channel with the node's consent; return the total and the transaction."""
         client = self._client
         answer = await client.close_channel(wallet)
+        seen, fault = None, ""
+        if answer.transaction_hash:
+            try:
+                seen = await client.sees_closed()
+            except ChainError as error:  # the close stands, whatever this endpoint says
+                fault = error.detail
         return {
             "signer": client.signer,
             "node": client.info.node,
@@ -124,7 +130,8 @@ class ChannelControl:
             # With this anybody can submit the close, if the node did not.
             "close": answer.to_json(),
             # True or False is what the buyer's own chain shows; None: no chain was asked.
-            "seenClosed": await client.sees_closed() if answer.transaction_hash else None,
+            "seenClosed": seen,
+            "notSeen": fault,
         }
 
     async def ask(self, body: dict[str, Any], write: Write, tell: Write) -> Json:
@@ -163,11 +170,14 @@ def on_chain(seen: ChannelState) -> Json:
 
 def described(client: BuyerClient) -> Json:
     """Return a channel's state as a JSON object."""
-    return describe(client.channel, client.voucher_signer.fault)
+    return describe(client.channel, client.voucher_signer.fault, client.closed_until_s)
 
 
-def describe(channel: BuyerChannel, fault: str) -> Json:
-    """Return a channel's state as a JSON object; ``fault`` says why its node is not trusted."""
+def describe(channel: BuyerChannel, fault: str, closed_until_s: int = 0) -> Json:
+    """Return a channel's state as a JSON object; ``fault`` says why its node is not trusted.
+
+    ``closed_until_s`` is the deadline of a Close that the node signed, as it says; 0: none.
+    """
     opened = channel.payer != ZERO_ADDRESS
     return {
         "signer": channel.signer,
@@ -175,6 +185,7 @@ def describe(channel: BuyerChannel, fault: str) -> Json:
         "payer": channel.payer,
         "open": opened,
         "closeAt": channel.close_at_s,
+        "closedUntil": closed_until_s,
         "distrusted": fault,
         "deposit": str(channel.deposit_units),
         "settled": str(channel.settled_units),

@@ -78,6 +78,20 @@ def require_depositable(channel: BuyerChannel, payer: Address) -> None:
         )
 
 
+def require_no_signed_close(until_s: int, chain_s: int) -> None:
+    """Raise ChannelClosing if a Close that the node signed is valid at ``chain_s``.
+
+    It could close a new opening, so the node takes no deposit until the chain's time is past it.
+    """
+    if until_s and chain_s <= until_s:
+        raise ChannelClosing(
+            "the channel was closed by agreement, and that signature could close a new opening "
+            f"until {moment(until_s)}. Nothing was signed: deposit after that by the chain's time, "
+            f"which is {moment(chain_s)} and moves with each block",
+            until=until_s,
+        )
+
+
 def _end(deposit: Deposit) -> str:
     """Return from when on the deposit can no longer arrive, even if the clocks differ."""
     return moment(deposit.valid_before_s + CLOCKS_DIFFER_S)

@@ -41,7 +41,7 @@ from viz.cli.own_chain import trusted_deployment
 from viz.client.node_address import checked
 from viz.domain.display import amount, moment
 from viz.domain.units import Address, hex_of, parse_address, parse_units
-from viz.errors import ChainError, NodeNotTrusted, StoreError
+from viz.errors import ChainError, NodeNotTrusted, StoreError, VizError
 
 if TYPE_CHECKING:
     from eth_account.signers.local import LocalAccount
@@ -235,8 +235,20 @@ async def _send_close(
     from viz.buyer.channels.unilateral_close import send_close
     from viz.protocol.messages import CloseAnswer
 
-    async with _chain_of(rpc_url, here, relayer) as (chain, sender):
-        done = await send_close(chain, sender, CloseAnswer.from_json(answer))
+    signed = CloseAnswer.from_json(answer)
+    try:
+        async with _chain_of(rpc_url, here, relayer) as (chain, sender):
+            done = await send_close(chain, sender, signed)
+    except VizError as error:
+        settled = amount(signed.close.settled_units, here)
+        told = type(error)(
+            f"{error.detail}. The node agreed to close at {settled}, which is not known to be on "
+            f"your chain: run this command again. Until {moment(signed.close.deadline_s)} by the "
+            "chain's time the node sells nothing on this channel, and takes no deposit",
+            **error.extensions,
+        )
+        told.answered = error.answered
+        raise told from error
     return {"transaction": hex_of(done.hash), "seenClosed": True}
 
 

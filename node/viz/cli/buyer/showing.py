@@ -27,6 +27,7 @@ from viz.cli.console import (
 )
 from viz.cli.http import LOCAL_NODE, NodeUrl
 from viz.cli.own_chain import own_chain, trusted_deployment
+from viz.clock import SystemClock
 from viz.domain.display import amount, moment
 from viz.domain.trust import way_back
 from viz.domain.units import parse_address
@@ -154,4 +155,7 @@ def _state(found: dict[str, Any]) -> str:
         return "not open"
     if found["closeAt"]:
         return f"closing; withdraw after {moment(found['closeAt'])} (`viz channel leave`)"
-    return "open" if int(found["deposit"]) else "empty"
+    state = "open" if int(found["deposit"]) else "empty"
+    if (until_s := found.get("closedUntil", 0)) and until_s >= SystemClock().now_s():
+        state += f"; closed by agreement: no sale and no deposit until {moment(until_s)}"
+    return state

@@ -26,4 +26,5 @@ def view_of(channel: NodeChannel, *, private: bool) -> ChannelView:
         lines=lines if private else (),
         seq=channel.seq,
         head=channel.head,
+        closed_until_s=channel.no_sale_until_s,
     )
