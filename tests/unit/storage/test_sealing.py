@@ -183,5 +183,26 @@ async def test_a_key_file_without_a_key_is_said(tmp_path: Path) -> None:
     folder = KeyFolder(tmp_path / "keys")
     await folder.put(CID, new_identity())
     (tmp_path / "keys" / f"{CID}.key").write_text("\n")
-    with pytest.raises(StorageUnavailable, match="restore it"):
+    with pytest.raises(StorageUnavailable, match="may still use its blob, restore"):
         await folder.get(CID)
+
+
+@pytest.mark.parametrize("left", [b"#" * 90, b"", b"\n", b"\xff\x00", b"# key of"])
+async def test_what_is_left_of_a_key_is_removed_like_a_key(tmp_path: Path, left: bytes) -> None:
+    """Destruction asks whether there is a file, not whether it is a key: a kill between the
+    overwriting and the removal ended all destruction at a node for ever."""
+    folder = KeyFolder(tmp_path / "keys")
+    await folder.put(CID, new_identity())
+    assert await folder.has(CID)
+    (tmp_path / "keys" / f"{CID}.key").write_bytes(left)
+    assert await folder.has(CID) and await folder.destroy(CID)
+    assert not await folder.has(CID) and list((tmp_path / "keys").iterdir()) == []
+
+
+async def test_nobody_is_told_to_restore_a_key_that_had_to_go(tmp_path: Path) -> None:
+    """An overwritten key is destroyed: for other uses it is not here. No backup is asked for."""
+    folder = KeyFolder(tmp_path / "keys")
+    await folder.put(CID, new_identity())
+    path = tmp_path / "keys" / f"{CID}.key"
+    path.write_bytes(b"#" * path.stat().st_size)
+    assert await folder.get(CID) is None

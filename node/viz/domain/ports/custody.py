@@ -93,11 +93,18 @@ class KeyStore(Protocol):
         ...
 
     async def get(self, cid: Cid) -> str | None:
-        """Return a blob's key; None if it is not in this store."""
+        """Return a blob's key; None if it is not in this store, or was overwritten to destroy it.
+
+        Raises StorageUnavailable if it is damaged.
+        """
+        ...
+
+    async def has(self, cid: Cid) -> bool:
+        """Return whether there is anything to destroy of a blob's key, also a damaged rest."""
         ...
 
     async def destroy(self, cid: Cid) -> bool:
-        """Destroy a blob's key; return whether there was one."""
+        """Destroy a blob's key, or what is left of it; return whether there was anything."""
         ...
 
 

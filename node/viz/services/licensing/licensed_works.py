@@ -113,6 +113,11 @@ class LicensedWorks:
         """Return whether an opened work is on the disk."""
         return await asyncio.to_thread(self._kept, content_id) is not None
 
+    async def has_any_of(self, content_id: ContentId) -> bool:
+        """Return whether any file of an opened work is on the disk, also one that a kill left."""
+        paths = self._files(content_id)
+        return await asyncio.to_thread(lambda: any(path.exists() for path in paths))
+
     async def notices(self, content_id: ContentId) -> list[tuple[str, NoticeView]]:
         """Return the notices on a work that its custodians show, each with the custodian's URL.
 
@@ -278,12 +283,15 @@ class LicensedWorks:
                 return path
         return None
 
-    def _remove(self, content_id: ContentId) -> None:
+    def _files(self, content_id: ContentId) -> list[Path]:
+        """Return the paths that an opened work's files may have."""
         folder = self._directory / str(int(content_id))
-        for name in FILE_NAMES.values():
-            for path in (folder / name, record_path(folder / name)):
-                path.unlink(missing_ok=True)
-        (folder / QUESTIONS_FILE).unlink(missing_ok=True)
+        works = [folder / name for name in FILE_NAMES.values()]
+        return [*works, *(record_path(path) for path in works), folder / QUESTIONS_FILE]
+
+    def _remove(self, content_id: ContentId) -> None:
+        for path in self._files(content_id):
+            path.unlink(missing_ok=True)
 
     def _write(self, content_id: ContentId, opened: OpenedWork) -> Path:
         """Write record and work atomically, readable by this user only. Blocks."""

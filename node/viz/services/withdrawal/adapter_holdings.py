@@ -63,7 +63,7 @@ class AdapterHoldings:
                 found.append(HeldItem(WEIGHTS, digest.hex()))
             if cid is not None and await stored(self._blobs, cid):
                 found.append(HeldItem(BLOB, cid))
-            if cid is not None and await self._keys.get(cid) is not None:
+            if cid is not None and await self._keys.has(cid):
                 found.append(HeldItem(KEY, cid))
             same = next((each for each in sold if each.weights_digest == digest), None)
             if same is None:

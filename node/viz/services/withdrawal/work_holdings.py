@@ -37,7 +37,7 @@ class WorkHoldingsHere:
     async def holdings(self, ended: EndedUse) -> WorkHoldings:
         """Return the opened work, and the sealed one with its key if they are in custody here."""
         found, left = list[HeldItem](), list[LeftItem]()
-        if ended.own and await self._works.has(ended.content_id):
+        if ended.own and await self._works.has_any_of(ended.content_id):
             found.append(HeldItem(OPENED, str(int(ended.content_id))))
         record = await self._ledger.custody(ended.content_id)
         if record is not None and (ended.own or ended.custody):
@@ -81,7 +81,7 @@ class WorkHoldingsHere:
 
     async def _sealed(self, cid: Cid) -> list[HeldItem]:
         found = []
-        if await self._keys.get(cid) is not None:
+        if await self._keys.has(cid):
             found.append(HeldItem(KEY, cid))
         if await stored(self._blobs, cid):
             found.append(HeldItem(SEALED, cid))

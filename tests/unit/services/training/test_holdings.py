@@ -4,21 +4,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.fakes.blobs import MemoryBlobStore
 from tests.fakes.ledger import MemoryStore
 
 from viz.domain.destruction import HeldItem
-from viz.domain.ports.custody import CustodyRecord
+from viz.domain.ports.custody import CustodyRecord, KeyStore
 from viz.domain.ports.holdings import EndedUse
 from viz.domain.ports.ledger import AdapterRecord, EndedAdapter, TrainingRecord
 from viz.domain.ports.services import AdapterEnd
 from viz.domain.units import ZERO_ADDRESS, ZERO_HASH, AdapterId, Cid, ContentId, Hash32, hex_of
+from viz.services.licensing.licensed_works import LicensedWorks
 from viz.services.training.holdings import COPY, RUN, SALT, TrainingHoldings, works_of
 from viz.services.withdrawal.adapter_holdings import BLOB, KEY, WEIGHTS, AdapterHoldings
+from viz.services.withdrawal.work_holdings import OPENED, WorkHoldingsHere
 from viz.storage.deny_list import DenyList
 from viz.storage.denying import DenyingBlobStore
+from viz.storage.key_folder import KeyFolder
 
 ONE, TWO, ADAPTER = ContentId(1), ContentId(2), AdapterId(7)
 WORDS, SALTED = "the oil of the lamp of Varn Point", "0x" + "5a" * 32
@@ -39,6 +43,9 @@ class Keys:
     async def get(self, cid: Cid) -> str | None:
         return self.kept.get(cid)
 
+    async def has(self, cid: Cid) -> bool:
+        return cid in self.kept
+
     async def destroy(self, cid: Cid) -> bool:
         return self.kept.pop(cid, None) is not None
 
@@ -50,7 +57,7 @@ class Place:
     folder: Path
     ledger: MemoryStore = field(default_factory=MemoryStore)
     blobs: MemoryBlobStore = field(default_factory=MemoryBlobStore)
-    keys: Keys = field(default_factory=Keys)
+    keys: KeyStore = field(default_factory=Keys)
     cid: Cid = field(init=False)
 
     @property
@@ -137,7 +144,7 @@ async def test_nothing_of_the_work_is_left_where_the_node_may_destroy(place: Pla
     assert {item.kind for item in items} == {WEIGHTS, BLOB, KEY, RUN, COPY, SALT}
     assert len([item for item in items if item.kind == SALT]) == 2, "earlier terms have it too"
     assert place.with_words() == set()
-    assert not place.blobs.blocks and not place.keys.kept
+    assert not place.blobs.blocks and not await place.keys.has(place.cid)
     assert (place.home / "runs" / "t1" / "manifest.json").exists()
     assert place.work("two").exists()
     record = await place.ledger.training("t1")
@@ -187,4 +194,35 @@ async def test_an_adapter_under_the_cid_of_a_work_in_custody_costs_no_key(place:
     await place.ledger.put_end(EndedAdapter(ADAPTER, END, DIGEST, place.cid))
     items = await place.destroyed(EndedUse(ONE, frozenset({ADAPTER})))
     assert {item.kind for item in items} == {WEIGHTS, RUN}
-    assert place.keys.kept and place.blobs.blocks
+    assert await place.keys.has(place.cid) and place.blobs.blocks
+
+
+@pytest.mark.parametrize("left", [b"#" * 90, b"damaged"], ids=["overwritten", "damaged"])
+async def test_a_key_is_still_held_whatever_its_file_has(place: Place, left: bytes) -> None:
+    """A kill leaves an overwritten key: looking for it raised, and nothing of any work went."""
+    keys = KeyFolder(place.home / "keys")
+    await keys.put(place.cid, "AGE-SECRET-KEY-1")
+    (place.home / "keys" / f"{place.cid}.key").write_bytes(left)
+    place.keys = keys
+    await place.ledger.put_end(EndedAdapter(ADAPTER, END, DIGEST, place.cid))
+    items = await place.destroyed(EndedUse(ONE, frozenset({ADAPTER})))
+    assert HeldItem(KEY, place.cid) in items and not await keys.has(place.cid)
+
+
+@pytest.mark.parametrize("rest", ["work.txt.registration.json", "questions.json", "work.txt"])
+async def test_one_file_of_an_opened_work_is_held_too(place: Place, rest: str) -> None:
+    """A kill leaves the record with the salt, or the questions, without the work: they go too."""
+    unused: Any = None
+    works = LicensedWorks(
+        unused, unused, unused, unused, unused,
+        peers=unused, node=ZERO_ADDRESS, directory=place.home / "works",
+    )  # fmt: skip
+    file = place.home / "works" / "1" / rest
+    file.parent.mkdir(parents=True)
+    file.write_text(SALTED)
+    holder = WorkHoldingsHere(place.ledger, unused, place.keys, works)
+    ended = EndedUse(ONE, own=True)
+    found = (await holder.holdings(ended)).items
+    assert found == (HeldItem(OPENED, "1"),)
+    await holder.destroy(ended, found)
+    assert not file.exists() and not (await holder.holdings(ended)).items
