@@ -118,11 +118,15 @@ def _prefix(deployment: Deployment) -> str:
     return f"{deployment.chain_id}-{deployment.settlement[2:10]}-".lower()
 
 
+class ChannelHeld(ConfigError):
+    """Another process of this buyer pays from the channel; nothing is wrong with its node."""
+
+
 def hold(directory: Path) -> ProcessLock:
-    """Lock a channel's folder; raise ConfigError if another process pays from it."""
+    """Lock a channel's folder; raise ChannelHeld if another process pays from it."""
     lock = ProcessLock.take(directory / "lock")
     if lock is None:
-        raise ConfigError(
+        raise ChannelHeld(
             f"another process pays from {directory}: stop it, or use another buyer directory"
         )
     return lock

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from viz.buyer.terms.request import LENGTHS, named_lengths
+from viz.errors import InvalidRequest
 from viz.protocol.payment import CHAT_PATH
 
 # A node's default length for a request that names none (docs/protocol.md, section 12).
@@ -17,7 +18,14 @@ DEFAULT_TOKENS: Final = 256
 
 
 def with_length(body: dict[str, Any], path: str) -> dict[str, Any]:
-    """Return the request with an explicit length, which the parts of the answer share."""
+    """Return the request with an explicit length, which the parts of the answer share.
+
+    Raises InvalidRequest for a length that is none: it must not become the default length.
+    """
+    for name in LENGTHS:
+        named = body.get(name)
+        if named is not None and (named is True or not isinstance(named, int) or named < 1):
+            raise InvalidRequest(f"{name!r} must be a whole number above 0", param=name)
     if named_lengths(body):
         return body
     others = {name: value for name, value in body.items() if name not in LENGTHS}

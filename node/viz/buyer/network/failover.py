@@ -23,6 +23,7 @@ from viz.buyer.answer_length import at_most, room_in
 from viz.buyer.answers.answer import PaidAnswer
 from viz.buyer.answers.received import AnswerChunk, text_of
 from viz.buyer.client import BuyerClient
+from viz.buyer.ledger.folders import ChannelHeld
 from viz.buyer.network.budget import DayBudget, Reservation
 from viz.buyer.network.continuation import goes_on, length_of
 from viz.buyer.network.pool import NodePool
@@ -179,6 +180,13 @@ class NetworkAnswer:
             try:
                 self._client = await self._pool.ready(self._offer)
                 self._part = await self._enter(self._client, body)
+            except ChannelHeld as error:
+                # The buyer's own doing: it says nothing of the node, and is no reason to deposit at
+                # another.
+                last = last if isinstance(last, AdapterEnded) else error
+                self._offers = [each for each in self._offers if not self._pool.needs_deposit(each)]
+                _log.info("a channel is in use", node=self._offer.node, reason=error.detail)
+                continue
             except VizError as error:
                 # That an adapter ended holds for all nodes; that one is down does not.
                 last = last if isinstance(last, AdapterEnded) else error

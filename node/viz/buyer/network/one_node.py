@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
-from viz.buyer.answer_length import ask_fitting
+from viz.buyer.answer_length import ask_fitting, at_most
 from viz.buyer.answers.answer import PaidAnswer
 from viz.buyer.asking import OneNode, OneNodesAnswer
 from viz.buyer.client import BuyerClient
@@ -35,7 +35,9 @@ class CountedNode(OneNode):
         client = self._client
         if not isinstance(body.get("model"), str):
             raise InvalidRequest("name a model: /v1/models lists them", param="model")
-        units = Request.of(body, path).units(await client.offer_of(body["model"]))
+        offer = await client.offer_of(body["model"])
+        shorter = at_most(body, client.info.base_of(offer).context_tokens)
+        units = Request.of(shorter, path).units(offer)
         cap_units = client.limits.request_units
         asked: list[PaidAnswer] = []
         with self._day.reserve_for(units, units, cap_units) as reservation:

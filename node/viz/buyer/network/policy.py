@@ -43,10 +43,11 @@ _TEMPLATE_TOKENS: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """The estimated size of a request, in tokens: its prompt, and the longest answer."""
+    """The estimated size of a request, in tokens: its prompt, and its longest answers together."""
 
     prompt_tokens: int
     completion_tokens: int
+    choices: int = 1
 
     @classmethod
     def of(cls, body: dict[str, Any], path: str) -> Self:
@@ -54,13 +55,21 @@ class Request:
         asked = AskedRequest(path, body)
         size = sum(len(text.encode()) for text in asked.texts())
         return cls(
-            _TEMPLATE_TOKENS + size // _BYTES_A_TOKEN, max(0, length_of(body) * asked.choices)
+            _TEMPLATE_TOKENS + size // _BYTES_A_TOKEN,
+            max(0, length_of(body) * asked.choices),
+            asked.choices,
         )
 
     def units(self, offer: MarketOffer | AdapterOffer) -> Units:
-        """Return the most that the request costs at an offer's list price."""
+        """Return the most that the request costs at an offer's list price.
+
+        No answer is longer than the context of the offer's model, where the offer states it.
+        """
         price = Price(offer.prompt_price_units, offer.completion_price_units)
-        return price.amount_units(self.prompt_tokens, self.completion_tokens)
+        tokens = self.completion_tokens
+        if isinstance(offer, MarketOffer):
+            tokens = min(tokens, offer.context_tokens * self.choices)
+        return price.amount_units(self.prompt_tokens, tokens)
 
 
 def ranked(

@@ -93,8 +93,12 @@ class NodePool:
         """Return whether an offer can be used: the node is allowed, and can be paid or is free."""
         if not self._budget.allows(offer.node):
             return False
+        return not self.needs_deposit(offer) or self._may_deposit(offer.node)
+
+    def needs_deposit(self, offer: MarketOffer) -> bool:
+        """Return whether an offer can be used only after a new deposit."""
         free = not (offer.prompt_price_units or offer.completion_price_units)
-        return free or offer.node in self.funded() or self._may_deposit(offer.node)
+        return not free and offer.node not in self.funded()
 
     def _may_deposit(self, node: Address) -> bool:
         if self._wallet is None or self._deposits >= MAX_DEPOSITS:
