@@ -60,6 +60,7 @@ class WorkDestruction:
         self._holders, self._folder, self._data_dir = tuple(holders), folder, data_dir
         self._key, self._domain, self._node = key, domain, node
         self._named_files = named_files
+        self._failures: dict[Path, list[str]] = {}
         # One destruction at a time: two would certify the same items.
         self._busy = asyncio.Lock()
 
@@ -79,11 +80,7 @@ class WorkDestruction:
                 return None
             begun = [[each.kind, each.name] for each in sorted(listed)]
             await self._write(self._list_of(ended), begun)
-            for holder in self._holders:
-                try:
-                    await holder.destroy(ended, sorted(listed))
-                except (VizError, OSError) as error:
-                    _log.error("a part is not destroyed", work=ended.content_id, reason=str(error))
+            await self._destroy(ended, sorted(listed))
             after = await self._holdings(ended, failed=True)
             gone = listed - {each.item for each in after.left}
             if not gone:
@@ -106,6 +103,20 @@ class WorkDestruction:
             left = [f"{each.kind} {each.name}: {each.reason}" for each in after.left]
             _log.info("a work was destroyed", work=ended.content_id, items=len(gone), left=left)
             return made
+
+    async def _destroy(self, ended: EndedUse, items: Sequence[HeldItem]) -> None:
+        """Let all holders destroy these items; a failure is logged, not again while it lasts."""
+        failures = []
+        for holder in self._holders:
+            try:
+                await holder.destroy(ended, items)
+            except (VizError, OSError) as error:
+                failures.append(str(error))
+        of = self._list_of(ended)
+        for reason in failures:
+            if reason not in self._failures.get(of, ()):
+                _log.error("a part is not destroyed", work=ended.content_id, reason=reason)
+        self._failures[of] = failures
 
     async def has_any(self, ended: EndedUse) -> bool:
         """Return whether anything here would be destroyed, or began to be; asks no chain."""

@@ -20,11 +20,12 @@ Invariants:
 - Nothing is destroyed before the time that the grant's class gives, nor within ``FINAL_S`` of the
   withdrawal, which a reorganisation could still undo. A lapsed license destroys nothing.
 - A fault of the chain's endpoint ends nothing; the step is tried again.
+- The error of one work, adapter or run stops no other (``separate_looks``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 import structlog
@@ -41,6 +42,7 @@ from viz.services.market.listings import Listings
 from viz.services.upkeep.supervision import periodically
 from viz.services.withdrawal.destruction import WorkDestruction
 from viz.services.withdrawal.last_use import FINAL_S, LastUse
+from viz.services.withdrawal.separate_looks import SeparateLooks
 
 INTERVAL_S: Final = 60.0
 # No event tells that a license lapsed: all adapters are checked this often.
@@ -74,6 +76,7 @@ class WithdrawalWatch:
         self._offers, self._runs = offers, runs
         self._destruction, self._kept, self._listings = destruction, kept, listings
         self._last_use = LastUse(chain, offers, writer.address)
+        self._each = SeparateLooks(chain)
         self._interval_s = interval_s
         self._nothing_left: dict[EndedUse, int] = {}
         self._strays_at_s: dict[Hash32, int] = {}
@@ -81,7 +84,7 @@ class WithdrawalWatch:
         self._lapses_at_s = 0
 
     async def run(self) -> None:
-        """Check until cancelled; an error of the chain or of one adapter is logged."""
+        """Check until cancelled; an error of the chain or of one item is logged."""
         await periodically(
             self.step, self._interval_s, _log.warning, "withdrawals are not looked at"
         )
@@ -91,25 +94,47 @@ class WithdrawalWatch:
         now_s = await self._chain.chain_time()
         for_lapses = now_s >= self._lapses_at_s
         works: dict[ContentId, ContentState | None] = {}
+        all_well = True
         for adapter_id in self._offers.adapter_ids():
-            shares = await self._shares_of(adapter_id)
-            withdrawn = [each for each, _ in shares if await self._is_withdrawn(each, works)]
-            if withdrawn or for_lapses:
-                await self._enforce(adapter_id, shares)
-                await self._end(adapter_id, now_s)
-        if for_lapses:
+            look = self._look_at(adapter_id, works, now_s, for_lapses=for_lapses)
+            all_well &= await self._each.at(look, "adapter", adapter_id)
+        if for_lapses and all_well:
             self._lapses_at_s = now_s + LAPSES_EVERY_S
         for training_id, used in (await self._runs.under_way()).items():
-            if reason := await self._why_stopped(used, works):
-                _log.info("training stopped", training=training_id, reason=reason)
-                await self._runs.stop(training_id, reason)
+            await self._each.at(self._stop(training_id, used, works), "training", training_id)
         if self._kept is not None:
-            await self._end_strays(self._kept, now_s)
+            await self._each.at(self._end_strays(self._kept, now_s), "folder", "adapters")
         if self._destruction is not None:
             ever = await self._withdrawn_works()
             if self._listings is not None:
                 await self._end_listings(self._listings, self._destruction, works, ever, now_s)
             await self._destroy(self._destruction, works, ever, now_s)
+
+    async def _look_at(
+        self,
+        adapter_id: AdapterId,
+        works: dict[ContentId, ContentState | None],
+        now_s: int,
+        *,
+        for_lapses: bool,
+    ) -> None:
+        """Enforce the retirement of an adapter on offer, and end it when it is retired."""
+        shares = await self._shares_of(adapter_id)
+        withdrawn = [each for each, _ in shares if await self._is_withdrawn(each, works)]
+        if withdrawn or for_lapses:
+            await self._enforce(adapter_id, shares)
+            await self._end(adapter_id, now_s)
+
+    async def _stop(
+        self,
+        training_id: str,
+        used: Iterable[ContentId],
+        works: dict[ContentId, ContentState | None],
+    ) -> None:
+        """Stop a training if one of its works no longer permits an adapter."""
+        if reason := await self._why_stopped(used, works):
+            _log.info("training stopped", training=training_id, reason=reason)
+            await self._runs.stop(training_id, reason)
 
     async def _withdrawn_works(self) -> frozenset[ContentId]:
         """Return all works that were withdrawn; none if the endpoint does not serve the logs."""
@@ -120,31 +145,38 @@ class WithdrawalWatch:
             return frozenset()
 
     async def _end_strays(self, kept: KeptAdapters, now_s: int) -> None:
-        """End the adapters that are not on offer, and whose weights are still on the disk.
+        """End the adapters that are not on offer, and whose weights are still on the disk."""
+        for digest in await kept.kept_weights():
+            if now_s >= self._strays_at_s.get(digest, 0):
+                await self._each.at(self._end_stray(digest, now_s), "weights", digest.hex())
+
+    async def _end_stray(self, digest: Hash32, now_s: int) -> None:
+        """End the adapters with these weights, if none is on offer.
 
         Weights go only if every adapter that was registered with them is retired: whoever names
         another's weights in an adapter of its own and withdraws must not have them destroyed.
         """
-        for digest in await kept.kept_weights():
-            if now_s < self._strays_at_s.get(digest, 0):
-                continue
-            self._strays_at_s[digest] = now_s + LAPSES_EVERY_S
-            adapters = await self._chain.adapters_with(digest)
-            if set(adapters) & set(self._offers.adapter_ids()):
-                continue
+        next_s = now_s + LAPSES_EVERY_S
+        adapters = await self._chain.adapters_with(digest)
+        if not set(adapters) & set(self._offers.adapter_ids()):
             for adapter_id in adapters:
                 await self._enforce(adapter_id, await self._shares_of(adapter_id))
             states = [await self._chain.adapter(adapter_id) for adapter_id in adapters]
             # One without its confirmations yet is not over.
             retired_s = max((each.retires_at if each else UINT64_MAX for each in states), default=0)
             if retired_s > now_s:
-                self._strays_at_s[digest] = min(self._strays_at_s[digest], retired_s)
-                continue
-            for state in states:
-                end = await self._cause(state) if state is not None else None
-                if state is not None and end is not None and end.reason == WITHDRAWN:
-                    _log.info("stray weights ended", adapter=state.adapter_id, work=end.content_id)
-                    await self._offers.end(state, end)
+                next_s = min(next_s, retired_s)
+            else:
+                await self._end_all([each for each in states if each is not None])
+        self._strays_at_s[digest] = next_s
+
+    async def _end_all(self, states: Iterable[AdapterState]) -> None:
+        """End retired adapters that are not on offer, if a withdrawal retired them."""
+        for state in states:
+            end = await self._cause(state)
+            if end is not None and end.reason == WITHDRAWN:
+                _log.info("stray weights ended", adapter=state.adapter_id, work=end.content_id)
+                await self._offers.end(state, end)
 
     async def _end_listings(
         self,
@@ -157,12 +189,21 @@ class WithdrawalWatch:
         """Hide the listings of withdrawn works, and destroy each when its withdrawal is final."""
         listings.hide(withdrawn)
         for content_id in sorted(withdrawn | listings.withdrawn):
-            use = EndedUse(content_id, listing=True)
-            if not await self._may_have(destruction, use, now_s):
-                continue
-            content = works[content_id] if await self._is_withdrawn(content_id, works) else None
-            if content is None or now_s < (due_s := content.withdrawn_at + FINAL_S):
-                continue
+            ending = self._end_listing(destruction, content_id, works, now_s)
+            await self._each.at(ending, "listing", content_id)
+
+    async def _end_listing(
+        self,
+        destruction: WorkDestruction,
+        content_id: ContentId,
+        works: dict[ContentId, ContentState | None],
+        now_s: int,
+    ) -> None:
+        use = EndedUse(content_id, listing=True)
+        if not await self._may_have(destruction, use, now_s):
+            return
+        content = works[content_id] if await self._is_withdrawn(content_id, works) else None
+        if content is not None and now_s >= (due_s := content.withdrawn_at + FINAL_S):
             await destruction.destroy(
                 use, withdrawn_at_s=content.withdrawn_at, due_at_s=due_s, time_s=now_s
             )
@@ -178,31 +219,50 @@ class WithdrawalWatch:
         ended = self._offers.ended()
         looked_at = {each.content_id for each in ended.values()} | await self._runs.works_used()
         for content_id in sorted(looked_at | withdrawn):
-            # Of most of the chain's withdrawn works nothing is here: their state is not asked for.
-            whole = EndedUse(content_id, own=True, custody=True)
-            if content_id not in looked_at and not await self._may_have(destruction, whole, now_s):
-                continue
-            content = works[content_id] if await self._is_withdrawn(content_id, works) else None
-            if content is None:
-                continue
             ends = {
                 adapter_id: end.ended_s
                 for adapter_id, end in ended.items()
                 if end.content_id == content_id and end.reason == WITHDRAWN
             }
-            own_s = await self._last_use.own_end(content)
-            custody_s = await self._last_use.custody_end(content, now_s)
-            own, custody = own_s is not None and own_s <= now_s, custody_s is not None
-            due = [*ends.values(), *([own_s] if own_s is not None and own else [])]
-            due += [custody_s] if custody_s is not None else []
-            use = EndedUse(content_id, frozenset(ends), own=own, custody=custody)
-            if not due or now_s < self._nothing_left.get(use, 0):
-                continue
-            made = await destruction.destroy(
-                use, withdrawn_at_s=content.withdrawn_at, due_at_s=max(due), time_s=now_s
-            )
-            if made is None:
-                self._nothing_left[use] = now_s + LAPSES_EVERY_S
+            # Of most of the chain's withdrawn works nothing is here: their state is not asked for.
+            known = content_id in looked_at
+            ending = self._destroy_work(destruction, content_id, ends, works, now_s, known=known)
+            await self._each.at(ending, "work", content_id)
+
+    async def _destroy_work(
+        self,
+        destruction: WorkDestruction,
+        content_id: ContentId,
+        ends: Mapping[AdapterId, int],
+        works: dict[ContentId, ContentState | None],
+        now_s: int,
+        *,
+        known: bool,
+    ) -> None:
+        """Destroy what is stored of one work, if it was withdrawn and a use of it has ended.
+
+        ``ends`` are the times at which adapters ended with it; ``known``: something of it was here.
+        """
+        whole = EndedUse(content_id, own=True, custody=True)
+        if not known and not await self._may_have(destruction, whole, now_s):
+            return
+        content = works[content_id] if await self._is_withdrawn(content_id, works) else None
+        if content is None:
+            return
+        own_s = await self._last_use.own_end(content)
+        custody_s = await self._last_use.custody_end(content, now_s)
+        own, custody = own_s is not None and own_s <= now_s, custody_s is not None
+        due = [*ends.values(), *([own_s] if own_s is not None and own else [])]
+        due += [custody_s] if custody_s is not None else []
+        use = EndedUse(content_id, frozenset(ends), own=own, custody=custody)
+        if not due or now_s < self._nothing_left.get(use, 0):
+            return
+        made = await destruction.destroy(
+            use, withdrawn_at_s=content.withdrawn_at, due_at_s=max(due), time_s=now_s
+        )
+        # What could not be destroyed is tried again at the next look.
+        if made is None and not await destruction.has_any(use):
+            self._nothing_left[use] = now_s + LAPSES_EVERY_S
 
     async def _may_have(self, destruction: WorkDestruction, whole: EndedUse, now_s: int) -> bool:
         """Return whether anything of a work is here; looked up at most once an hour if not."""

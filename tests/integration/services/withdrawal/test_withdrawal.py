@@ -7,16 +7,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 from tests.integration.chain.testnet import CLOSE_DELAY_S, Testnet, terms
 
+from viz.chain.contracts import Chain
 from viz.chain.keys import development_account
+from viz.chain.rpc import Rpc
 from viz.domain.destruction import HeldItem
 from viz.domain.eip712 import settlement_domain
-from viz.domain.ports.chain import WeightsAddress
+from viz.domain.ports.chain import ContentState, Deployment, WeightsAddress
 from viz.domain.ports.holdings import EndedUse, WorkHoldings
 from viz.domain.ports.services import AdapterEnd
 from viz.domain.units import AdapterId, ContentId
-from viz.errors import ChainUnreachable, LicenseError
+from viz.errors import ChainUnreachable, LicenseError, StorageUnavailable
 from viz.services.licensing.grants import Grants
 from viz.services.withdrawal.destruction import WorkDestruction
 from viz.services.withdrawal.last_use import FINAL_S
@@ -71,15 +74,34 @@ class Shelf:
 
     uses: list[EndedUse] = field(default_factory=list)
     gone: set[ContentId] = field(default_factory=set)
+    broken: set[ContentId] = field(default_factory=set)
+    stuck: set[ContentId] = field(default_factory=set)
 
     async def holdings(self, ended: EndedUse) -> WorkHoldings:
         self.uses.append(ended)
+        if ended.content_id in self.broken:
+            raise StorageUnavailable("the copy's folder cannot be read")
         # A trainer's copy: the end of a custody is no concern of it.
         ends = (ended.own or ended.adapters) and ended.content_id not in self.gone
         return WorkHoldings((HeldItem("copy", "a book"),) if ends else ())
 
     async def destroy(self, ended: EndedUse, items: Sequence[HeldItem]) -> None:
+        if ended.content_id in self.stuck:
+            raise OSError(5, "Input/output error")
         self.gone.add(ended.content_id)
+
+
+class Deaf(Chain):
+    """A chain whose endpoint gives odd answers about some works, and answers all else."""
+
+    def __init__(self, rpc: Rpc, deployment: Deployment, *, deaf_to: set[ContentId]) -> None:
+        super().__init__(rpc, deployment)
+        self.deaf_to = deaf_to
+
+    async def content(self, content_id: ContentId) -> ContentState | None:
+        if content_id in self.deaf_to:
+            raise ChainUnreachable("an odd answer")
+        return await super().content(content_id)
 
 
 def destruction(net: Testnet, shelf: Shelf, folder: Path) -> WorkDestruction:
@@ -230,3 +252,67 @@ async def test_an_adapter_on_offer_keeps_its_trainers_copies(net: Testnet, tmp_p
     await watch.step()
     assert offers.over and shelf.gone == {work}
     assert shelf.uses[-1] == EndedUse(work, frozenset({adapter}), own=True, custody=True)
+
+
+async def test_one_works_error_stops_no_others(net: Testnet, tmp_path: Path) -> None:
+    """Protects every other owner: one work that could not be looked at kept all later works on the
+    disk. It is logged once, and destroyed at the first look at which it can be."""
+    creator, node = net.sender(2), net.sender(NODE)
+    works = [await net.register_work(creator, terms(revocation_class=2)) for _ in range(4)]
+    for each in works:
+        await net.register_adapter(node, [each])
+        await net.done(creator, "ContentRegistry", "withdraw", each)
+    runs = Runs({str(each): [each] for each in works})
+    broken, unread, stuck, last = works
+    shelf = Shelf(broken={broken}, stuck={stuck})
+    chain = Deaf(net.rpc, net.deployment, deaf_to={unread})
+    certified = destruction(net, shelf, tmp_path / "certificates")
+    watch = WithdrawalWatch(chain, node, Offers([]), runs, destruction=certified)
+    await pass_time(net, FINAL_S)
+    with capture_logs() as told:
+        await watch.step()
+        assert shelf.gone == {last}
+        await watch.step()
+    errors = [each for each in told if each["log_level"] == "error" and "work" in each]
+    assert [(each["work"], each["reason"]) for each in errors] == [
+        (broken, "the copy's folder cannot be read"),
+        (unread, "an odd answer"),
+        (stuck, "[Errno 5] Input/output error"),
+    ], "once, not at each look"
+    shelf.broken, shelf.stuck, chain.deaf_to = set(), set(), set()
+    await watch.step()
+    assert shelf.gone == set(works)
+    assert all([len(await certified.certificates(each)) == 1 for each in works])
+
+
+@dataclass
+class StuckOffers(Offers):
+    """Offers of which one cannot be ended, as with a full disk."""
+
+    stuck: AdapterId | None = None
+
+    async def end(self, adapter: WeightsAddress, end: AdapterEnd) -> None:
+        if adapter.adapter_id == self.stuck:
+            raise StorageUnavailable("it cannot be unloaded")
+        await super().end(adapter, end)
+
+
+async def test_an_adapter_that_cannot_be_ended_keeps_no_other(net: Testnet, tmp_path: Path) -> None:
+    """Neither the next adapter nor any work's copies wait for it."""
+    creator, node = net.sender(2), net.sender(NODE)
+    works = [await net.register_work(creator, terms(revocation_class=2)) for _ in range(3)]
+    adapters = [AdapterId(await net.register_adapter(node, [each])) for each in works]
+    for each in works:
+        await net.done(creator, "ContentRegistry", "withdraw", each)
+    offers = StuckOffers(adapters[:2], stuck=adapters[0])
+    shelf = Shelf()
+    certified = destruction(net, shelf, tmp_path / "certificates")
+    runs = Runs({"run": [works[2]]})
+    watch = WithdrawalWatch(net.chain, node, offers, runs, destruction=certified)
+    await watch.step()
+    await pass_time(net, 2 * CLOSE_DELAY_S + 60)
+    await watch.step()
+    assert set(offers.over) == {adapters[1]} and shelf.gone == {works[1], works[2]}
+    offers.stuck = None
+    await watch.step()
+    assert set(offers.over) == set(adapters[:2]) and shelf.gone == set(works)
