@@ -36,6 +36,7 @@ async def ensure_deployed(
 ) -> Deployment:
     """Return the deployment in ``path``, checked on chain; deploy and write it if it is absent.
 
+    The token's symbol, which tokens can change, is the chain's, and is written if it is another.
     ``token`` is the ERC-20 token (with EIP-3009) of all payments. Without it, a TestUSD is created,
     on a development chain only. Raises ChainMismatch, ConfigError, TransactionFailed,
     ChainUnreachable.
@@ -44,8 +45,9 @@ async def ensure_deployed(
     if existing is not None:
         await rpc.check(existing)
         await check_wiring(rpc, existing)
-        if existing.token_symbol == NO_SYMBOL:
-            existing = replace(existing, token_symbol=await symbol_on_chain(rpc, existing.token))
+        symbol = await symbol_on_chain(rpc, existing.token)
+        if symbol not in {NO_SYMBOL, existing.token_symbol}:
+            existing = replace(existing, token_symbol=symbol)
             save_deployment(path, existing)
         return existing
     deployment = await deploy(rpc, account, token=token, close_delay_s=close_delay_s)

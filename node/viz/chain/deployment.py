@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
-from viz.domain.display import NO_SYMBOL, symbol_of
+from viz.domain.display import symbol_of
 from viz.domain.ports.chain import Deployment
 from viz.domain.strict_json import load_json
 from viz.domain.units import Address, hex_of, parse_address, parse_hash
@@ -105,11 +105,10 @@ def deployment_json(deployment: Deployment) -> dict[str, Any]:
 def differences(ours: Deployment, theirs: Deployment) -> list[tuple[str, object, object]]:
     """Return the fields in which two deployments differ, as (name, ours, theirs).
 
-    The token's symbol is not compared if one of them lacks it.
+    The token's symbol is not compared: a token can be renamed, and is still that token.
     """
     mine, other = deployment_json(ours), deployment_json(theirs)
-    if NO_SYMBOL in (ours.token_symbol, theirs.token_symbol):
-        del mine["token_symbol"]
+    del mine["token_symbol"]
     return [(key, value, other[key]) for key, value in mine.items() if value != other[key]]
 
 

@@ -61,8 +61,7 @@ def trust(
     and --rpc, the node's answer is compared with that file and checked on that chain.
     """
     place = data_dir(folder) / "deployment.json"
-    found, notes = run(_found(checked(url), published, rpc), logs=bool(rpc))
-    kept = _kept(place, found)
+    found, notes, kept = run(_found(checked(url), published, rpc, place), logs=bool(rpc))
     said = _said(found)
     if not as_json or not (yes or kept):
         lines(f"The node at {url} works on", said, to=err if as_json else out)
@@ -70,6 +69,7 @@ def trust(
             (err if as_json else out).print(f"  {note}", markup=False, soft_wrap=True)
     if not kept:
         agreed("Pay and sign on this chain, with these contracts and this token?", yes=yes)
+    if found != kept:
         from viz.chain.deployment import save_deployment
 
         save_deployment(place, found)
@@ -78,8 +78,11 @@ def trust(
         say(f"{'already trusted' if kept else 'kept'}  {place}")
 
 
-async def _found(url: str, published: str, rpc_url: str) -> tuple[Deployment, list[str]]:
-    from viz.chain.deployment import differences, parse_deployment
+async def _found(
+    url: str, published: str, rpc_url: str, place: Path
+) -> tuple[Deployment, list[str], Deployment | None]:
+    """Return the deployment to trust, what to tell of it, and what ``place`` has already."""
+    from viz.chain.deployment import differences, find_deployment, parse_deployment
     from viz.protocol.payment import DEPLOYMENT_PATH
 
     answer = await ask(
@@ -89,7 +92,7 @@ async def _found(url: str, published: str, rpc_url: str) -> tuple[Deployment, li
         told = parse_deployment(answer, f"what {url} answers")
     except ConfigError as error:
         raise no_answer(error.detail) from error
-    notes = []
+    notes, symbols = [], {"this node says": told.token_symbol}
     if published:
         ours = await _published(published)
         if different := differences(ours, told):
@@ -100,19 +103,22 @@ async def _found(url: str, published: str, rpc_url: str) -> tuple[Deployment, li
             )
         notes.append(f"compared with {published}: the same")
         told = ours
+        symbols[f"{published} says"] = ours.token_symbol
+    kept = find_deployment(place)
+    if kept is not None:
+        _require_same(place, kept, told)
+        symbols[f"{place} said"] = kept.token_symbol
     if rpc_url:
-        told, dated, symbol = await _checked(told, rpc_url)
+        dated, symbol = await _checked(told, rpc_url)
         notes.append(f"checked on the chain of {rpc_url}: contracts, wiring and decimals are right")
-        if symbol:
-            notes.append(
-                f"this deployment calls the token {symbol}; amounts are shown in "
-                f"{told.token_symbol}, as it calls itself on that chain"
-            )
+        if symbol != NO_SYMBOL:
+            symbols["it calls itself on that chain"] = symbol
         if not dated:
             notes.append(
                 f"whether block {told.first_block} is before the contracts' first event was not "
                 "checked: the endpoint keeps no states so old"
             )
+    source, symbol = symbols.popitem()  # the last is the best source
     if not notes:
         notes.append(
             "only the node says so: compare it with what its operator or the project published "
@@ -123,7 +129,10 @@ async def _found(url: str, published: str, rpc_url: str) -> tuple[Deployment, li
             notes.append(
                 "it came over plain HTTP: anyone on the network path could have changed it"
             )
-    return told, notes
+    if others := {who: each for who, each in symbols.items() if each not in {NO_SYMBOL, symbol}}:
+        other = ", ".join(f"{who} {each}" for who, each in others.items())
+        notes.append(f"amounts are shown in {symbol}, as {source}; {other}")
+    return replace(told, token_symbol=symbol), notes, kept
 
 
 async def _published(where: str) -> Deployment:
@@ -143,10 +152,10 @@ async def _published(where: str) -> Deployment:
     return parse_deployment(answer, where)
 
 
-async def _checked(told: Deployment, rpc_url: str) -> tuple[Deployment, bool, str]:
-    """Return the deployment with the token's symbol on the chain; raise ChainMismatch.
+async def _checked(told: Deployment, rpc_url: str) -> tuple[bool, str]:
+    """Raise ChainMismatch if the chain has another deployment.
 
-    Also returns whether its first block was checked, and its symbol if that is another.
+    Returns whether the first block was checked, and the token's symbol on the chain.
     """
     from viz.chain.deploy import check_first_block, check_wiring, symbol_on_chain
     from viz.chain.rpc import Rpc
@@ -155,30 +164,21 @@ async def _checked(told: Deployment, rpc_url: str) -> tuple[Deployment, bool, st
     try:
         await rpc.check(told)
         await check_wiring(rpc, told)
-        dated = await check_first_block(rpc, told)
-        symbol = await symbol_on_chain(rpc, told.token)
+        return await check_first_block(rpc, told), await symbol_on_chain(rpc, told.token)
     finally:
         await rpc.close()
-    if symbol in {NO_SYMBOL, told.token_symbol}:
-        return told, dated, ""
-    other = "" if told.token_symbol == NO_SYMBOL else told.token_symbol
-    return replace(told, token_symbol=symbol), dated, other
 
 
-def _kept(place: Path, found: Deployment) -> bool:
-    """Return whether ``place`` has this deployment; raise ChainMismatch if it has another."""
-    from viz.chain.deployment import differences, find_deployment
+def _require_same(place: Path, kept: Deployment, told: Deployment) -> None:
+    """Raise ChainMismatch if ``place`` has another deployment than the node tells."""
+    from viz.chain.deployment import differences
 
-    earlier = find_deployment(place)
-    if earlier is None:
-        return False
-    if different := differences(earlier, found):
+    if different := differences(kept, told):
         name, ours, theirs = different[0]
         raise ChainMismatch(
             f"{place} is trusted already, with {ours} as its {name}, and this node says {theirs}: "
             "it is another deployment. Keep that file, and use another --data-dir for this node"
         )
-    return True
 
 
 def _said(found: Deployment) -> list[tuple[str, object]]:

@@ -10,8 +10,10 @@ import pytest
 from tests.integration.chain.testnet import Testnet
 from tests.integration.cli.test_trust import CHAIN, node, trust
 
-from viz.chain.deployment import deployment_json, load_deployment
+from viz.chain.deploy import ensure_deployed
+from viz.chain.deployment import deployment_json, load_deployment, save_deployment
 from viz.chain.endpoint import NotSupported
+from viz.chain.keys import development_account
 from viz.chain.rpc import Rpc
 
 CREATED = 3  # blocks after the first: token, ContentRegistry, AdapterRegistry
@@ -41,8 +43,30 @@ async def test_the_tokens_symbol_is_the_chains(net: Testnet, tmp_path: Path) -> 
     told = replace(net.deployment, token_symbol="USDC")
     async with node(deployment_json(told)) as url:
         kept = await trust(url, tmp_path / "home", "--yes", "--rpc", net.anvil.url)
-    assert kept.exit_code == 0 and "calls the token USDC" in " ".join(kept.output.split())
+        again = await trust(url, tmp_path / "home")
+    words = "amounts are shown in vUSD, as "
+    assert kept.exit_code == 0 and f"{words}it calls itself on that chain; this node says USDC" in (
+        kept.output
+    )
+    assert again.exit_code == 0 and words in again.output and "node says USDC" in again.output
     assert load_deployment(tmp_path / "home" / "deployment.json") == net.deployment
+
+
+async def test_a_symbol_that_was_kept_before_is_renewed_from_the_chain(
+    net: Testnet, tmp_path: Path
+) -> None:
+    """The same node was refused by whoever had trusted it before, without a chain of her own."""
+    home, old = tmp_path / "home", replace(net.deployment, token_symbol="USDC")
+    place = home / "deployment.json"
+    async with node(deployment_json(old)) as url:
+        await trust(url, home, "--yes")
+        assert load_deployment(place) == old
+        done = await trust(url, home, "--rpc", net.anvil.url)
+    assert done.exit_code == 0 and f"this node says USDC, {place} said USDC" in done.output
+    assert load_deployment(place) == net.deployment
+    save_deployment(place, old)
+    assert await ensure_deployed(net.rpc, development_account(0), place) == net.deployment
+    assert load_deployment(place) == net.deployment
 
 
 async def test_an_endpoint_that_knows_only_the_newest_block_refuses_nothing(

@@ -73,11 +73,29 @@ async def test_another_deployment_never_replaces_the_trusted_one(tmp_path: Path)
     save_deployment(tmp_path / "deployment.json", TRUTH)
     kept = (tmp_path / "deployment.json").read_bytes()
     for lie in ({"token_decimals": 8}, {"settlement": TRUTH.token}, {"chain_id": 1},
-                {"genesis": "0x" + "77" * 32}, {"token_symbol": "EUR"}):  # fmt: skip
+                {"genesis": "0x" + "77" * 32}, {"first_block": 1}):  # fmt: skip
         async with node(deployment_json(TRUTH) | lie) as url:
             done = await trust(url, tmp_path, "--yes")
         assert done.exit_code == CHAIN and "--data-dir" in done.stderr, done.output
         assert (tmp_path / "deployment.json").read_bytes() == kept
+
+
+async def test_a_renamed_token_is_told_and_refuses_nobody(tmp_path: Path) -> None:
+    """An honest node was refused as another deployment, because a token's name is no identity."""
+    home, published = tmp_path / "home", tmp_path / "published.json"
+    save_deployment(home / "deployment.json", TRUTH)
+    save_deployment(published, replace(TRUTH, token_symbol="EUR"))
+    async with node(deployment_json(replace(TRUTH, token_symbol="USDC"))) as url:
+        again = await trust(url, home)
+        new = await trust(url, tmp_path / "new", "--yes", "--published", str(published))
+        both = await trust(url, home, "--published", str(published))
+    assert (again.exit_code, new.exit_code, both.exit_code) == (0, 0, 0), again.output + new.output
+    kept = f"amounts are shown in vUSD, as {home / 'deployment.json'} said; this node says USDC"
+    assert f"{kept}\n" in again.stdout and "already trusted" in again.stdout
+    assert f"{kept}, {published} says EUR\n" in both.stdout
+    assert f"shown in EUR, as {published} says; this node says USDC\n" in new.stdout
+    assert load_deployment(home / "deployment.json") == TRUTH
+    assert load_deployment(tmp_path / "new" / "deployment.json").token_symbol == "EUR"
 
 
 async def test_a_published_deployment_is_what_counts(tmp_path: Path) -> None:
