@@ -48,6 +48,10 @@ _NUMBERED: Final = re.compile(r"&#(?:x([0-9A-Fa-f]{1,8})|([0-9]{1,8}));")
 _XML_ENTITIES: Final = frozenset({"amp", "lt", "gt", "quot", "apos"})
 _DOCTYPE: Final = re.compile(r"<!DOCTYPE[^>\[]*(?:\[[^\]]*\][^>]*)?>", re.IGNORECASE)
 _XML_START: Final = re.compile(r"^\s*<\?xml[^>]*\?>")
+# A page that gives XHTML's names a prefix: only a parser of XML knows ``x:meta`` as ``meta``.
+_PREFIXED: Final = re.compile(
+    r"""xmlns:[\w.-]{1,40}\s*=\s*["']\s*http://www\.w3\.org/1999/xhtml/?\s*["']"""
+)
 _MAX_COLUMNS: Final = 64
 _NO_MEMORY: Final = 2  # XML_ERR_NO_MEMORY
 
@@ -55,15 +59,17 @@ _NO_MEMORY: Final = 2  # XML_ERR_NO_MEMORY
 def html_tree(text: str, *, xml: bool = False) -> Any:
     """Return the root element of HTML or XHTML; no entity, DTD or URL is loaded.
 
-    Raises InvalidWork if the text has no element.
+    ``xml``: the page is one of a book, and read as XML whatever is wrong with it. A file is read so
+    if it is well formed and gives XHTML's names a prefix. Raises InvalidWork if the text has no
+    element.
     """
     # The decoded text may still declare its former encoding.
     text = _XML_START.sub("", text)
     root = None
-    if xml:
+    if xml or _PREFIXED.search(text):
         plain = _DOCTYPE.sub("", _ENTITY.sub(_as_character, text), count=1)
         plain = _NUMBERED.sub(_numbered, plain)
-        root = _parsed(plain, hardened_xml_parser(recover=True))
+        root = _parsed(plain, hardened_xml_parser(recover=xml))
     if root is None:
         root = _parsed(
             text,

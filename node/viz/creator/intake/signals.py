@@ -134,7 +134,8 @@ def html_signals(root: Any) -> list[OptOut]:
     for element in root.iter():
         if not isinstance(element.tag, str):
             continue
-        name = element.tag.rpartition("}")[2].lower()
+        # HTML's parser keeps a prefix: what ``x:meta`` says counts, whatever ``x`` stands for.
+        name = element.tag.rpartition("}")[2].rpartition(":")[2].lower()
         kind = (element.get("type") or "").strip().lower()
         if name == "script" and kind == RSL_TYPE:
             found += inline_statements(_content(element), "script element")

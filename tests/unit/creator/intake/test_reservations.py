@@ -27,6 +27,11 @@ XMP = (
     b'syntax-ns#"><rdf:Description xmlns:tdm="http://www.w3.org/ns/tdmrep/" tdm:reservation="1"/>'
     b"</rdf:RDF></x:xmpmeta>"
 )
+PREFIXED = (
+    '<html xmlns="http://www.w3.org/1999/xhtml" xmlns:x="http://www.w3.org/1999/xhtml"><head>'
+    '<x:meta name="tdm-reservation" content="1"/></head><body>'
+    "<x:script>run(it)</x:script><p>The keeper was Ada.</p></body></html>"
+)
 LINE = [[(72.0, 700.0, 11.0, "The keeper of the light was Ada.")]]
 
 
@@ -181,6 +186,24 @@ GIVEN: dict[str, tuple[str, bytes, str, list[str]]] = {
         "TDMRep",
         ["reserved"],
     ),
+    "TDMRep in a page whose elements have a prefix": (
+        "a.html",
+        PREFIXED.encode(),
+        "TDMRep",
+        ["reserved"],
+    ),
+    "TDMRep in a page whose elements have a prefix, as XHTML": (
+        "a.xhtml",
+        b'<?xml version="1.0"?>' + PREFIXED.encode(),
+        "TDMRep",
+        ["reserved"],
+    ),
+    "TDMRep in a page whose elements have a prefix, with an error": (
+        "a.htm",
+        PREFIXED.replace("</p>", "&nbsp;<br></p>").encode(),
+        "TDMRep",
+        ["reserved"],
+    ),
     "TDMRep with an odd value": (
         "a.html",
         page('<meta name="tdm-reservation" content="true">'),
@@ -258,6 +281,12 @@ def test_a_reservation_in_a_file_is_found(what: str, given: dict[str, Any]) -> N
     _, _, scheme, says = GIVEN[what]
     assert not isinstance(given[what], Refused), given[what]
     assert [s["says"] for s in given[what]["opt_outs"] if s["scheme"] == scheme] == says
+
+
+def test_a_page_whose_elements_have_a_prefix_is_read_as_in_a_book() -> None:
+    """Protects the work from a script that only a parser of XML sees as one."""
+    (answer,) = parse([SourceFile("a.xhtml", PREFIXED.encode())])
+    assert answer["text"] == "The keeper was Ada.\n"
 
 
 def test_a_books_own_rsl_document_is_named_as_what_it_is(tmp_path: Path) -> None:
