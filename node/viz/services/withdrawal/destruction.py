@@ -1,8 +1,9 @@
 """Destroy what a node stores of a work whose use has ended, and certify it.
 
-Owns the order: write a list of what will be destroyed, destroy it, check that it is gone, sign the
-certificate, and only then delete the list. If the process is killed at any point, the next run
-continues from the list, and the certificate names everything on it.
+Owns the order: write a list of what will be destroyed, destroy it, check that it is gone, write the
+signed certificate in place of the list, and rename it to its number. If the process is killed at
+any point, the next run continues from that file: from the list, and then the certificate names
+everything on it, or by giving the certificate its number, so that there is only one.
 ``viz.services.withdrawal.withdrawal_watch`` decides when a use has ended; the holders
 (``viz.domain.ports.holdings``) know where the data is. Each destruction has one certificate, a file
 that anybody can ask the node for.
@@ -31,7 +32,7 @@ from viz.domain.ports.holdings import EndedUse, WorkHolder, WorkHoldings
 from viz.domain.strict_json import load_json
 from viz.domain.units import Address, ContentId
 from viz.errors import InvalidRequest, StorageUnavailable, VizError
-from viz.private import make_private_folder, write_private
+from viz.private import make_private_folder, sync_to_disk, write_private
 from viz.protocol.destruction import MAX_CERTIFICATES, DestructionCertificate, certify
 
 MAX_CERTIFICATE_BYTES: Final = 4 * 1024 * 1024
@@ -75,11 +76,15 @@ class WorkDestruction:
             ended = replace(ended, named_files=True)
         async with self._busy:
             held = await self._holdings(ended)
-            listed = set(held.items) | set(await self._begun(ended))
+            begun = await self._begun(ended)
+            if isinstance(begun, DestructionCertificate):
+                await self._number(ended)
+                begun = ()
+            listed = set(held.items) | set(begun)
             if not listed:
                 return None
-            begun = [[each.kind, each.name] for each in sorted(listed)]
-            await self._write(self._list_of(ended), begun)
+            rows = [[each.kind, each.name] for each in sorted(listed)]
+            await self._write(self._list_of(ended), rows)
             await self._destroy(ended, sorted(listed))
             after = await self._holdings(ended, failed=True)
             gone = listed - {each.item for each in after.left}
@@ -96,10 +101,8 @@ class WorkDestruction:
                 destroyed=await asyncio.to_thread(self._as_told, sorted(gone)),
                 left=await asyncio.to_thread(self._as_told, after.left),
             )
-            number = 1 + len(await self.certificates(ended.content_id))
-            path = self._folder / f"{ended.content_id}-{number}.json"
-            await self._write(path, made.to_json())
-            await asyncio.to_thread(self._list_of(ended).unlink, missing_ok=True)
+            await self._write(self._list_of(ended), made.to_json())
+            await self._number(ended)
             left = [f"{each.kind} {each.name}: {each.reason}" for each in after.left]
             _log.info("a work was destroyed", work=ended.content_id, items=len(gone), left=left)
             return made
@@ -119,7 +122,10 @@ class WorkDestruction:
         self._failures[of] = failures
 
     async def has_any(self, ended: EndedUse) -> bool:
-        """Return whether anything here would be destroyed, or began to be; asks no chain."""
+        """Return whether anything here would be destroyed, or began to be; asks no chain.
+
+        A certificate that a kill left without its number counts as begun.
+        """
         held = await self._holdings(ended)
         return bool(held.items or await self._begun(ended))
 
@@ -148,16 +154,18 @@ class WorkDestruction:
         kind = "listing.begun" if ended.listing else kind
         return self._folder / f"{ended.content_id}.{kind}.json"
 
-    async def _begun(self, ended: EndedUse) -> tuple[HeldItem, ...]:
-        """Return what an earlier process began to destroy and did not certify."""
+    async def _begun(self, ended: EndedUse) -> tuple[HeldItem, ...] | DestructionCertificate:
+        """Return what an earlier process began to destroy, or the certificate that it signed."""
 
-        def read() -> tuple[HeldItem, ...]:
+        def read() -> tuple[HeldItem, ...] | DestructionCertificate:
             try:
-                listed = load_json(self._list_of(ended).read_bytes())
-                return tuple(HeldItem(str(kind), str(name)) for kind, name in listed)
+                found = load_json(self._list_of(ended).read_bytes())
+                if isinstance(found, dict):
+                    return DestructionCertificate.from_json(found)
+                return tuple(HeldItem(str(kind), str(name)) for kind, name in found)
             except FileNotFoundError:
                 return ()
-            except (OSError, ValueError, TypeError) as error:
+            except (OSError, ValueError, TypeError, InvalidRequest) as error:
                 _log.warning("a list of begun destruction is lost", reason=str(error))
                 return ()
 
@@ -173,13 +181,31 @@ class WorkDestruction:
         except OSError as error:
             raise StorageUnavailable(f"{path} cannot be written: {error.strerror}") from error
 
-    def _read(self, content_id: ContentId) -> tuple[DestructionCertificate, ...]:
+    async def _number(self, ended: EndedUse) -> None:
+        """Rename the signed certificate from the list's name to its own."""
+
+        def rename() -> None:
+            last = max(self._numbers(ended.content_id), default=0)
+            self._list_of(ended).rename(self._folder / f"{ended.content_id}-{last + 1}.json")
+            sync_to_disk(self._folder)
+
+        try:
+            await asyncio.to_thread(rename)
+        except OSError as error:
+            raise StorageUnavailable(
+                f"{self._list_of(ended)} cannot be renamed: {error.strerror}"
+            ) from error
+
+    def _numbers(self, content_id: ContentId) -> list[int]:
         named = re.compile(rf"{int(content_id)}-([0-9]{{1,6}})\.json", re.ASCII)
         if not self._folder.is_dir():
-            return ()
-        numbers = (named.fullmatch(path.name) for path in self._folder.iterdir())
+            return []
+        found = (named.fullmatch(path.name) for path in self._folder.iterdir())
+        return sorted(int(name[1]) for name in found if name)
+
+    def _read(self, content_id: ContentId) -> tuple[DestructionCertificate, ...]:
         found = []
-        for number in sorted(int(name[1]) for name in numbers if name)[:MAX_CERTIFICATES]:
+        for number in self._numbers(content_id)[:MAX_CERTIFICATES]:
             path = self._folder / f"{content_id}-{number}.json"
             try:
                 with path.open("rb") as file:
