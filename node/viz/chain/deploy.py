@@ -15,7 +15,7 @@ from eth_account.signers.local import LocalAccount
 
 from viz.chain import abi
 from viz.chain.deployment import find_deployment, save_deployment
-from viz.chain.endpoint import EndpointRefused, NotSupported
+from viz.chain.endpoint import EndpointRefused, NotSupported, TooMuchAsked
 from viz.chain.rpc import Rpc
 from viz.chain.sender import Sender
 from viz.domain.display import NO_SYMBOL, symbol_of
@@ -69,7 +69,7 @@ async def deploy(
     one, and ChainError.
     """
     chain_id = await rpc.chain_id()
-    first_block = await rpc.block_number()
+    genesis, first_block = await rpc.genesis(), await rpc.block_number()
     sender = Sender(rpc, account, chain_id=chain_id)
     if token is None:
         if chain_id not in DEVELOPMENT_CHAINS:
@@ -87,7 +87,7 @@ async def deploy(
     decimals = await rpc.call(token, abi.encode_call(abi.CURRENCY, "decimals", ()))
     return Deployment(
         chain_id=chain_id,
-        genesis=(await rpc.block(0)).hash,
+        genesis=genesis,
         token=token,
         token_decimals=int(abi.decode_result(abi.CURRENCY, "decimals", (), decimals)),
         content_registry=contents,
@@ -165,8 +165,8 @@ async def check_first_block(rpc: Rpc, deployment: Deployment) -> bool:
         older = bool(first and await rpc.code(deployment.content_registry, first - 1))
         if older and await rpc.code(deployment.content_registry, 0):
             return False  # no contract of ours is in block 0: the endpoint ignores the block
-    except (NotSupported, EndpointRefused):
-        return False
+    except (NotSupported, TooMuchAsked, EndpointRefused):
+        return False  # each endpoint words it otherwise that it has no state so old
     if older:
         raise ChainMismatch(
             f"ContentRegistry at {deployment.content_registry} is older than the deployment's "

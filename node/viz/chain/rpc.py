@@ -62,7 +62,7 @@ class Rpc:
                 f"{where} is chain {chain_id}, the deployment is on chain "
                 f"{deployment.chain_id}: correct rpc_url so that it names that chain"
             )
-        genesis = (await self.block(0)).hash
+        genesis = await self.genesis()
         if genesis != deployment.genesis:
             raise ChainMismatch(
                 f"{where} begins with block {hex_of(genesis)}, the deployment's chain with "
@@ -98,8 +98,19 @@ class Rpc:
         read = answers.header(block if isinstance(block, int) else None)
         found = await self._endpoint.ask("eth_getBlockByNumber", (_block(block), False), read)
         if found is None:
-            raise BlockNotKnown("the chain does not have this block, or no longer has it")
+            what = f"block {block}" if isinstance(block, int) else f"a {block} block"
+            raise BlockNotKnown(f"the chain does not have {what}, or no longer has it")
         return found
+
+    async def genesis(self) -> Hash32:
+        """Return the first block's hash, by which chains of one id are told apart."""
+        try:
+            return (await self.block(0)).hash
+        except BlockNotKnown as error:
+            raise BlockNotKnown(
+                "the chain's endpoint does not have block 0, by which a chain is known: use one "
+                "that has it (--rpc; in a node's settings chain.rpc_url)"
+            ) from error
 
     async def next_block_time_s(self) -> int | None:
         """Return the timestamp of the pending block; None if the endpoint does not support it."""

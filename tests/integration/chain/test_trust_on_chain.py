@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.fakes.json_rpc import endpoint
 from tests.integration.chain.testnet import Testnet
 from tests.integration.cli.test_trust import CHAIN, node, trust
 
@@ -101,3 +102,37 @@ async def test_a_true_deployment_is_kept_also_where_old_states_are_gone(
     async with node(deployment_json(later)) as url:
         kept = await trust(url, tmp_path / "other", "--yes", "--rpc", net.anvil.url)
     assert kept.exit_code == 0 and "was not checked" in " ".join(kept.output.split()), kept.output
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        {"code": -32602, "message": "block number out of range"},
+        {"code": -32000, "message": "distance to target block exceeds maximum proof window"},
+        {"code": -32000, "message": "missing trie node"},
+        {"code": -32001, "message": "no such state"},
+    ],
+)
+async def test_an_old_state_is_missing_however_the_endpoint_words_it(
+    net: Testnet, tmp_path: Path, refusal: dict[str, Any]
+) -> None:
+    """Some word it as a range that is too wide, and an honest deployment was refused for it."""
+    later = replace(net.deployment, first_block=net.deployment.first_block + 1)
+
+    def code(question: dict[str, Any]) -> Any:
+        return None if question["params"][1] == "latest" else {"error": refusal}
+
+    async with endpoint(net.anvil.url) as served, node(deployment_json(later)) as url:
+        served.told["eth_getCode"] = code
+        kept = await trust(url, tmp_path / "home", "--yes", "--rpc", served.url)
+    assert kept.exit_code == 0 and "was not checked" in kept.output, kept.output
+
+
+async def test_an_endpoint_without_the_first_block_is_told_apart(
+    net: Testnet, tmp_path: Path
+) -> None:
+    """It said that the chain lacks "this block", and not which, nor what helps."""
+    async with endpoint(net.anvil.url) as served, node(deployment_json(net.deployment)) as url:
+        served.told["eth_getBlockByNumber"] = {"result": None}
+        refused = await trust(url, tmp_path / "home", "--yes", "--rpc", served.url)
+    assert refused.exit_code == CHAIN and "block 0" in refused.output and "--rpc" in refused.output
