@@ -52,6 +52,10 @@ class DenyingBlobStore:
         await asyncio.to_thread(self._denied.add, cid, reason)
         return await self._store.erase(cid)
 
+    async def keeps(self, cid: Cid) -> bool:
+        """Return whether the blob is still stored: a denied one may not have been erased yet."""
+        return await self._store.has(cid)
+
     async def block(self, cid: Cid) -> bytes:
         self._refuse(cid)
         return await self._store.block(cid)

@@ -67,3 +67,7 @@ class DeniableStore(BlockStore, Protocol):
         Returns whether there was anything to delete. Raises as ``erase``.
         """
         ...
+
+    async def keeps(self, cid: Cid) -> bool:
+        """Return whether this store still has the blob, also one that it refuses."""
+        ...

@@ -32,6 +32,8 @@ SALT: Final = "record with the work's salt"
 _STAYS: Final = "manifest.json"
 # What a destroyed run's record keeps: what was trained, and what it was published as.
 _TOLD: Final = ("manifestHash", "weightsDigest", "baseModel", "shares", "adapterId", "cid")
+# In a destroyed run's record while its texts may be in the ledger's log.
+_IN_LOG: Final = "textsInLog"
 
 
 def works_of(record: TrainingRecord) -> frozenset[ContentId]:
@@ -88,7 +90,8 @@ class TrainingHoldings:
         """Destroy the runs, then the files that they named.
 
         A run's record then has the works' ids in it, so that the next process, after a kill in
-        between, still finds the files without the registration records beside them.
+        between, still finds the files without the registration records beside them. It counts as
+        destroyed only when its texts are out of the ledger's files too.
         """
         runs = [item.name for item in items if item.kind == RUN]
         for training_id in runs:
@@ -96,11 +99,16 @@ class TrainingHoldings:
             if record is not None:
                 await self._ledger.put_training(_told(record, ended.content_id))
             await asyncio.to_thread(_empty, self._directory / training_id)
-        if runs:
-            await self._ledger.leave_no_trace()
         for item in items:
             if item.kind in (COPY, SALT) and self._may_go(Path(item.name), ended):
                 await asyncio.to_thread(Path(item.name).unlink, missing_ok=True)
+        if runs:
+            await self._ledger.leave_no_trace()
+        for training_id in runs:
+            record = await self._ledger.training(training_id)
+            if record is not None:
+                result = {k: v for k, v in record.result.items() if k != _IN_LOG}
+                await self._ledger.put_training(replace(record, result=result))
 
     def _concerns(self, record: TrainingRecord, ended: EndedUse) -> bool:
         published = record.result.get("adapterId") in ended.adapters
@@ -109,7 +117,7 @@ class TrainingHoldings:
     def _is_held(self, record: TrainingRecord) -> bool:
         folder = self._directory / record.training_id
         kept = any(path.name != _STAYS for path in folder.iterdir()) if folder.is_dir() else False
-        return kept or not record.result.get("destroyed")
+        return kept or not record.result.get("destroyed") or _IN_LOG in record.result
 
     def _files(
         self, records: Iterable[TrainingRecord], content_id: ContentId
@@ -177,7 +185,7 @@ def _told(record: TrainingRecord, content_id: ContentId) -> TrainingRecord:
         record,
         request={**record.request, "works": works},
         progress={},
-        result={**result, "destroyed": int(content_id)},
+        result={**result, "destroyed": int(content_id), _IN_LOG: True},
     )
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from viz.domain.ports.blobs import BlobStore
+from viz.domain.ports.blobs import DeniableStore
 from viz.domain.units import Cid
-from viz.errors import BlobDenied, InvalidRequest
+from viz.errors import InvalidRequest
 
 
-async def stored(blobs: BlobStore, cid: Cid) -> bool:
-    """Return whether the store has the blob; a denied blob and a CID that is none are not there."""
+async def stored(blobs: DeniableStore, cid: Cid) -> bool:
+    """Return whether the store has the blob, denied or not; a CID that is none is not there."""
     try:
-        return await blobs.has(cid)
-    except (BlobDenied, InvalidRequest):
+        return await blobs.keeps(cid)
+    except InvalidRequest:
         return False

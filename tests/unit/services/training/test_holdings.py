@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from viz.domain.ports.holdings import EndedUse
 from viz.domain.ports.ledger import AdapterRecord, EndedAdapter, TrainingRecord
 from viz.domain.ports.services import AdapterEnd
 from viz.domain.units import ZERO_ADDRESS, ZERO_HASH, AdapterId, Cid, ContentId, Hash32, hex_of
+from viz.errors import StorageUnavailable, StoreError
 from viz.services.licensing.licensed_works import LicensedWorks
 from viz.services.training.holdings import COPY, RUN, SALT, TrainingHoldings, works_of
 from viz.services.withdrawal.adapter_holdings import BLOB, KEY, WEIGHTS, AdapterHoldings
@@ -226,3 +228,56 @@ async def test_one_file_of_an_opened_work_is_held_too(place: Place, rest: str) -
     assert found == (HeldItem(OPENED, "1"),)
     await holder.destroy(ended, found)
     assert not file.exists() and not (await holder.holdings(ended)).items
+
+
+class Failing(MemoryBlobStore):
+    """A store that deletes nothing while it fails, as while another process holds its lock."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fails = True
+
+    async def _delete(self, cids: Sequence[Cid]) -> None:
+        if self.fails:
+            raise StorageUnavailable("blocks cannot be deleted")
+        await super()._delete(cids)
+
+
+async def test_a_denied_blob_that_could_not_be_erased_is_still_held(place: Place) -> None:
+    """It is refused at once; a certificate said that it was gone, and nothing tried again."""
+    store = place.blobs = Failing()
+    assert place.cid == await store.add(WEIGHTS_BYTES)
+    await place.ledger.put_end(EndedAdapter(ADAPTER, END, DIGEST, place.cid))
+    ended, item = EndedUse(ONE, frozenset({ADAPTER})), HeldItem(BLOB, place.cid)
+    with pytest.raises(StorageUnavailable):
+        await place.adapters.destroy(ended, [item])
+    assert item in (await place.adapters.holdings(ended)).items and store.blocks
+    store.fails = False
+    await place.adapters.destroy(ended, [item])
+    assert item not in (await place.adapters.holdings(ended)).items and not store.blocks
+
+
+class BusyStore(MemoryStore):
+    """A ledger whose log cannot be emptied while it is busy."""
+
+    busy = True
+
+    async def leave_no_trace(self) -> None:
+        if self.busy:
+            raise StoreError("the ledger is read or written, so its log cannot be emptied")
+
+
+async def test_a_run_in_the_ledgers_log_is_still_held(place: Place) -> None:
+    """Its texts may be there: a certificate said that they were gone, and nothing tried again."""
+    ledger, run = BusyStore(), await place.ledger.training("t1")
+    assert run is not None
+    await ledger.put_training(run)
+    place.ledger = ledger
+    ended, item = EndedUse(ONE, own=True, named_files=True), HeldItem(RUN, "t1")
+    with pytest.raises(StoreError):
+        await place.trainings.destroy(ended, [item, HeldItem(COPY, str(place.work("one")))])
+    assert not place.work("one").exists(), "no file waits for the log"
+    assert item in (await place.trainings.holdings(ended)).items, "also in the next process"
+    ledger.busy = False
+    await place.trainings.destroy(ended, [item])
+    assert item not in (await place.trainings.holdings(ended)).items
