@@ -109,6 +109,7 @@ def _limits(config: Config) -> ApiLimits:
         config.api.client_timeout_s,
         config.relay.questions_per_minute,
         config.api.trusted_proxies,
+        config.api.forwarded_header,
     )
 
 

@@ -229,6 +229,7 @@ def test_a_policy_defaults_to_what_its_setting_defaults_to() -> None:
     assert serving.voucher_grace_s == config.prices.voucher_grace_s
     assert limits.max_body_bytes == config.api.max_body_bytes
     assert limits.client_timeout_s == config.api.client_timeout_s
+    assert limits.forwarded_header == config.api.forwarded_header
     assert relays.per_hour == config.relay.per_hour
     assert relays.per_payer_per_hour == config.relay.per_payer_per_hour
     assert relays.gas_per_hour == config.relay.gas_per_hour

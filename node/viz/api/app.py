@@ -18,7 +18,7 @@ from aiohttp.typedefs import Handler
 
 from viz.api import payments, unpaid_help
 from viz.api.access import OPERATOR_PATH, is_operator
-from viz.api.client_address import PROXIES
+from viz.api.client_address import FORWARDED_HEADER, PROXIES
 from viz.api.connections.server import TOO_LARGE, HttpRunner, name_server
 from viz.api.context import (
     LIMITS,
@@ -86,6 +86,7 @@ def create_app(parts: NodeContext, limits: ApiLimits | None = None) -> web.Appli
         app[budget] = RateLimit(parts.clock, bounds.questions_per_minute)
     app[LOOKS] = Looks(parts.clock)
     app[PROXIES] = bounds.trusted_proxies
+    app[FORWARDED_HEADER] = bounds.forwarded_header
     app[RUNNING] = set()
     app[NAMED] = NamedRequests(parts.clock)
     app[STOPPING] = asyncio.Event()

@@ -1,8 +1,10 @@
 """Find the client's address, also if the request comes through a trusted proxy.
 
-Reads X-Forwarded-For (the usual header) and Forwarded (RFC 7239). Anybody can send these headers,
-so they count only if the connection comes from one of ``api.trusted_proxies``. They are read from
-the end, where the nearest proxy writes, up to the first address that is not a trusted proxy.
+Reads X-Forwarded-For (the usual header) or Forwarded (RFC 7239), whichever the trusted proxies set
+(``api.forwarded_header``). A proxy passes the other on as its client wrote it, so it never counts.
+Anybody can send these headers, so they count only if the connection comes from one of
+``api.trusted_proxies``. They are read from the end, where the nearest proxy writes, up to the first
+address that is not a trusted proxy.
 Invariant: all IPv6 addresses of one /64 count as one client, because each subscriber has at least a
 whole /64.
 """
@@ -21,8 +23,9 @@ from aiohttp import web
 IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 PROXIES: Final = web.AppKey("proxies", tuple[IpNetwork, ...])
-X_FORWARDED_FOR: Final = "X-Forwarded-For"
-FORWARDED: Final = "Forwarded"
+FORWARDED_HEADER: Final = web.AppKey("forwarded_header", str)
+X_FORWARDED_FOR: Final = "x-forwarded-for"
+FORWARDED: Final = "forwarded"
 IPV6_PREFIX: Final = 64
 MAX_HOPS: Final = 16
 _TELL_EVERY_S: Final = 600.0
@@ -79,17 +82,13 @@ def _behind(request: web.Request) -> IpAddress | None:
     trusted = request.app[PROXIES]
     if not is_in(peer, trusted):
         if peer.is_loopback and X_FORWARDED_FOR in request.headers and not trusted:
-            _tell()
+            _tell("is not believed", "api.trusted_proxies", X_FORWARDED_FOR)
         return peer
-    lists = [
-        found
-        for name, read in ((X_FORWARDED_FOR, _plain), (FORWARDED, _elements))
-        if (found := read(request.headers.getall(name, ())))
-    ]
-    named = {_nearest(peer, hops, trusted) for hops in lists}
-    # A proxy writes one of the two headers and passes the other one on. If they differ, the client
-    # invented one of them, so neither counts.
-    return named.pop() if len(named) == 1 else peer
+    name = request.app[FORWARDED_HEADER]
+    read, other = (_elements, X_FORWARDED_FOR) if name == FORWARDED else (_plain, FORWARDED)
+    if name not in request.headers and other in request.headers:
+        _tell("uses another header than is read", "api.forwarded_header", other)
+    return _nearest(peer, read(request.headers.getall(name, ())), trusted)
 
 
 def _nearest(peer: IpAddress, hops: Sequence[str], trusted: Iterable[IpNetwork]) -> IpAddress:
@@ -126,11 +125,11 @@ def _host(hop: str) -> IpAddress | None:
     return parse_address(text)
 
 
-def _tell() -> None:
+def _tell(why: str, setting: str, header: str) -> None:
     if time.monotonic() - _told_s[0] >= _TELL_EVERY_S:
         _told_s[0] = time.monotonic()
         _log.warning(
-            "a proxy on this machine names its clients, and is not believed: all of them count as "
-            "one address. Set api.trusted_proxies",
-            header=X_FORWARDED_FOR,
+            f"a proxy names its clients, and {why}: all of them count as one address. "
+            f"Set {setting}",
+            header=header,
         )

@@ -9,7 +9,7 @@ from typing import Final
 import structlog
 from aiohttp import web
 
-from viz.api.client_address import IpNetwork, client_of
+from viz.api.client_address import X_FORWARDED_FOR, IpNetwork, client_of
 from viz.api.rate_limit import Looks, RateLimit
 from viz.domain.engines import Engines
 from viz.domain.ports.blobs import BlockStore
@@ -75,6 +75,7 @@ class ApiLimits:
     client_timeout_s: float = 60.0
     questions_per_minute: int = 600
     trusted_proxies: tuple[IpNetwork, ...] = ()
+    forwarded_header: str = X_FORWARDED_FOR
 
 
 @dataclass(frozen=True, slots=True)

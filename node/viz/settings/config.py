@@ -85,6 +85,7 @@ class ApiConfig(Section):
     client_timeout_s: Positive = 60
     max_connections: Positive = 512
     trusted_proxies: tuple[IPvAnyNetwork, ...] = ()
+    forwarded_header: Literal["x-forwarded-for", "forwarded"] = "x-forwarded-for"
     shutdown_grace_s: Positive = 10
 
     @property

@@ -17,8 +17,9 @@ from tests.fakes.engine import FakeEngine
 from tests.integration.api.harness import ADAPTER, OPERATOR_TOKEN, Buyer, Node, running_node
 from typer.testing import CliRunner
 
-from viz.api import bodies
+from viz.api import bodies, client_address
 from viz.api.bodies import MAX_BODY_VALUES, STRANGER_BODY_BYTES
+from viz.api.client_address import FORWARDED, X_FORWARDED_FOR
 from viz.api.context import LOGINS, PAYMENTS, QUESTIONS, ApiLimits
 from viz.api.rate_limit import ALL_TIMES, RateLimit
 from viz.cli.main import app
@@ -332,7 +333,7 @@ async def test_a_trusted_proxys_clients_are_told_apart(
 ) -> None:
     """Behind the recommended proxy strangers are not one address; a /64 of IPv6 is one."""
     xff, forwarded = "X-Forwarded-For", "Forwarded"
-    apart = ({xff: "203.0.113.1"}, {xff: "203.0.113.2"}, {forwarded: 'for="[2001:db8::1]:4711"'})
+    apart = ({xff: "203.0.113.1"}, {xff: "203.0.113.2"}, {xff: "[2001:db8::1]:4711"})
     assert await asked_as(node, monkeypatch, *apart) == 3
     one = (
         {xff: "203.0.113.1"},
@@ -340,17 +341,36 @@ async def test_a_trusted_proxys_clients_are_told_apart(
         {xff: "203.0.113.1, 10.1.2.3"},  # the last is another proxy of ours
         {xff: "203.0.113.1:5555"},
         {xff: "::ffff:203.0.113.1"},
-        {forwarded: "for=203.0.113.1;proto=https"},
-        {forwarded: "for=203.0.113.1", xff: "203.0.113.1"},
+        # What the client wrote in the header that the proxy only passes on.
+        *({xff: "203.0.113.1", forwarded: f"for=198.51.100.{n}"} for n in range(3)),
+        {xff: "203.0.113.1", forwarded: "for=127.0.0.1"},
     )
     assert await asked_as(node, monkeypatch, *one) == 1
     same = ({xff: "2001:db8:1:2::1"}, {xff: "2001:db8:1:2:ffff::9"})
     assert await asked_as(node, monkeypatch, *same) == 1
-    # Where two headers differ, one is made up: the proxy's own address counts.
-    made_up = tuple({xff: "203.0.113.7", forwarded: f"for=198.51.100.{n}"} for n in range(9))
-    assert await asked_as(node, monkeypatch, *made_up) == 1
     nonsense = ({xff: "unknown"}, {forwarded: "for=_hidden"}, {xff: "9" * 5_000}, {xff: ",,,"})
     assert await asked_as(node, monkeypatch, *nonsense) == 1
+
+
+@pytest.mark.parametrize("header", [X_FORWARDED_FOR, FORWARDED])
+async def test_a_second_header_gives_a_client_no_second_address(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, header: str
+) -> None:
+    """Protects this machine's programs: a client's own header made it count as the proxy."""
+    monkeypatch.setattr(client_address, "_told_s", [-1e9])
+    told: list[str] = []
+    monkeypatch.setattr(client_address._log, "warning", lambda event, **_: told.append(event))
+    shapes = {X_FORWARDED_FOR: "203.0.113.{}", FORWARDED: 'proto=https;for="203.0.113.{}:4711"'}
+    by_proxy = shapes.pop(header)
+    [(other, by_client)] = shapes.items()
+    async with running_node(tmp_path, limits=replace(LARGE, forwarded_header=header)) as node:
+        one = [{header: by_proxy.format(9), other: by_client.format(n)} for n in range(3)]
+        assert await asked_as(node, monkeypatch, {header: by_proxy.format(9)}, *one) == 1
+        apart = [{header: by_proxy.format(n)} for n in range(3)]
+        assert await asked_as(node, monkeypatch, *apart) == 3 and told == []
+        misread = [{other: by_client.format(n)} for n in range(3)]
+        assert await asked_as(node, monkeypatch, *misread) == 1
+        assert len(told) == 1 and "Set api.forwarded_header" in told[0]
 
 
 async def test_an_untrusted_header_counts_for_nothing(
