@@ -71,8 +71,8 @@ _BY_ERRNO: Final[dict[int, type[StoreError]]] = {
     errno.EIO: StoreDiskFails,
 }
 _SAYS: Final[dict[type[StoreError], str]] = {
-    StoreFull: "the disk that holds the ledger is full ({words}): free space on it; the ledger "
-    "then continues by itself",
+    StoreFull: "the disk that holds the ledger is full ({words}): free space on it. A running node "
+    "then continues by itself; start one that has ended again",
     StoreReadOnly: "the ledger cannot be written ({words}): make its folder, its files and its "
     "disk writable for the node's user",
     StoreBusy: "another program has locked the ledger ({words}): close that program",

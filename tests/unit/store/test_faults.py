@@ -214,11 +214,18 @@ async def _on_a_small_disk(small_disk: Path) -> None:
         finally:
             await reopened.close()
     _no_loss_words(start.value)
+    assert "start one that has ended again" in start.value.detail
     ballast.unlink()
     again = await SqlStore.open(place, IDENTITY)
     assert await again.channel(ALICE) == saved
     await again.put_training(_big(1))
     await again.close()
+
+
+def test_a_full_disk_says_what_a_node_needs_that_could_not_start() -> None:
+    """The process is gone, so the ledger of such a node does not continue by itself."""
+    told = faults.os_fault(OSError(errno.ENOSPC, "No space left on device")).detail
+    assert "free space on it" in told and "start one that has ended again" in told
 
 
 if _can_mount():
