@@ -157,7 +157,7 @@ def decode_event(
     if len(topics) != 1 + len(indexed):
         raise ChainUnreachable(
             f"a log of {entry['name']} has {len(topics)} topics: it is read again; if this "
-            "continues, use another rpc_url"
+            "continues, use another rpc_url (--rpc)"
         )
     values = dict(
         zip([item["name"] for item in plain], _decode(entry["name"], plain, data), strict=True)
@@ -236,7 +236,7 @@ def _decode(what: str, items: Sequence[AbiEntry], data: bytes) -> tuple[Any, ...
         return tuple(decode(_types(items), data))
     except (DecodingError, OverflowError, ValueError) as error:
         raise ChainUnreachable(
-            f"{what} answered bytes that do not fit its ABI: use another rpc_url, or the "
+            f"{what} answered bytes that do not fit its ABI: use another rpc_url (--rpc), or the "
             "deployment file of these contracts"
         ) from error
 

@@ -132,7 +132,7 @@ class ContentRegistry(Contract):
         if len(found) != len(content_ids):
             raise ChainUnreachable(
                 f"ContentRegistry.ownersOf answered {len(found)} owners of {len(content_ids)} "
-                "works: use another rpc_url, or the deployment file of these contracts"
+                "works: use another rpc_url (--rpc), or the deployment file of these contracts"
             )
         return tuple(Address(owner) for owner in found)
 
@@ -187,7 +187,7 @@ class AdapterRegistry(Contract):
         except ValueError as error:
             raise ChainUnreachable(
                 f"AdapterRegistry.servable answered {found['why']}, which is not a known state: "
-                "use another rpc_url, or the deployment file of these contracts"
+                "use another rpc_url (--rpc), or the deployment file of these contracts"
             ) from error
         if found["ok"]:
             return ServingState(None, found["until"] if why is ServiceStatus.ENDING else None)

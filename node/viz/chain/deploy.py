@@ -132,7 +132,7 @@ async def check_wiring(rpc: Rpc, deployment: Deployment) -> None:
         if found != expected:
             raise ChainMismatch(
                 f"{contract} at {address} refers to {found}, not to {expected}: the deployment "
-                "file mixes two deployments; deploy again into a new file"
+                "file mixes two deployments: do not use it, ask its author for a correct one"
             )
 
 

@@ -157,7 +157,7 @@ class Endpoint:
         said = why if seen in why else f"{seen}: {why}"
         return ChainUnreachable(
             f"the chain at {self.where} gave an invalid answer to {method} ({said}): it is asked "
-            "again; if this continues, use another rpc_url"
+            "again; if this continues, use another rpc_url (--rpc)"
         )
 
     def _refused(self, method: str, error: Any) -> ChainError:

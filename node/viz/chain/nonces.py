@@ -109,7 +109,7 @@ class AccountNonces:
                 raise ChainUnreachable(
                     f"the endpoint says that {self._address} has sent {pending} transactions, and "
                     f"that {mined} of them are in blocks: nothing was sent. Try again, or name "
-                    "another rpc_url"
+                    "another rpc_url (--rpc)"
                 )
             known, since_s = self._known or (mined, now_s)
             far = abs(mined - known) > apart
@@ -121,7 +121,7 @@ class AccountNonces:
                     raise ChainUnreachable(
                         f"the endpoint says that {mined} transactions of {self._address} are in "
                         f"blocks, and {known} are known: nothing was sent. Try again in half a "
-                        "minute, or name another rpc_url"
+                        "minute, or name another rpc_url (--rpc)"
                     )
             if self._known is None or far or now_s >= since_s + LASTS_S:
                 self._known = mined, now_s

@@ -53,22 +53,30 @@ class Rpc:
         """Close the HTTP session."""
         await self._endpoint.close()
 
-    async def check(self, deployment: Deployment) -> None:
-        """Raise ChainMismatch if this is another chain, or the contracts are not on it."""
+    async def check(self, deployment: Deployment, remedy: str = "") -> None:
+        """Raise ChainMismatch if this is another chain, or the contracts are not on it.
+
+        It advises ``remedy``, or without one what helps the operator of a node.
+        """
         where = self._endpoint.where
         chain_id = await self.chain_id()
         if chain_id != deployment.chain_id:
             raise ChainMismatch(
                 f"{where} is chain {chain_id}, the deployment is on chain "
-                f"{deployment.chain_id}: correct rpc_url so that it names that chain"
+                f"{deployment.chain_id}: "
+                + (remedy or "correct rpc_url so that it names that chain")
             )
         genesis = await self.genesis()
         if genesis != deployment.genesis:
             raise ChainMismatch(
                 f"{where} begins with block {hex_of(genesis)}, the deployment's chain with "
-                f"{hex_of(deployment.genesis)}: correct rpc_url. If it is right, the chain was "
-                "reset: restore its state, or start with a new data folder. Keep the old one: "
-                "its ledger may hold vouchers that are not claimed yet"
+                f"{hex_of(deployment.genesis)}: "
+                + (
+                    remedy
+                    or "correct rpc_url. If it is right, the chain was reset: restore its state, "
+                    "or start with a new data folder. Keep the old one: its ledger may hold "
+                    "vouchers that are not claimed yet"
+                )
             )
         contracts = (
             ("token", deployment.token),
@@ -81,8 +89,11 @@ class Rpc:
             if not await self.code(address):
                 raise ChainMismatch(
                     f"{where} has no contract at {address}, where the deployment has its {name}: "
-                    "correct rpc_url, or chain.deployment. If both are right, the chain was "
-                    "reset: restore its state, or start with a new data folder"
+                    + (
+                        remedy
+                        or "correct rpc_url, or chain.deployment. If both are right, the chain "
+                        "was reset: restore its state, or start with a new data folder"
+                    )
                 )
 
     async def chain_id(self) -> int:

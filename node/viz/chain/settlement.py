@@ -73,7 +73,7 @@ class Settlement(Contract):
         except ValueError as error:
             raise ChainUnreachable(
                 f"Settlement.previewClaim answered {codes}, which holds an unknown status: use "
-                "another rpc_url, or the deployment file of these contracts"
+                "another rpc_url (--rpc), or the deployment file of these contracts"
             ) from error
 
     async def close_delay_s(self) -> int:

@@ -37,6 +37,10 @@ LicenseFileOption = Annotated[
     ),
 ]
 LOCAL_CHAIN: Final = "http://127.0.0.1:8545"
+OTHER_CHAIN_REMEDY: Final = (
+    f"correct --rpc ({RPC_VARIABLE}), or use the deployment file or the data folder (--data-dir) "
+    "of that chain. Keep the present folder: what it holds is of its own chain"
+)
 
 
 def trusted_deployment(deployment: Path | None, folder: Path | None) -> Deployment:
@@ -73,7 +77,7 @@ async def own_chain(rpc_url: str, trusted: Deployment) -> AsyncIterator[Chain]:
     async with AsyncExitStack() as ends:
         rpc = Rpc(checked(rpc_url, "a chain's address"))
         ends.push_async_callback(rpc.close)
-        await rpc.check(trusted)
+        await rpc.check(trusted, OTHER_CHAIN_REMEDY)
         await check_wiring(rpc, trusted)
         yield Chain(rpc, trusted)
 

@@ -162,7 +162,11 @@ async def _checked(told: Deployment, rpc_url: str) -> tuple[bool, str]:
 
     rpc = Rpc(checked(rpc_url, "a chain's address"))
     try:
-        await rpc.check(told)
+        await rpc.check(
+            told,
+            f"correct --rpc ({RPC_VARIABLE}). If it is right, this deployment is not on that "
+            "chain: do not use the node with it",
+        )
         await check_wiring(rpc, told)
         return await check_first_block(rpc, told), await symbol_on_chain(rpc, told.token)
     finally:

@@ -16,6 +16,8 @@ from viz.chain.deployment import deployment_json, load_deployment, save_deployme
 from viz.chain.endpoint import NotSupported
 from viz.chain.keys import development_account
 from viz.chain.rpc import Rpc
+from viz.cli.own_chain import own_chain
+from viz.errors import ChainMismatch
 
 CREATED = 3  # blocks after the first: token, ContentRegistry, AdapterRegistry
 
@@ -136,3 +138,30 @@ async def test_an_endpoint_without_the_first_block_is_told_apart(
         served.told["eth_getBlockByNumber"] = {"result": None}
         refused = await trust(url, tmp_path / "home", "--yes", "--rpc", served.url)
     assert refused.exit_code == CHAIN and "block 0" in refused.output and "--rpc" in refused.output
+
+
+@pytest.mark.parametrize(
+    ("method", "answer", "fact"),
+    [
+        ("eth_chainId", "0x1", "is chain 1,"),
+        ("eth_getBlockByNumber", "", "begins with block 0x11"),
+        ("eth_getCode", "0x", "has no contract at"),
+    ],
+)
+async def test_another_chain_is_told_with_what_the_command_has(
+    net: Testnet, tmp_path: Path, method: str, answer: str, fact: str
+) -> None:
+    """Buyers and creators were told to correct a node's settings, which they do not have."""
+    other = {"number": "0x0", "hash": "0x" + "11" * 32, "parentHash": "0x" + "00" * 32}
+    async with endpoint(net.anvil.url) as served, node(deployment_json(net.deployment)) as url:
+        served.told[method] = {"result": answer or other | {"timestamp": "0x0"}}
+        refused = await trust(url, tmp_path / "home", "--yes", "--rpc", served.url)
+        with pytest.raises(ChainMismatch) as own:
+            async with own_chain(served.url, net.deployment):
+                pass
+    assert refused.exit_code == CHAIN
+    for said in (refused.output, own.value.detail):
+        assert fact in said and "correct --rpc (VIZ_RPC_URL)" in said, said
+        assert "rpc_url" not in said.replace("VIZ_RPC_URL", "") and "chain.deployment" not in said
+    assert "do not use the node" in refused.output
+    assert "deployment file" in own.value.detail and "--data-dir" in own.value.detail

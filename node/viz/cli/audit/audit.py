@@ -27,6 +27,7 @@ from viz.cli.console import (
 from viz.cli.http import RPC_VARIABLE
 from viz.cli.operator.running_node import AdapterArgument
 from viz.cli.operator.train import work_file
+from viz.cli.own_chain import OTHER_CHAIN_REMEDY
 from viz.client.node_address import checked
 from viz.domain.ports.engine import DEFAULT_BASE
 from viz.domain.units import AdapterId
@@ -137,7 +138,7 @@ async def _audit(
 
     rpc, deployment = Rpc(checked(chain_at[0], "a chain's address")), load_deployment(chain_at[1])
     try:
-        await rpc.check(deployment)
+        await rpc.check(deployment, OTHER_CHAIN_REMEDY)
         chain = Chain(rpc, deployment)
         state = await chain.adapter(asked.adapter_id)
         shares = state.shares if state is not None else ()

@@ -18,7 +18,7 @@ import typer
 
 from viz.cli.console import data_dir
 from viz.cli.http import RPC_VARIABLE
-from viz.cli.own_chain import trusted_deployment
+from viz.cli.own_chain import OTHER_CHAIN_REMEDY, trusted_deployment
 from viz.client.node_address import checked
 from viz.domain.units import Address, parse_address, parse_units
 from viz.errors import ChannelUnknown, InvalidRequest, VizError
@@ -148,7 +148,7 @@ async def client_at(
 
             rpc = Rpc(checked(rpc_url, "a chain's address"))
             ends.push_async_callback(rpc.close)
-            await rpc.check(deployment)
+            await rpc.check(deployment, OTHER_CHAIN_REMEDY)
             chain = Chain(rpc, deployment)
         client = await BuyerClient.connect(
             http,

@@ -37,7 +37,7 @@ from viz.cli.console import (
     show,
 )
 from viz.cli.http import LOCAL_NODE, NodeUrl
-from viz.cli.own_chain import trusted_deployment
+from viz.cli.own_chain import OTHER_CHAIN_REMEDY, trusted_deployment
 from viz.client.node_address import checked
 from viz.domain.display import amount, moment
 from viz.domain.units import Address, hex_of, parse_address, parse_units
@@ -274,7 +274,7 @@ async def _chain_of(
 
     rpc = Rpc(checked(rpc_url, "a chain's address"))
     try:
-        await rpc.check(here)
+        await rpc.check(here, OTHER_CHAIN_REMEDY)
         yield Chain(rpc, here), Sender(rpc, relayer, here)
     finally:
         await rpc.close()
