@@ -1,4 +1,4 @@
-"""Fetch a blob from several sources: this node's store first, then other nodes, block by block.
+"""Fetch a blob from several sources, block by block: this node's store if it has it, other nodes.
 
 Owns the order of the sources and the folder of received blocks. Invariants: every block is
 verified, whoever sent it; a source that sends wrong bytes, too many bytes or nothing in time is not
@@ -77,12 +77,16 @@ class SourcedBlobs:
         async with lock:
             await asyncio.to_thread(self._tidy)
             staged = self._folder / cid
-            sources: dict[str, _AnySource] = {OWN_STORE: self._own}
+            sources: dict[str, _AnySource] = {}
+            if here := await self._may_be_here(cid):
+                sources[OWN_STORE] = self._own
             for url in list(dict.fromkeys(urls))[:MAX_URLS]:
                 try:
                     sources[url] = GatewayClient(self._peers, url, timeout_s=self._timeout_s)
                 except ConfigError as error:
                     _log.warning("a source is left out", url=url, reason=error.detail)
+            if not here:  # a daemon then searches its peers, for as long as it may take
+                sources[OWN_STORE] = self._own
             try:
                 written = await _FirstOf(staged, sources).fetch(cid, target, max_bytes=max_bytes)
             except BlobTooLarge:
@@ -91,6 +95,13 @@ class SourcedBlobs:
                 raise
             await asyncio.to_thread(shutil.rmtree, staged, ignore_errors=True)
             return written
+
+    async def _may_be_here(self, cid: Cid) -> bool:
+        """Return whether the store itself has the blob's root; True if it cannot say."""
+        try:
+            return await self._own.has(cid)
+        except StorageError:
+            return True
 
     def _tidy(self) -> None:
         try:

@@ -83,6 +83,19 @@ async def test_this_nodes_own_store_comes_first(tmp_path: Path) -> None:
     assert nodes.asked == [] and (tmp_path / "out").read_bytes() == DATA
 
 
+async def test_a_store_without_the_blob_is_asked_last(tmp_path: Path) -> None:
+    """Kubo searches its peers for what it lacks: a fetch from a gateway waited a minute."""
+
+    class Searching(MemoryBlobStore):
+        async def block(self, cid: Cid) -> bytes:
+            raise AssertionError(f"the daemon searches its peers for {cid}")
+
+    nodes = Nodes()
+    nodes.answers["http://good"] = serving(await stored())
+    fetched = sourced(nodes, tmp_path, Searching())
+    assert await fetched.fetch(ROOT, tmp_path / "out", urls=["http://good"], max_bytes=len(DATA))
+
+
 async def test_sources_are_asked_in_order_and_a_bad_one_no_more(tmp_path: Path) -> None:
     """One lie, one refusal, one silence: each ends that source for this blob."""
     nodes, store = Nodes(), await stored()
