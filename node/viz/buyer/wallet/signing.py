@@ -87,7 +87,8 @@ def require_no_signed_close(until_s: int, chain_s: int) -> None:
         raise ChannelClosing(
             "the channel was closed by agreement, and that signature could close a new opening "
             f"until {moment(until_s)}. Nothing was signed: deposit after that by the chain's time, "
-            f"which is {moment(chain_s)} and moves with each block",
+            f"which is {moment(chain_s)} and moves with each block: a local chain that nobody uses "
+            "makes one when evm_mine is called at its RPC",
             until=until_s,
         )
 
