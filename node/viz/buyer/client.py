@@ -247,7 +247,9 @@ class BuyerClient:
         )
         again = pending is not None
         if pending is None:
-            require_no_signed_close(self.closed_until_s, now_s)
+            # The node may state an older reading of the time, if its chain is slow.
+            chain_s = await self.chain.chain_time() if self.chain else now_s
+            require_no_signed_close(self.closed_until_s, chain_s)
             await require_balance(
                 wallet.address, deposit_units, self._deployment, api=self.api, chain=self.chain
             )
