@@ -44,8 +44,8 @@ class _Rpc:
     def __init__(self, url: str) -> None:
         assert url == "http://127.0.0.1:1"
 
-    async def check(self, deployment: object) -> None:
-        assert deployment == DEPLOYMENT
+    async def check(self, deployment: object, remedy: str = "") -> None:
+        assert deployment == DEPLOYMENT and remedy, "an audit says what its own option would mend"
 
     async def close(self) -> None:
         """Nothing was opened."""
