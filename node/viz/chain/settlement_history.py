@@ -25,9 +25,10 @@ from viz.chain.log_completeness import (
 from viz.chain.rpc import BlockHeader, BlockNotKnown
 from viz.chain.scan import scan
 from viz.chain.token_transfers import TRANSFER, transfers_from, word_of
+from viz.domain.payout_addresses import blocks_that_decide
 from viz.domain.ports.chain import ChannelState
 from viz.domain.ports.transactions import Event
-from viz.domain.settlement_audit import RebuiltBooks, Transfers, rebuild
+from viz.domain.settlement_audit import RebuiltBooks, Transfers, in_order, rebuild
 from viz.domain.statement import contradiction
 from viz.domain.units import Address, ContentId, Hash32, Units, hex_of
 from viz.domain.verdict import verdict_of
@@ -36,6 +37,8 @@ from viz.errors import ChainError, ChainMismatch
 _OWNERS_AT_ONCE: Final = 200
 # So many transactions' receipts are read before anything is said against the contract.
 _MOST_RECEIPTS: Final = 1_000
+# So many blocks' times are read for the payout addresses; what a later one decides is missing.
+_MOST_TIMES: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +116,7 @@ class SettlementHistory:
         """
         settled = {
             Hash32(each.args["channelId"]): int(each.args["settled"])
-            for each in sorted(events, key=lambda each: (each.block_number, each.log_index))
+            for each in in_order(events)
             if each.name == "Claimed"
         }
         for each in events:
@@ -141,7 +144,12 @@ class SettlementHistory:
         events = await self.events(last.number)
         held = await self._chain.token.balance(self._where.settlement, block=last.number)
         transfers, unread = await self._all_transfers(last.number, held)
-        books = rebuild(events, transfers)
+        books = rebuild(
+            events,
+            transfers,
+            times=await self.times(events),
+            close_delay_s=await self._chain.settlement.close_delay_s(),
+        )
         differences = await self._compared(books, last.number)
         if held < books.must_hold_units():
             differences.append(
@@ -229,9 +237,16 @@ class SettlementHistory:
                 books.undistributed(adapter_id),
             )
         for account, units in sorted(books.balances.items()):
-            view, _ = await settlement.balance(account, block=block)
+            view, to = await settlement.balance(account, block=block)
             differ(f"balance of {account}", view, units)
+            if to not in books.payouts.of(account, None):
+                raise logs_missing(f"the balance of {account} goes to {to}", self._rpc.url)
         return found
+
+    async def times(self, events: Sequence[Event]) -> Mapping[int, int]:
+        """Return the timestamps of the blocks that say where balances were due."""
+        blocks = blocks_that_decide(in_order(events))[:_MOST_TIMES]
+        return {each: (await self._rpc.block(each)).time_s for each in blocks}
 
     async def transfers(self, last: int) -> Mapping[Hash32, Mapping[Address, Units]] | None:
         """Return the token's transfers out of Settlement; None if the token has no events."""

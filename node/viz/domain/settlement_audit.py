@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from viz.domain.display import counted
+from viz.domain.payout_addresses import PayoutAddresses
 from viz.domain.ports.transactions import Event
 from viz.domain.shares import (
     Share,
@@ -67,16 +68,24 @@ class RebuiltBooks:
     adapters: dict[AdapterId, RebuiltAdapter] = field(default_factory=dict)
     balances: dict[Address, Units] = field(default_factory=dict)
     owners: dict[ContentId, Address] = field(default_factory=dict)
+    payouts: PayoutAddresses = field(default_factory=lambda: PayoutAddresses(0))
     findings: list[str] = field(default_factory=list)
     unfollowed: int = 0
     """How many transactions paid out, and no transfer could be compared."""
+    undated: int = 0
+    """How many collections may have gone to either of two addresses, by a time not read."""
 
     @property
     def missing(self) -> tuple[str, ...]:
         """What could not be checked."""
-        if not self.unfollowed:
-            return ()
-        return (f"payouts of {counted(self.unfollowed, 'transaction')}, which were not followed",)
+        found = []
+        if self.unfollowed:
+            paid = counted(self.unfollowed, "transaction")
+            found.append(f"payouts of {paid}, which were not followed")
+        if self.undated:
+            sent = counted(self.undated, "collection")
+            found.append(f"the payout address of {sent}, whose block's time was not read")
+        return tuple(found)
 
     def undistributed(self, adapter_id: AdapterId) -> Units:
         """Return what an adapter's works have earned and was not distributed."""
@@ -92,19 +101,32 @@ class RebuiltBooks:
         )
 
 
-def rebuild(events: Iterable[Event], transfers: Transfers | None) -> RebuiltBooks:
+def in_order(events: Iterable[Event]) -> list[Event]:
+    """Return events in the chain's order."""
+    return sorted(events, key=lambda event: (event.block_number, event.log_index))
+
+
+def rebuild(
+    events: Iterable[Event],
+    transfers: Transfers | None,
+    *,
+    times: Mapping[int, int],
+    close_delay_s: int,
+) -> RebuiltBooks:
     """Return the balances after these events of the three contracts, in any order.
 
     ``transfers`` are the token's transfers out of Settlement; without them payouts cannot be
-    checked, and each that there was is missing.
+    checked, and each that there was is missing. ``times`` are the timestamps of the blocks that
+    ``payout_addresses.blocks_that_decide`` names; a collection that one would decide is missing
+    without it. ``close_delay_s`` is the contract's CLOSE_DELAY.
     """
-    books = RebuiltBooks()
-    ordered = sorted(events, key=lambda event: (event.block_number, event.log_index))
+    books = RebuiltBooks(payouts=PayoutAddresses(close_delay_s))
+    ordered = in_order(events)
     by_transaction: dict[Hash32, list[Event]] = {}
     for event in ordered:
         by_transaction.setdefault(event.transaction_hash, []).append(event)
     for transaction, together in by_transaction.items():
-        _transaction(books, transaction, together, transfers)
+        _transaction(books, transaction, together, transfers, times)
     return books
 
 
@@ -113,6 +135,7 @@ def _transaction(
     transaction: Hash32,
     together: list[Event],
     transfers: Transfers | None,
+    times: Mapping[int, int],
 ) -> None:
     claimed = earned = 0
     expected: dict[Address, Units] = {}
@@ -133,11 +156,14 @@ def _transaction(
             for owner, units in _distribute(books, event):
                 pay(owner, units)
         elif event.name == "Collected":
-            _collect(books, event)
+            _collect(books, event, times.get(event.block_number))
             pay(Address(args["to"]), int(args["amount"]))
         elif event.name == "Withdrawn":
             _withdraw(books, event)
             pay(Address(args["payer"]), int(args["amount"]))
+        elif event.name == "PayoutAddressSet":
+            if wrong := books.payouts.name(event, times.get(event.block_number)):
+                books.findings.append(f"{_where(event)} {wrong}")
         else:
             _registered(books, event)
     for event in failed:
@@ -276,12 +302,20 @@ def _distribute(books: RebuiltBooks, event: Event) -> list[tuple[Address, Units]
     return found
 
 
-def _collect(books: RebuiltBooks, event: Event) -> None:
+def _collect(books: RebuiltBooks, event: Event, time_s: int | None) -> None:
     account, amount = Address(event.args["account"]), int(event.args["amount"])
     has = books.balances.get(account, 0)
     if amount != has:
         books.findings.append(f"{_where(event)} collects {amount} units for {account}, of {has}")
     books.balances[account] = 0
+    to, due = Address(event.args["to"]), books.payouts.of(account, time_s)
+    if to not in due:
+        books.findings.append(
+            f"{_where(event)} sends the balance of {account} to {to}, and it was due to "
+            f"{' or '.join(sorted(due))}"
+        )
+    elif len(due) > 1:
+        books.undated += 1
 
 
 def _where(event: Event) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,8 @@ from tests.integration.creator.test_earnings import BUYERS, NODE, claim, distrib
 from viz.chain.rpc import Log, Rpc
 from viz.chain.settlement_history import SettlementHistory
 from viz.domain.ports.transactions import Event
-from viz.domain.settlement_audit import Transfers, rebuild
-from viz.domain.units import Address, parse_address
+from viz.domain.settlement_audit import RebuiltBooks, Transfers, rebuild
+from viz.domain.units import ZERO_ADDRESS, Address, parse_address
 from viz.errors import ChainError
 
 
@@ -37,11 +37,38 @@ async def lived(net: Testnet) -> None:
     await net.done(payer, "Settlement", "withdraw", signer, node)
 
 
-async def read(net: Testnet) -> tuple[list[Event], Transfers]:
+async def moved_on(net: Testnet) -> None:
+    """The node names a payout address; collections come before and after it takes effect."""
+    worker, adapter, settled = net.sender(NODE), await net.chain.adapters.count(), 4_004
+    await net.done(worker, "Settlement", "setPayoutAddress", net.sender(8).address)
+    for wait_s in (0, 2 * 3_600):
+        await net.anvil.advance_time(wait_s)
+        await claim(net, adapter, settled, (500,))
+        settled += 500
+        await net.done(net.sender(0), "Settlement", "collect", worker.address)
+    await net.done(worker, "Settlement", "setPayoutAddress", ZERO_ADDRESS)
+
+
+@dataclass(frozen=True)
+class Read:
+    """All that the balances are rebuilt from."""
+
+    events: list[Event]
+    transfers: Transfers
+    times: Mapping[int, int]
+    close_delay_s: int
+
+    def rebuilt(self, **changes: Any) -> RebuiltBooks:
+        given = {field.name: getattr(self, field.name) for field in fields(self)} | changes
+        return rebuild(given.pop("events"), given.pop("transfers"), **given)
+
+
+async def read(net: Testnet) -> Read:
     history, last = SettlementHistory(net.chain), await net.rpc.block_number()
-    transfers = await history.transfers(last)
+    transfers, events = await history.transfers(last), await history.events(last)
     assert transfers is not None
-    return await history.events(last), transfers
+    delay_s = await net.chain.settlement.close_delay_s()
+    return Read(events, transfers, await history.times(events), delay_s)
 
 
 def changed(events: Iterable[Event], name: str, **args: Any) -> list[Event]:
@@ -88,10 +115,11 @@ async def test_every_balance_follows_from_the_events_and_a_lie_is_found(
     owed = sum(int(told[name]) for name in ("deposits", "undistributed", "balances"))
     assert int(told["held"]) - owed == int(told["beyond"]) >= 0
 
-    events, transfers = await read(net)
-    assert rebuild(events, transfers).findings == []
+    all_read = await read(net)
+    events, transfers = all_read.events, all_read.transfers
+    assert all_read.rebuilt().findings == []
     for name, args, said in CHANGES:
-        findings = rebuild(changed(events, name, **args), transfers).findings
+        findings = all_read.rebuilt(events=changed(events, name, **args)).findings
         assert any(said in finding for finding in findings), (name, findings)
 
     owner, thief = net.sender(3).address, net.sender(8).address
@@ -99,11 +127,76 @@ async def test_every_balance_follows_from_the_events_and_a_lie_is_found(
         transaction: {thief if to == owner else to: units for to, units in moved.items()}
         for transaction, moved in transfers.items()
     }
-    away = rebuild(events, stolen).findings
+    away = all_read.rebuilt(transfers=stolen).findings
     assert any(f"paid {owner} 0 units" in each for each in away), away
-    unseen = rebuild(events, None)
+    unseen = all_read.rebuilt(transfers=None)
     assert unseen.findings == [], "what cannot be followed accuses nobody"
     assert "not followed" in unseen.missing[0]
+
+
+def sent_to(all_read: Read, collection: int, to: Address) -> Read:
+    """Return the history with one collection, and its transfer, sent to another account."""
+    which = [each for each in all_read.events if each.name == "Collected"][collection]
+    events = [
+        replace(each, args={**each.args, "to": to}) if each is which else each
+        for each in all_read.events
+    ]
+    moved = {to: int(which.args["amount"])}
+    return replace(
+        all_read, events=events, transfers={**all_read.transfers, which.transaction_hash: moved}
+    )
+
+
+async def test_a_collection_to_another_than_the_account_s_payout_address_is_found(
+    net: Testnet, tmp_path: Path
+) -> None:
+    """The event and the transfer agree on the thief; what the account had named convicts. An
+    address counts from the time on that its event says, not before, and no longer than the next."""
+    await lived(net)
+    await moved_on(net)
+    desk = new_owner(tmp_path / "home", net)
+    words = ("audit", "payouts", "--rpc", net.anvil.url, "--json")
+    found = await desk.viz(*words, key=False, yes=False)
+    assert found.exit_code == 0, found.output
+
+    all_read = await read(net)
+    node, named, thief = net.sender(NODE).address, net.sender(8).address, net.sender(7).address
+    sent = [each.args["to"] for each in all_read.events if each.name == "Collected"]
+    assert sent == [node, node, named], "before it was named, before it took effect, and after"
+    for collection, due in enumerate(sent):
+        for to in {node, named, thief} - {due}:
+            findings = sent_to(all_read, collection, to).rebuilt().findings
+            assert any(f"to {to}, and it was due to {due}" in each for each in findings), findings
+
+    unread = all_read.rebuilt(times={})
+    assert unread.findings == [] and "2 collections" in unread.missing[0], unread
+    certain = sent_to(all_read, 1, thief).rebuilt(times={}).findings
+    assert any(f"sends the balance of {node} to {thief}" in each for each in certain)
+    (early, *_) = [each for each in all_read.events if each.name == "PayoutAddressSet"]
+    at = int(early.args["effectiveAt"])
+    findings = all_read.rebuilt(
+        events=changed(all_read.events, "PayoutAddressSet", effectiveAt=at - 60)
+    ).findings
+    assert any(f"takes effect at {at - 60}, not at {at}" in each for each in findings), findings
+
+
+async def test_an_endpoint_without_the_event_that_named_a_payout_address_accuses_nobody(
+    net: Testnet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The contract's view has an address that no event named: logs are missing."""
+    await lived(net)
+    await moved_on(net)
+    await net.done(net.sender(NODE), "Settlement", "setPayoutAddress", net.sender(8).address)
+    await net.anvil.advance_time(2 * 3_600)
+    history, last = SettlementHistory(net.chain), await net.rpc.block("latest")
+    events = await history.events(last.number)
+
+    async def without(self: SettlementHistory, last: int) -> list[Event]:
+        return [each for each in events if each.name != "PayoutAddressSet"]
+
+    monkeypatch.setattr(SettlementHistory, "events", without)
+    with pytest.raises(ChainError, match=f"goes to {net.sender(8).address}.*{net.anvil.url}"):
+        await history.read(last)
 
 
 def forgetful(monkeypatch: pytest.MonkeyPatch, first: int, only: Address | None = None) -> None:
