@@ -17,13 +17,13 @@ from tests.integration.api.harness import ADAPTER, PAYER_KEY, Node, running_node
 from tests.integration.buyer.conftest import PASSWORD
 from tests.integration.buyer.test_killed_mid_answer import cut
 
+from viz.buyer.ledger.network_record import NetworkFile, day_of
 from viz.buyer.network import buyer as network_buyer_module
 from viz.buyer.network import pool
 from viz.buyer.network.budget import Budget
 from viz.buyer.network.buyer import NetworkBuyer
 from viz.buyer.network.failover import NetworkAnswer
 from viz.buyer.network.opening import NetworkSources, network_buyer
-from viz.buyer.network.record import NetworkFile, day_of
 from viz.buyer.terms.prices import limits_in
 from viz.buyer.wallet.wallet import KeyWallet
 from viz.domain.display import amount
@@ -342,7 +342,7 @@ async def test_an_answer_that_may_cost_no_more_is_not_continued_elsewhere(networ
     """The refusal says what arrived cost, the bound, and which option has it continued."""
     engine, body = network.nodes["b"].engine, chat(max_tokens=120)
     prompt_tokens = len(engine.render(body["messages"]))
-    cap_units = PRICES["b"].amount_units(prompt_tokens, 119)
+    cap_units = PRICES["b"].amount_units(prompt_tokens, 80)
     limits = replace(limits_in(DEPLOYMENT), request_units=cap_units)
     async with network.buyer(limits=limits) as buyer:
         with pytest.raises(PriceAboveCap, match="--max-per-request") as refused:

@@ -21,7 +21,7 @@ from tests.integration.buyer.test_killed_mid_answer import cut
 from tests.integration.buyer.test_network import KEYS, MODEL, SCRIPT
 from tests.integration.buyer.test_proxy_process import LIMIT_S, PASSWORD, Buyer
 
-from viz.buyer.network.record import NetworkFile
+from viz.buyer.ledger.network_record import NetworkFile
 from viz.chain.deployment import save_deployment
 from viz.chain.keys import create_key_file
 from viz.domain.eip712 import public_address

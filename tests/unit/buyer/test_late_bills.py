@@ -70,7 +70,7 @@ def test_a_node_on_credit_may_be_ahead_by_what_may_still_be_lost(
 ) -> None:
     """Nothing is signed for it, and its bills run ahead of a reader all the same."""
     ledger.commit_standing(ledger.standing.on_credit())
-    rest = voucher_signer._undelivered.rest_units
+    rest = voucher_signer.undelivered.rest_units
     left(voucher_signer, 12, most_units=2 * rest, arrived_units=5, excused_units=7)
     with pytest.raises(NodeNotTrusted, match="accounted for"):
         voucher_signer.take_late(receipt(voucher_signer, ASKED, 12 + rest + 1))

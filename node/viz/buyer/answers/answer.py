@@ -27,6 +27,7 @@ from viz.buyer.answers.stream_payer import StreamPayer
 from viz.buyer.ledger.open_request import TEXT_KEPT_BYTES, OpenRequest
 from viz.buyer.terms.checks import ExpectedReceipt, check_receipt, is_for, own_link
 from viz.buyer.terms.request import AskedRequest
+from viz.buyer.vouchers.undelivered import Undelivered
 from viz.domain.receipt import SignedReceipt
 from viz.domain.units import Units
 from viz.errors import (
@@ -81,6 +82,10 @@ class PaidAnswer:
         return self._admission.open_request
 
     @property
+    def _undelivered(self) -> Undelivered:
+        return self._context.voucher_signer.undelivered
+
+    @property
     def _payer(self) -> StreamPayer:
         return self._admission.payer
 
@@ -106,9 +111,16 @@ class PaidAnswer:
 
     @property
     def most_units(self) -> Units:
-        """What the request cost; if there is no bill yet, the most that it may cost."""
+        """What the request cost; if it ended without a bill, the most that can be taken for it."""
         known = self.cost_units is not None or not self._admission.sent
-        return self.cost_units or 0 if known else self._open_request.units
+        return (
+            self.cost_units or 0 if known else self._undelivered.takeable_units(self._open_request)
+        )
+
+    def note_counted(self, units: Units) -> None:
+        """Note what the buyer's day counts for the answer, so that it adds what a bill is above."""
+        if self._admission.sent and self.cost_units is None:
+            self._undelivered.note_counted(self._open_request, units)
 
     @property
     def counted(self) -> tuple[int, int]:

@@ -84,6 +84,11 @@ class BuyerLedger:
         return self._directory
 
     @property
+    def home(self) -> Path:
+        """The buyer's folder, which holds the channels."""
+        return self._directory.parent.parent
+
+    @property
     def session_key(self) -> bytes:
         """The private key that signs this channel's vouchers."""
         return self._session_key

@@ -49,6 +49,8 @@ class OpenRequest:
     nobody knows what arrived. ``refused``: an answer refused it. ``pardoned``: the buyer has
     forgiven the node since it ended, so what did not arrive of it is held against nobody.
     ``capped``: the buyer's own cap ended it, and a node that delivers on credit may be beyond it.
+    ``counted_units``: what the buyer's day has counted for it, None before it ended without a bill
+    (``viz.buyer.ledger.counted``).
 
     While the buyer waits for text, ``waits_since_s`` is when this wait began; else it is 0.
     ``provoked``: the buyer ended it over what the node demanded or refused, so nothing is excused.
@@ -87,6 +89,7 @@ class OpenRequest:
     provoked: bool = False
     cut: bool = False
     price: Price | None = None
+    counted_units: Units | None = None
 
     @property
     def broke(self) -> bool:

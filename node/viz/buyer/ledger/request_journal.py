@@ -56,6 +56,8 @@ class RequestJournal:
         if (price := open_request.price) is not None:
             head["promptPrice"] = str(price.prompt_price_units)
             head["completionPrice"] = str(price.completion_price_units)
+        if open_request.counted_units is not None:
+            head["counted"] = str(open_request.counted_units)
         whole = json.dumps(head).encode() + b"\n" + open_request.request
         write_private(path, whole, path.with_suffix(".new"))
 
@@ -117,4 +119,5 @@ def _read(path: Path) -> OpenRequest:
         capped=reader.optional("capped", reader.boolean) or False,
         cut=reader.optional("cut", reader.boolean) or False,
         price=price,
+        counted_units=reader.optional("counted", reader.units),
     )

@@ -15,7 +15,7 @@ from typing import Final
 
 import structlog
 
-from viz.buyer.network.record import NetworkFile, NetworkRecord, RecordChange, day_of
+from viz.buyer.ledger.network_record import NetworkFile, NetworkRecord, RecordChange, day_of
 from viz.domain.display import amount
 from viz.domain.ports.chain import Deployment
 from viz.domain.ports.clock import Clock

@@ -16,6 +16,7 @@ from typing import Any, Final
 import structlog
 
 from viz.buyer.asking import openai_model
+from viz.buyer.ledger.network_record import NetworkFile, NodeHistory
 from viz.buyer.network.budget import Budget, DayBudget
 from viz.buyer.network.continuation import with_length
 from viz.buyer.network.failover import NetworkAnswer
@@ -35,7 +36,6 @@ from viz.buyer.network.naming import (
 )
 from viz.buyer.network.policy import Request, ranked
 from viz.buyer.network.pool import NodePool
-from viz.buyer.network.record import NetworkFile, NodeHistory
 from viz.buyer.terms.checks import Limits
 from viz.buyer.terms.offers import NAMES_SHOWN, as_reference, is_askable
 from viz.domain.display import counted, prices

@@ -67,8 +67,8 @@ Note = Callable[[MarketOffer, "float | None"], None]
 class AnswerPart:
     """One node's part of an answer: what it was paid, for how many tokens.
 
-    If the part is not ``billed`` yet, ``units`` is the most that it may cost, and the tokens are
-    this buyer's own count. ``fault`` says why the node did not finish.
+    If the part is not ``billed`` yet, ``units`` is the most that can be taken for it, and the
+    tokens are this buyer's own count. ``fault`` says why the node did not finish.
     """
 
     node: Address
@@ -241,8 +241,9 @@ class NetworkAnswer:
                 if not again:
                     raise
                 body = at_most(body, room_in(refusal, context_tokens))
-            except VizError as error:
-                self._end_part(answer, error)
+            except BaseException as error:
+                # Also if the caller left: the node may have been paid for the beginning.
+                self._end_part(answer, error if isinstance(error, VizError) else None)
                 raise
         raise NodeUnreachable("the node refuses every length")
 
@@ -361,6 +362,7 @@ class NetworkAnswer:
                 )
             )
         self._budget.spend(self._reservation, units)
+        part.note_counted(units)
 
     async def __aexit__(
         self,

@@ -50,7 +50,9 @@ class CountedNode(OneNode):
             finally:
                 # One before the last was refused because of its length, and cost nothing.
                 for each in asked[-1:]:
-                    self._day.spend(reservation, each.most_units)
+                    units = each.most_units
+                    self._day.spend(reservation, units)
+                    each.note_counted(units)
 
     async def spending_report(self) -> Json:
         """Return what was spent on the channel, and today; raise BooksMismatch."""

@@ -12,12 +12,12 @@ import aiohttp
 
 from viz.buyer.client import BuyerClient
 from viz.buyer.ledger.folders import directories_in, node_of
+from viz.buyer.ledger.network_record import NetworkFile
 from viz.buyer.ledger.spending import channels_on_disk
 from viz.buyer.network.budget import Budget
 from viz.buyer.network.buyer import NetworkBuyer
 from viz.buyer.network.finder import ASKED_AT_ONCE, NodeFinder, checked_urls
 from viz.buyer.network.pool import HeldClient, NodePool
-from viz.buyer.network.record import NetworkFile
 from viz.buyer.terms.checks import Limits
 from viz.buyer.terms.counting import TokenCount
 from viz.buyer.wallet.wallet import Wallet

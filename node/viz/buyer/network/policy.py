@@ -19,8 +19,8 @@ from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
+from viz.buyer.ledger.network_record import NodeHistory
 from viz.buyer.network.continuation import length_of
-from viz.buyer.network.record import NodeHistory
 from viz.buyer.terms.request import AskedRequest
 from viz.domain.pricing import Price
 from viz.domain.units import Address, Units

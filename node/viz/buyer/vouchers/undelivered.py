@@ -28,6 +28,7 @@ import secrets
 import time
 from typing import Final
 
+from viz.buyer.ledger.counted import count_bill, count_up, note_counted
 from viz.buyer.ledger.ledger import BuyerLedger
 from viz.buyer.ledger.open_request import OpenRequest
 from viz.buyer.ledger.open_requests import OpenRequests
@@ -80,6 +81,7 @@ class Undelivered:
 
     def billed(self, open_request: OpenRequest) -> None:
         """Weigh a bill that its answer did not bring; do nothing while the answer still arrives."""
+        count_bill(self._ledger, open_request)
         if open_request.weighed or not (open_request.ended_at_s or open_request.incident):
             return
         open_request.weighed = True
@@ -155,6 +157,24 @@ class Undelivered:
         under_way = self._open_requests.under_way()
         return [each for each in under_way if each.adapter_id == adapter_id]
 
+    def takeable_units(self, open_request: OpenRequest) -> Units:
+        """Return the most that the node can take for an answer that ended without a bill.
+
+        This is what is signed for the adapter, less what is billed, what the day counts for other
+        answers without a bill, and what has arrived of those under way.
+        """
+        adapter_id, requests = open_request.adapter_id, self._open_requests
+        others = [each for each in requests.ended() if each is not open_request]
+        counted = [each.counted_units or 0 for each in others if each.adapter_id == adapter_id]
+        arriving = [each.arrived_units for each in self._under_way(adapter_id)]
+        unused_units = self._ledger.channel.unused_units(adapter_id)
+        most_units = max(open_request.most_units, open_request.asked_units)
+        return min(most_units, max(0, unused_units - sum(counted) - sum(arriving)))
+
+    def note_counted(self, open_request: OpenRequest, units: Units) -> None:
+        """Note what the buyer's day has counted for an answer without a bill."""
+        note_counted(self._ledger, open_request, units)
+
     def begin(self, open_request: OpenRequest) -> None:
         """Note whether the request begins while not too much is left over for other adapters."""
         others = {**self._ledger.channel.vector}
@@ -202,7 +222,7 @@ class Undelivered:
 
         ``required_units`` is what the node demands for the adapter. Call this before it is signed,
         and ``VoucherSigner.require_trust`` after it. Raises TooMuchLeftOver, and then holds nothing
-        against the node.
+        against the node. What rests on such answers is in the day's sum before it is signed.
         """
         channel, standing = self._ledger.channel, self._ledger.standing
         if required_units > channel.signed_units(adapter_id):
@@ -220,6 +240,8 @@ class Undelivered:
         # the node.
         for each in sorted(requests.ended(), key=lambda each: -each.arrived_units):
             if resting_units > 0 and each.adapter_id == adapter_id:
+                if not standing.fault:
+                    count_up(self._ledger, each, min(resting_units, each.units))
                 if each.broke and not each.pardoned:
                     standing = standing.signed_unbilled(each.incident, channel.seq)
                 resting_units -= each.units

@@ -76,13 +76,13 @@ class VoucherSigner:
     ) -> None:
         """With ``reads_chain``, the channel's state comes from ``observe``, not from the node."""
         self._open_requests = OpenRequests(limits.request_units, ledger.unbilled)
-        self._undelivered = Undelivered(ledger, self._open_requests, deployment)
+        self.undelivered = Undelivered(ledger, self._open_requests, deployment)
         self._reads_chain = reads_chain
         self._api = api
         self._ledger = ledger
         self._deployment = deployment
         self.domain = settlement_domain(deployment.chain_id, deployment.settlement)
-        self._bills = Bills(ledger, self._open_requests, self._undelivered, self.domain, deployment)
+        self._bills = Bills(ledger, self._open_requests, self.undelivered, self.domain, deployment)
         self._base_units: Units = ledger.channel.settled_units
         self.held = HeldByNode()
         self._paying = asyncio.Lock()
@@ -100,7 +100,7 @@ class VoucherSigner:
 
     def forgive(self, forgiven_units: Units = 0) -> None:
         """Trust the node again, and pay up to ``forgiven_units`` of bills beyond what arrived."""
-        self._undelivered.forgive(forgiven_units)
+        self.undelivered.forgive(forgiven_units)
 
     @property
     def standing(self) -> NodeStanding:
@@ -124,7 +124,7 @@ class VoucherSigner:
     def open_request(self, adapter_id: AdapterId, request: bytes) -> Iterator[OpenRequest]:
         """Yield a new open request; the caller raises its amounts as the answer arrives."""
         with self._open_requests.open(adapter_id, request) as open_request:
-            self._undelivered.begin(open_request)
+            self.undelivered.begin(open_request)
             yield open_request
 
     def keep(self, open_request: OpenRequest) -> None:
@@ -138,11 +138,11 @@ class VoucherSigner:
         adapter_id = open_request.adapter_id
         if open_request.delivered or open_request.ended_at_s:
             return
-        self._undelivered.ended(open_request, broken=broken)
+        self.undelivered.ended(open_request, broken=broken)
         if open_request.seq:
             # The bill was found while the answer was still under way.
             open_request.ended_at_s = time.monotonic()
-            self._undelivered.billed(open_request)
+            self.undelivered.billed(open_request)
             return
         unused = self.channel.unused_units(adapter_id)
         for each in self._open_requests.leave(open_request, unused, refused=refused):
@@ -159,7 +159,7 @@ class VoucherSigner:
         If ``refused``, a bill for it is a broken answer's: a server on the way may have refused it.
         """
         if open_request.seq and (other := self._open_requests.hand_on(open_request)) is not None:
-            self._undelivered.billed(other)
+            self.undelivered.billed(other)
         elif open_request.seq or refused:
             self.leave_unreceipted(open_request, broken=True, refused=refused)
         else:
@@ -203,7 +203,7 @@ class VoucherSigner:
         if required_units <= self.channel.signed_units(adapter_id):
             return True
         beyond_units = required_units - self.ceiling_units(adapter_id)
-        return beyond_units <= self._undelivered.unread_units(adapter_id, required_units)
+        return beyond_units <= self.undelivered.unread_units(adapter_id, required_units)
 
     def rests_on_unbilled(self, adapter_id: AdapterId, required_units: Units) -> bool:
         """Say whether only text without a bill, which is not arriving, justifies a requirement."""
@@ -213,10 +213,10 @@ class VoucherSigner:
 
     def overdrawn(self, adapter_id: AdapterId, required_units: Units) -> bool:
         """Say whether a demand of so much would be refused, or be held against the node."""
-        return self._undelivered.overdrawn(adapter_id, required_units)
+        return self.undelivered.overdrawn(adapter_id, required_units)
 
     def _judge(self, adapter_id: AdapterId, required_units: Units) -> None:
-        self._undelivered.judge(adapter_id, required_units)
+        self.undelivered.judge(adapter_id, required_units)
         self.require_trust()
 
     async def cover(
@@ -277,7 +277,7 @@ class VoucherSigner:
     def _target(self, adapter_id: AdapterId, required_units: Units, wanted_units: Units) -> Units:
         """Return ``required_units``, or ``wanted_units`` as far as nothing forbids more."""
         wanted_units = min(wanted_units, self._unforced_units(adapter_id))
-        if not self._undelivered.may_run_ahead(adapter_id, wanted_units):
+        if not self.undelivered.may_run_ahead(adapter_id, wanted_units):
             wanted_units = 0
         return max(required_units, within_deposit(self.channel, adapter_id, wanted_units))
 
@@ -294,7 +294,7 @@ class VoucherSigner:
         least = self.channel.billed_units(adapter_id) + others + opened.first_units
         target = within_deposit(self.channel, adapter_id, min(least + ahead_units, ceiling))
         enough = target < least or self.held.units(adapter_id) >= least
-        if enough or not (self.held.asks and self._undelivered.may_run_ahead(adapter_id, target)):
+        if enough or not (self.held.asks and self.undelivered.may_run_ahead(adapter_id, target)):
             return None
         return (signed[1], target) if (signed := self._sign({adapter_id: target})) else None
 
@@ -324,7 +324,7 @@ class VoucherSigner:
         after, draft = draft_voucher(raised, self._base_units)
         if draft is None:
             return None
-        self._undelivered.note_ahead(after.vector)
+        self.undelivered.note_ahead(after.vector)
         # Not in a thread: ``after`` would overwrite a receipt that is committed meanwhile.
         self._ledger.commit_signing(after)
         row, at = signed_row(self._ledger.session_key, self.domain, draft), self._deployment
@@ -393,8 +393,8 @@ class VoucherSigner:
 
     def answered(self, *, empty: bool) -> None:
         """Note that an answer ended well and was billed, with text or without any."""
-        self._undelivered.answered(empty=empty)
+        self.undelivered.answered(empty=empty)
 
     def all_receipts_known(self) -> None:
         """Give up the requests that the node had time to bill; call it if no receipt is missing."""
-        self._undelivered.forget_old()
+        self.undelivered.forget_old()

@@ -310,8 +310,8 @@ def spending(
     while a proxy is running.
     """
     from viz import log
+    from viz.buyer.ledger.network_record import FILE, held_at
     from viz.buyer.ledger.spending import reports_on_disk
-    from viz.buyer.network.record import FILE, held_at
     from viz.clock import SystemClock
 
     log.configure("warning")

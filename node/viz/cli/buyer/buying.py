@@ -207,9 +207,9 @@ def counted_node(client: BuyerClient, folder: Path | None) -> CountedNode:
 
     The commands with --node have no limit by day of their own.
     """
+    from viz.buyer.ledger.network_record import NetworkFile
     from viz.buyer.network.budget import Budget, DayBudget
     from viz.buyer.network.one_node import CountedNode
-    from viz.buyer.network.record import NetworkFile
     from viz.clock import SystemClock
 
     day = DayBudget(Budget(0), NetworkFile(home_of(folder)), SystemClock(), client.deployment)

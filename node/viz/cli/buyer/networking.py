@@ -179,10 +179,10 @@ async def network_models(
     folder: Path | None, deployment: Deployment, rpc_url: str, words: tuple[str, ...]
 ) -> tuple[MarketModel, ...]:
     """Return the models whose description contains every word. Needs no password."""
+    from viz.buyer.ledger.network_record import NetworkFile
     from viz.buyer.network.buyer import with_words
     from viz.buyer.network.finder import ASKED_AT_ONCE
     from viz.buyer.network.opening import node_finder
-    from viz.buyer.network.record import NetworkFile
     from viz.clock import SystemClock
     from viz.outbound import Outbound
 
@@ -208,6 +208,6 @@ async def network_models(
 
 def remember_node(folder: Path | None, url: str) -> None:
     """Store the URL of a node that the buyer named, so that later commands find it."""
-    from viz.buyer.network.record import NetworkFile
+    from viz.buyer.ledger.network_record import NetworkFile
 
     NetworkFile(home_of(folder)).change(lambda record: record.knowing(url))

@@ -118,9 +118,9 @@ async def serve_network(
     """Serve the proxy of all nodes. Each channel that it opens accepts its own commands."""
     from viz.buyer.control.commands import ChannelControl
     from viz.buyer.control.server import serving_control
+    from viz.buyer.ledger.network_record import NetworkFile
     from viz.buyer.network.control import NetworkControl
     from viz.buyer.network.one_node import CountedNode
-    from viz.buyer.network.record import NetworkFile
     from viz.buyer.proxy.spent_line import say_cost
 
     def held(client: BuyerClient, url: str) -> AbstractAsyncContextManager[object]:

@@ -9,9 +9,9 @@ from typing import Final
 import pytest
 from tests.fakes.chain import DEPLOYMENT
 
+from viz.buyer.ledger.network_record import NetworkFile, NetworkRecord, held_at
 from viz.buyer.network.budget import Budget, DayBudget
 from viz.buyer.network.policy import Request
-from viz.buyer.network.record import NetworkFile, NetworkRecord, held_at
 from viz.domain.units import AdapterId, Hash32
 from viz.errors import BudgetSpent, StoreError
 from viz.protocol.messages import AdapterOffer

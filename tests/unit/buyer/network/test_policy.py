@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from tests.fakes.chain import address_of
 
+from viz.buyer.ledger.network_record import NodeHistory
 from viz.buyer.network.policy import RECENT_S, Request, ranked
-from viz.buyer.network.record import NodeHistory
 from viz.domain.units import Address
 from viz.protocol.market import MarketOffer
 

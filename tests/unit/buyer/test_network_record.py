@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tests.fakes.chain import address_of
 
-from viz.buyer.network.record import FILE, MAX_NODES, NetworkFile, NetworkRecord, NodeHistory
+from viz.buyer.ledger.network_record import FILE, MAX_NODES, NetworkFile, NetworkRecord, NodeHistory
 from viz.errors import BooksMismatch, ConfigError
 
 NODE = address_of(9)

@@ -96,6 +96,11 @@ class NetworkRecord:
         days = {**self.days, day: self.days.get(day, 0) + units}
         return replace(self, days=dict(sorted(days.items())[-DAYS_KEPT:]))
 
+    def adding(self, units: Units) -> Self:
+        """Return the record after ``units`` more were spent on the latest day that it knows."""
+        known = [*self.days, *(day for day, _ in self.held.values())]
+        return self.spending(max(known), units) if known else self
+
     def held_on(self, day: str) -> dict[str, tuple[str, Units]]:
         """Return what requests hold that began on ``day``, later, or the day before.
 
