@@ -49,3 +49,15 @@ async def test_an_answer_is_estimated_no_longer_than_the_context(network: Networ
     """Who asks for "as long as possible" was told that it costs the whole cap."""
     async with network.buyer(budget=Budget(DEPOSIT, day_units=20_000)) as buyer:
         assert (await read(buyer, chat(max_tokens=10**9))).text
+
+
+@pytest.mark.parametrize("wrong", [10**9, 129, 0, -1, True, "2", 1.0])
+async def test_a_number_of_choices_that_nobody_computes_is_refused(
+    network: Network, wrong: Any
+) -> None:
+    """A deposit was made for a billion answers, and one node after the other refused them."""
+    async with network.buyer() as buyer:
+        with pytest.raises(InvalidRequest, match="'n' must be a whole number from 1 to 128"):
+            await read(buyer, chat(n=wrong))
+        assert not network.chain.channels
+        assert len((await read(buyer, chat(n=2, max_tokens=20))).text) == 40

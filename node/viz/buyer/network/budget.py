@@ -23,7 +23,8 @@ from viz.domain.units import Address, Units
 from viz.errors import BooksMismatch, BudgetSpent, StoreError
 from viz.protocol.wire import Json
 
-# A request reserves the price of the dearest node, and the prompt again for each change of node.
+# A request reserves so many times the dearest estimate, or the most that it can cost if that is
+# less: the estimate of the prompt may be low, and each further node is paid for the prompt again.
 MARGIN: Final = 3
 _log = structlog.get_logger()
 
@@ -100,15 +101,16 @@ class DayBudget:
         return record.days.get(day, 0) + self._unsaved.get(day, 0) + others
 
     def reserve_for(
-        self, first_units: Units, dearest_units: Units, cap_units: Units
+        self, first_units: Units, dearest_units: Units, most_units: Units, cap_units: Units
     ) -> AbstractContextManager[Reservation]:
         """Reserve for a request that is estimated at these costs; raise BudgetSpent.
 
         ``first_units`` is the cost at the node that is asked first, ``dearest_units`` at the
-        dearest that may be asked, ``cap_units`` the most that an answer may cost.
+        dearest that may be asked, ``most_units`` what it can cost at all of them together, and
+        ``cap_units`` the most that an answer may cost. No more is held than it can cost.
         """
         need_units = min(cap_units, first_units)
-        likely_units = max(need_units, min(cap_units, MARGIN * dearest_units))
+        likely_units = max(need_units, min(cap_units, MARGIN * dearest_units, most_units))
         return self.reserve(need_units, likely_units, cap_units)
 
     @contextmanager

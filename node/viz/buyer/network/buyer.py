@@ -237,8 +237,12 @@ class NetworkBuyer:
         request = Request.of(body, path)
         offers = self._offers(model, request)
         dearest = max(request.units(offer) for offer in offers)
-        cap_units = self._limits.request_units
-        with self.day.reserve_for(request.units(offers[0]), dearest, cap_units) as reservation:
+        with self.day.reserve_for(
+            request.units(offers[0]),
+            dearest,
+            request.most_units(offers),
+            self._limits.request_units,
+        ) as reservation:
             answer = NetworkAnswer(
                 self._pool,
                 self.day,

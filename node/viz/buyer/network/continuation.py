@@ -15,13 +15,24 @@ from viz.protocol.payment import CHAT_PATH
 
 # A node's default length for a request that names none (docs/protocol.md, section 12).
 DEFAULT_TOKENS: Final = 256
+# As many as OpenAI's own servers allow; a node may allow fewer.
+MAX_CHOICES: Final = 128
+
+
+def require_choices(body: dict[str, Any]) -> None:
+    """Raise InvalidRequest for a number of choices that no server computes, or that is none."""
+    asked = body.get("n")
+    if asked is not None and (type(asked) is not int or not 1 <= asked <= MAX_CHOICES):
+        raise InvalidRequest(f"'n' must be a whole number from 1 to {MAX_CHOICES}", param="n")
 
 
 def with_length(body: dict[str, Any], path: str) -> dict[str, Any]:
     """Return the request with an explicit length, which the parts of the answer share.
 
-    Raises InvalidRequest for a length that is none: it must not become the default length.
+    Raises InvalidRequest for a length that is none: it must not become the default length. It
+    raises as ``require_choices`` too.
     """
+    require_choices(body)
     for name in LENGTHS:
         named = body.get(name)
         if named is not None and (named is True or not isinstance(named, int) or named < 1):

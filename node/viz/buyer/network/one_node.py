@@ -17,6 +17,7 @@ from viz.buyer.answers.answer import PaidAnswer
 from viz.buyer.asking import OneNode, OneNodesAnswer
 from viz.buyer.client import BuyerClient
 from viz.buyer.network.budget import DayBudget
+from viz.buyer.network.continuation import require_choices
 from viz.buyer.network.policy import Request
 from viz.errors import InvalidRequest
 from viz.protocol.wire import Json
@@ -35,12 +36,16 @@ class CountedNode(OneNode):
         client = self._client
         if not isinstance(body.get("model"), str):
             raise InvalidRequest("name a model: /v1/models lists them", param="model")
+        require_choices(body)
         offer = await client.offer_of(body["model"])
         shorter = at_most(body, client.info.base_of(offer).context_tokens)
-        units = Request.of(shorter, path).units(offer)
+        request = Request.of(shorter, path)
+        units = request.units(offer)
         cap_units = client.limits.request_units
         asked: list[PaidAnswer] = []
-        with self._day.reserve_for(units, units, cap_units) as reservation:
+        with self._day.reserve_for(
+            units, units, request.most_units([offer]), cap_units
+        ) as reservation:
             limits = replace(client.limits, request_units=min(cap_units, reservation.units))
             try:
                 async with ask_fitting(

@@ -21,6 +21,8 @@ from typing import Any, Final, Self
 
 from viz.buyer.ledger.network_record import NodeHistory
 from viz.buyer.network.continuation import length_of
+from viz.buyer.terms.checks import Limits
+from viz.buyer.terms.counting import Counter
 from viz.buyer.terms.request import AskedRequest
 from viz.domain.pricing import Price
 from viz.domain.units import Address, Units
@@ -43,11 +45,15 @@ _TEMPLATE_TOKENS: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """The estimated size of a request, in tokens: its prompt, and its longest answers together."""
+    """The estimated size of a request, in tokens: its prompt, and its longest answers together.
+
+    ``most_prompt_tokens`` is the most that the buyer pays for as the prompt.
+    """
 
     prompt_tokens: int
     completion_tokens: int
     choices: int = 1
+    most_prompt_tokens: int = 0
 
     @classmethod
     def of(cls, body: dict[str, Any], path: str) -> Self:
@@ -58,6 +64,7 @@ class Request:
             _TEMPLATE_TOKENS + size // _BYTES_A_TOKEN,
             max(0, length_of(body) * asked.choices),
             asked.choices,
+            Counter().prompt_tokens(asked),
         )
 
     def units(self, offer: MarketOffer | AdapterOffer) -> Units:
@@ -65,11 +72,33 @@ class Request:
 
         No answer is longer than the context of the offer's model, where the offer states it.
         """
-        price = Price(offer.prompt_price_units, offer.completion_price_units)
-        tokens = self.completion_tokens
+        return _price_of(offer).amount_units(self.prompt_tokens, self._answer_tokens(offer))
+
+    def most_units(self, offers: Sequence[MarketOffer | AdapterOffer]) -> Units:
+        """Return the most that the request can cost at these offers' list prices together.
+
+        Each token that arrives is paid once as completion. A node that breaks off may have been
+        paid a step ahead of it, and the next one is paid for the prompt again, which then has the
+        text that arrived.
+        """
+        answer_tokens = max(map(self._answer_tokens, offers))
+        step_tokens = min(answer_tokens, self.choices * Limits().step_tokens)
+        most_units = 0
+        for number, offer in enumerate(offers):
+            again = answer_tokens if number else 0
+            most_units += _price_of(offer).amount_units(self.most_prompt_tokens + again, 0)
+        dearest = Price(0, max(each.completion_price_units for each in offers))
+        steps_units = (len(offers) - 1) * dearest.amount_units(0, step_tokens)
+        return most_units + dearest.amount_units(0, answer_tokens) + steps_units
+
+    def _answer_tokens(self, offer: MarketOffer | AdapterOffer) -> int:
         if isinstance(offer, MarketOffer):
-            tokens = min(tokens, offer.context_tokens * self.choices)
-        return price.amount_units(self.prompt_tokens, tokens)
+            return min(self.completion_tokens, offer.context_tokens * self.choices)
+        return self.completion_tokens
+
+
+def _price_of(offer: MarketOffer | AdapterOffer) -> Price:
+    return Price(offer.prompt_price_units, offer.completion_price_units)
 
 
 def ranked(

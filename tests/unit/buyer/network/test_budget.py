@@ -113,7 +113,7 @@ def test_a_negative_length_reserves_nothing(tmp_path: Path, length: int) -> None
     body = {"model": "m", "messages": said, "max_tokens": length}
     units = Request.of(body, CHAT_PATH).units(AdapterOffer(AdapterId(7), "m", DIGEST, 0, 2_000_000))
     left = budget(tmp_path, Clock())
-    with left.reserve_for(units, units, 5_000):
+    with left.reserve_for(units, units, units, 5_000):
         pass
     with left.reserve(-5, -5, 5_000):
         assert NetworkFile(tmp_path).read().held == {}
@@ -162,3 +162,12 @@ def test_an_answer_over_midnight_counts_for_other_processes(tmp_path: Path) -> N
         with second.reserve(100, 100, 5_000):
             first.spend(held, 800)
     assert list(NetworkFile(tmp_path).read().days.values()) == [800]
+
+
+def test_no_more_is_held_than_a_request_can_cost(tmp_path: Path) -> None:
+    """One answer held three times its cost, and no other could begin beside it."""
+    process = budget(tmp_path, Clock())
+    with process.reserve_for(400, 400, 450, 5_000), process.reserve_for(400, 400, 450, 5_000):
+        assert process.left_units == 100
+    with process.reserve_for(100, 100, 5_000, 5_000):
+        assert process.left_units == 700, "the estimate of the prompt may be low"

@@ -11,6 +11,7 @@ from viz.buyer.ledger.network_record import NodeHistory
 from viz.buyer.network.policy import RECENT_S, Request, ranked
 from viz.domain.units import Address
 from viz.protocol.market import MarketOffer
+from viz.protocol.payment import CHAT_PATH
 
 A, B = address_of(0xA), address_of(0xB)
 NOW_S = 1_000_000
@@ -72,3 +73,14 @@ def test_what_a_node_did_is_forgotten_by_what_it_does() -> None:
     for _ in range(20):
         history = history.answered(200)
     assert history.failure < 0.05 and history.first_ms == 200
+
+
+def test_a_request_can_cost_its_answer_once_and_its_prompt_at_each_node() -> None:
+    """A long answer from one node held three times what it can cost: all of a day's limit."""
+    request = Request(100, 2_000, most_prompt_tokens=300)
+    one, other = offer(A, M), offer(B, 2 * M)
+    assert request.most_units([one]) == 300 + 3 * 2_000
+    assert request.most_units([one, other]) == 300 + 2 * 2_300 + 6 * 2_000 + 6 * 512
+    body = {"model": "m", "messages": [{"role": "user", "content": "é" * 400}], "max_tokens": 9}
+    found = Request.of(body, CHAT_PATH)
+    assert found.most_prompt_tokens > 800 > found.prompt_tokens, "as its bytes, if need be"
