@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
@@ -11,12 +12,13 @@ import typer
 from viz.cli.console import data_dir
 from viz.cli.http import RPC_VARIABLE
 from viz.client.node_address import checked
-from viz.errors import ConfigError
+from viz.errors import ChainUnreachable, ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from viz.chain.contracts import Chain
+    from viz.chain.rpc import Rpc
     from viz.domain.ports.chain import Deployment
 
 Direct = Annotated[
@@ -68,16 +70,42 @@ def required_rpc(rpc: str, trusted: Deployment, what: str) -> str:
 
 
 @asynccontextmanager
+async def checked_rpc(rpc_url: str, trusted: Deployment) -> AsyncIterator[Rpc]:
+    """Yield the chain's endpoint, which has the deployment's contracts.
+
+    If VIZ_RPC_URL named an endpoint that cannot be used, the error names the variable: the person
+    may have forgotten it.
+    """
+    from viz.chain.rpc import Rpc
+
+    async with AsyncExitStack() as ends:
+        try:
+            rpc = Rpc(checked(rpc_url, "a chain's address"))
+            ends.push_async_callback(rpc.close)
+            await rpc.check(trusted, OTHER_CHAIN_REMEDY)
+        except (ConfigError, ChainUnreachable) as error:
+            if given_here(rpc_url):
+                raise
+            raise type(error)(
+                f"{error.detail}. {RPC_VARIABLE} names this endpoint: correct the variable, unset "
+                "it, or name another endpoint with --rpc",
+                **error.extensions,
+            ) from error
+        yield rpc
+
+
+def given_here(rpc_url: str) -> bool:
+    """Return whether a chain was named for this command alone, not for all by VIZ_RPC_URL."""
+    return rpc_url not in ("", os.environ.get(RPC_VARIABLE))
+
+
+@asynccontextmanager
 async def own_chain(rpc_url: str, trusted: Deployment) -> AsyncIterator[Chain]:
     """Yield a reader of the chain, checked against the deployment."""
     from viz.chain.contracts import Chain
     from viz.chain.deploy import check_wiring
-    from viz.chain.rpc import Rpc
 
-    async with AsyncExitStack() as ends:
-        rpc = Rpc(checked(rpc_url, "a chain's address"))
-        ends.push_async_callback(rpc.close)
-        await rpc.check(trusted, OTHER_CHAIN_REMEDY)
+    async with checked_rpc(rpc_url, trusted) as rpc:
         await check_wiring(rpc, trusted)
         yield Chain(rpc, trusted)
 

@@ -77,8 +77,11 @@ class NodeFinder:
         paid: Collection[Address] = (),
         allowed: Collection[Address] = (),
         allowed_http: PeerHttp | None = None,
+        named: bool = True,
     ) -> None:
         """``urls`` are nodes that the buyer named; ``known_http`` asks them.
+
+        If they are not ``named``, they are only tried: it is no failure if none answers there.
 
         ``met`` are the URLs of nodes that were found earlier; ``strangers_http`` asks them. These
         and ``paid``, with which the buyer has channels, are asked before the others. ``allowed``
@@ -88,7 +91,7 @@ class NodeFinder:
         self._deployment, self._chain = deployment, chain
         self._known_http, self._strangers_http = known_http, strangers_http
         self._urls = list(dict.fromkeys(map(origin_of, urls)))
-        self._met = met
+        self._met, self._are_named = met, named
         self._known: dict[str, NodeOffers] = {}
         # The URLs of other nodes that answered in the last search.
         self._answering: list[str] = []
@@ -212,11 +215,14 @@ class NodeFinder:
         return state.retires_at <= await self._chain.chain_time()
 
     def _nobody(self) -> str:
-        asked = ", ".join(self._urls) or "none is known"
-        where = "in the directory and " if self.checked else ""
+        named = ", ".join(self._urls) if self._are_named else ""
+        where = [
+            *(["in the directory"] if self.checked else []),
+            *([f"among those that you named ({named})"] if named else []),
+        ]
         return (
-            f"no node was found {where}among those that you named ({asked}): name one with --node, "
-            "or a chain of your own with --rpc, where the directory is"
+            f"no node was found{' ' if where else ''}{' and '.join(where)}: name one with --node"
+            + ("" if self.checked else ", or with --rpc a chain, where the directory of nodes is")
         )
 
     async def _look(self) -> tuple[MarketModel, ...]:
@@ -261,7 +267,8 @@ class NodeFinder:
                 if node is not None and info.node != node:
                     raise InvalidRequest(f"another node answers there: {info.node}")
             except VizError as error:
-                _log.info("a node is left out", url=url, reason=error.detail)
+                told = _log.info if self._are_named or not known else _log.debug
+                told("a node is left out", url=url, reason=error.detail)
                 faults.append(error.detail)
                 return None
             took_ms = (time.monotonic() - began_s) * 1_000

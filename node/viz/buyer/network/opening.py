@@ -32,13 +32,14 @@ from viz.outbound import Outbound, guarded_session, require_allowed
 class NetworkSources:
     """Where a buyer looks for nodes: URLs and, if given, its own chain endpoint.
 
-    ``urls`` are asked if the buyer has never named a node. ``private_addresses`` also allows
-    strangers' URLs with private addresses, for tests.
+    ``urls`` are asked if the buyer has never named a node; ``tried``: nobody named these either.
+    ``private_addresses`` also allows strangers' URLs with private addresses, for tests.
     """
 
     urls: Sequence[str] = ()
     chain: ChainReader | None = None
     private_addresses: bool = False
+    tried: bool = False
 
 
 def node_finder(
@@ -64,6 +65,7 @@ def node_finder(
         strangers_http=strangers_http,
         chain=sources.chain,
         urls=checked_urls(record.urls or sources.urls),
+        named=bool(record.urls) or not sources.tried,
         met={node: each.url for node, each in record.nodes.items()},
         paid=[node_of(each) for each in directories_in(file.home, deployment)],
         allowed=allowed,

@@ -7,7 +7,6 @@ Otherwise the command opens the channel's files itself.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ import typer
 
 from viz.cli.console import data_dir
 from viz.cli.http import RPC_VARIABLE
-from viz.cli.own_chain import OTHER_CHAIN_REMEDY, trusted_deployment
+from viz.cli.own_chain import checked_rpc, given_here, trusted_deployment
 from viz.client.node_address import checked
 from viz.domain.units import Address, parse_address, parse_units
 from viz.errors import ChannelUnknown, InvalidRequest, VizError
@@ -144,11 +143,8 @@ async def client_at(
         if rpc_url:
             # Imported here, because web3 takes a second to import and is needed with --rpc only.
             from viz.chain.contracts import Chain
-            from viz.chain.rpc import Rpc
 
-            rpc = Rpc(checked(rpc_url, "a chain's address"))
-            ends.push_async_callback(rpc.close)
-            await rpc.check(deployment, OTHER_CHAIN_REMEDY)
+            rpc = await ends.enter_async_context(checked_rpc(rpc_url, deployment))
             chain = Chain(rpc, deployment)
         client = await BuyerClient.connect(
             http,
@@ -161,14 +157,6 @@ async def client_at(
         )
         ends.push_async_callback(client.aclose)
         yield client
-
-
-def given_here(rpc_url: str) -> bool:
-    """Return whether a chain was named for this command alone, not for all by VIZ_RPC_URL.
-
-    A running proxy keeps its own chain, and only a chain that was named for one command conflicts.
-    """
-    return rpc_url not in ("", os.environ.get(RPC_VARIABLE))
 
 
 @asynccontextmanager

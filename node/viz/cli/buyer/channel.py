@@ -37,7 +37,7 @@ from viz.cli.console import (
     show,
 )
 from viz.cli.http import LOCAL_NODE, NodeUrl
-from viz.cli.own_chain import OTHER_CHAIN_REMEDY, trusted_deployment
+from viz.cli.own_chain import checked_rpc, trusted_deployment
 from viz.client.node_address import checked
 from viz.domain.display import amount, moment
 from viz.domain.units import Address, hex_of, parse_address, parse_units
@@ -269,15 +269,10 @@ async def _chain_of(
 ) -> AsyncIterator[tuple[Chain, Sender]]:
     """Yield the chain at ``rpc_url``, and a sender of the relayer's transactions there."""
     from viz.chain.contracts import Chain
-    from viz.chain.rpc import Rpc
     from viz.chain.sender import Sender
 
-    rpc = Rpc(checked(rpc_url, "a chain's address"))
-    try:
-        await rpc.check(here, OTHER_CHAIN_REMEDY)
+    async with checked_rpc(rpc_url, here) as rpc:
         yield Chain(rpc, here), Sender(rpc, relayer, here)
-    finally:
-        await rpc.close()
 
 
 @app.command()

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from viz.cli.buyer.buying import Caps, given_here, home_of
+from viz.cli.buyer.buying import Caps, home_of
 from viz.cli.http import LOCAL_NODE
-from viz.cli.own_chain import chain_if_given, trusted_deployment
+from viz.cli.own_chain import chain_if_given, given_here, trusted_deployment
 from viz.domain.ports.chain import DEVELOPMENT_CHAINS
 from viz.domain.units import ZERO_ADDRESS, parse_address, parse_units
 from viz.errors import InvalidRequest
@@ -94,7 +94,7 @@ def sources_of(deployment: Deployment, chain: ChainReader | None) -> NetworkSour
     from viz.buyer.network.opening import NetworkSources
 
     local = deployment.chain_id in DEVELOPMENT_CHAINS
-    return NetworkSources([LOCAL_NODE] if local else [], chain, local)
+    return NetworkSources([LOCAL_NODE] if local else [], chain, local, tried=True)
 
 
 @asynccontextmanager

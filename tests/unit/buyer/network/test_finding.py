@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
 import structlog
-from tests.fakes.chain import address_of
+from tests.fakes.chain import DEPLOYMENT, FakeChain, address_of
 from tests.fakes.remote_nodes import BASE, base_offer, offer
 
 from viz.buyer.network.buyer import with_words
-from viz.buyer.network.finder import one_each
+from viz.buyer.network.finder import NodeFinder, one_each
+from viz.clock import SystemClock
 from viz.domain.units import ZERO_HASH, AdapterId, Hash32
+from viz.errors import NodeUnreachable
 from viz.protocol.messages import AdapterOffer, ServedBase, unnamed
 from viz.services.market.discovery import NodeOffers, unchecked_models
 
@@ -51,3 +56,38 @@ def test_a_node_that_names_nothing_hides_no_name() -> None:
         (found,) = unchecked_models(nodes)
         assert found.name == "tides 7" and found.works[0].title == "The sea, part 7"
         assert len(found.offers) == 2
+
+
+class Silent:
+    """An HTTP client of other nodes, none of which answers."""
+
+    async def ask(self, method: str, url: str, **_: Any) -> Any:
+        raise NodeUnreachable(f"{url} does not answer")
+
+    async def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize("chain", [True, False])
+async def test_an_address_that_nobody_named_is_not_told_as_a_failure(
+    named: bool, chain: bool
+) -> None:
+    """Without a node of its own a buyer read that 127.0.0.1:8402, "which you named", is away."""
+    url, http = "http://127.0.0.1:8402", Silent()
+    finder = NodeFinder(
+        DEPLOYMENT,
+        SystemClock(),
+        known_http=http,
+        strangers_http=http,
+        chain=FakeChain(b"\x01" * 32) if chain else None,
+        urls=[url],
+        met={},
+        named=named,
+    )
+    with structlog.testing.capture_logs() as logs, pytest.raises(NodeUnreachable) as told:
+        await finder.models()
+    loud = [each for each in logs if each["log_level"] != "debug" and each.get("url") == url]
+    assert (url in told.value.detail, bool(loud)) == (named, named)
+    assert ("in the directory" in told.value.detail) is chain
+    assert ("--rpc" in told.value.detail) is not chain
