@@ -140,8 +140,30 @@ async def test_a_chain_for_all_commands_conflicts_with_no_proxy(node: Node, home
     chain = "http://127.0.0.1:9"
     shown = await viz(home, f"channel show --json --node {node.url}", rpc_url=chain)
     assert shown.exit_code == 0, shown.output
-    refused = await viz(home, f"channel show --node {node.url} --rpc {chain}")
+    refused = await viz(home, f"channel forgive --node {node.url} --rpc {chain}")
     assert refused.exit_code == INPUT and "its options apply" in refused.stderr
+
+
+@pytest.mark.usefixtures("desk")
+async def test_a_channel_is_shown_on_the_chain_that_is_named_beside_the_proxy(
+    client: BuyerClient, node: Node, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was refused beside a proxy without --rpc: nobody could look what the chain has."""
+    named: list[str] = []
+
+    @asynccontextmanager
+    async def chain_at(rpc: str, _: object) -> AsyncIterator[object]:
+        named.append(rpc)
+        yield node.chain
+
+    monkeypatch.setattr("viz.cli.buyer.showing.own_chain", chain_at)
+    words = f"channel show --json --node {node.url}"
+    alone = json.loads((await viz(home, words)).stdout)
+    shown = await viz(home, f"{words} --rpc http://127.0.0.1:9")
+    assert shown.exit_code == 0 and named == ["http://127.0.0.1:9"], shown.output
+    told = json.loads(shown.stdout)
+    assert told["onChain"]["deposit"] == str(DEPOSIT) and alone["onChain"] is None
+    assert {**told, "onChain": None} == alone
 
 
 @pytest.mark.usefixtures("desk")

@@ -24,8 +24,10 @@ async def test_a_channel_that_another_process_uses_is_held_against_no_node(
     place = directory_of(network.folder / "buyer", DEPLOYMENT, network.address("b"))
     async with network.buyer() as buyer:
         held = hold(place)
-        with pytest.raises(ChannelHeld, match="another process pays from"):
+        with pytest.raises(ChannelHeld, match=r"another process pays from.*send your requests to"):
             await read(buyer, chat(seed=2))
+        (told,) = (await buyer.spending_report())["channels"]
+        assert told["node"] == network.address("b") and int(told["spent"]) > 0, "as its files say"
         held.release()
         assert not buyer._file.read().nodes[network.address("b")].failure
         (part,) = (await read(buyer, chat(seed=3))).parts

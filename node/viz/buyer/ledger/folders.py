@@ -127,6 +127,8 @@ def hold(directory: Path) -> ProcessLock:
     lock = ProcessLock.take(directory / "lock")
     if lock is None:
         raise ChannelHeld(
-            f"another process pays from {directory}: stop it, or use another buyer directory"
+            f"another process pays from {directory}. If it is a proxy, send your requests to it; "
+            "if not, wait until it has ended. To pay beside it, use another --data-dir, which has "
+            "its own deposit"
         )
     return lock

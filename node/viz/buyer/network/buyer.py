@@ -17,6 +17,7 @@ import structlog
 
 from viz.buyer.asking import openai_model
 from viz.buyer.ledger.network_record import NetworkFile, NodeHistory
+from viz.buyer.ledger.spending import reports_on_disk
 from viz.buyer.network.budget import Budget, DayBudget
 from viz.buyer.network.continuation import with_length
 from viz.buyer.network.failover import NetworkAnswer
@@ -346,13 +347,20 @@ class NetworkBuyer:
         return self.ask(body, path)
 
     async def spending_report(self) -> Json:
-        """Return what was spent today and on each open channel, and what is left of it."""
+        """Return what was spent today and on each channel, and what is left of it.
+
+        Channels that are not in use here, but in another process perhaps, are told as their files
+        have them.
+        """
         reports = [client.spending.report() for client in self._pool.clients]
+        found, _ = await asyncio.to_thread(reports_on_disk, self._file.home, self.deployment)
+        here = {each["node"] for each in reports}
+        others = [each for each in found if not each["former"] and each["node"] not in here]
         return await asyncio.to_thread(self.day.report) | {
             "left": str(self.unspent_units()),
             "deposits": {node: str(left) for node, left in self._pool.unspent_units().items()},
             "run": _sum_of(each["run"] for each in reports),
-            "channels": reports,
+            "channels": [*reports, *others],
         }
 
     def unspent_units(self) -> Units:

@@ -168,16 +168,16 @@ async def channel_control(
     rpc_url: str = "",
     caps: Caps | None = None,
     *,
-    sends: bool = False,
+    uses_rpc: bool = False,
 ) -> AsyncIterator[ChannelControl | ProxyControl]:
     """Yield the commands of the channel to the node: a running proxy's, or this process's own.
 
-    ``sends``: the caller uses ``rpc_url`` to send a transaction; the client does not use it. Raises
+    ``uses_rpc``: beside a proxy the caller uses ``rpc_url`` itself, to read or to send. Raises
     InvalidRequest if a proxy is running and the caller gives caps or a chain endpoint of its own.
     """
     proxy = await _proxy_control(node, folder, trusted_deployment(deployment_file, folder))
     if proxy is not None:
-        if (given_here(rpc_url) and not sends) or (caps or Caps()) != Caps():
+        if (given_here(rpc_url) and not uses_rpc) or (caps or Caps()) != Caps():
             raise InvalidRequest(
                 "a proxy runs for this channel, and its options apply: restart it with --rpc and "
                 "the caps, or leave them out here"

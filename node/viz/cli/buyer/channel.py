@@ -157,7 +157,7 @@ def close_channel(
 
     async def work() -> dict[str, Any]:
         async with channel_control(
-            node, folder, deployment, lambda: secret, rpc, sends=True
+            node, folder, deployment, lambda: secret, rpc, uses_rpc=True
         ) as control:
             found = await control.close(KeyWallet(bytes(wallet.key)))
         if rpc and not _sent(found):

@@ -26,7 +26,7 @@ from viz.cli.console import (
     table,
 )
 from viz.cli.http import LOCAL_NODE, NodeUrl
-from viz.cli.own_chain import own_chain, trusted_deployment
+from viz.cli.own_chain import given_here, own_chain, trusted_deployment
 from viz.clock import SystemClock
 from viz.domain.display import amount, moment
 from viz.domain.trust import way_back
@@ -57,12 +57,17 @@ def show_channel(
     async def work() -> dict[str, Any]:
         secret = partial(password, password_file)
         try:
-            async with channel_control(node, folder, deployment, secret, rpc) as control:
-                return await control.show()
+            async with channel_control(
+                node, folder, deployment, secret, rpc, uses_rpc=True
+            ) as control:
+                found = await control.show()
         except (NodeRefused, NodeUnreachable) as error:
             if not rpc:
                 raise
             return await _without_node(folder, here, rpc, node_address, error.detail)
+        if given_here(rpc) and not found.get("onChain"):  # by a proxy that reads no chain
+            found |= {"onChain": await _on_chain(rpc, here, found)}
+        return found
 
     found = run(work())
     if node_address and found["node"] != parse_address(node_address):
@@ -70,6 +75,16 @@ def show_channel(
             f"the node at {node} is {found['node']}: leave out --node-address, or give its --node"
         )
     print_channel(found, here, as_json=as_json)
+
+
+async def _on_chain(rpc: str, here: Deployment, found: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the channel as the chain's newest block has it; None if it has no such channel."""
+    from viz.buyer.control.commands import on_chain
+
+    signer, node = parse_address(found["signer"]), parse_address(found["node"])
+    async with own_chain(rpc, here) as chain:
+        seen = await chain.channel(signer, node, confirmed=False)
+    return on_chain(seen) if seen is not None else None
 
 
 async def _without_node(
