@@ -242,8 +242,13 @@ class PaidAnswer:
             # If the node still runs, it has billed the answer or will do so in a moment.
             async with asyncio.timeout(BILL_WAIT_S):
                 await context.sync.sync_for_bill(open_request)
-        cost = open_request.cost_so_far(context.deployment)
-        return type(error)(f"{error.detail} ({cost})", **error.extensions)
+        refused_units, said = None, error.detail
+        if fault := context.voucher_signer.fault:
+            refused_units = self._undelivered.takeable_units(open_request)
+            # The reading found another bill that is not accepted: that is why this one is not.
+            said += "" if fault in said else f"; and then {fault}"
+        cost = open_request.cost_so_far(context.deployment, refused_units)
+        return type(error)(f"{said} ({cost})", **error.extensions)
 
     def _leave(self, *, broken: bool = False) -> None:
         said = self.text.encode()

@@ -101,10 +101,18 @@ class OpenRequest:
         """Whether the node has sent no text for ``STALLED_S``: a good reason to leave."""
         return bool(self.waits_since_s) and time.monotonic() - self.waits_since_s >= STALLED_S
 
-    def cost_so_far(self, deployment: Deployment) -> str:
-        """Say what a broken-off answer costs, for a person to read."""
+    def cost_so_far(self, deployment: Deployment, refused_units: Units | None = None) -> str:
+        """Say what a broken-off answer costs, for a person to read.
+
+        ``refused_units``: no bill of the node is accepted any more, and so much can be taken.
+        """
         if self.seq:
             return f"it cost {amount(self.billed_units, deployment)}"
+        if refused_units is not None:
+            return (
+                "no bill of this node is accepted any more; what is signed for the answer, "
+                f"{amount(refused_units, deployment)}, is the most that the node can take for it"
+            )
         return (
             f"what arrived costs {amount(self.arrived_units, deployment)}; it is not billed yet, "
             f"and the bill is at most {amount(self.units, deployment)}"

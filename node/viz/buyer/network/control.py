@@ -35,8 +35,8 @@ class NetworkControl:
         """Ask a question, pass the text on as it arrives; return what it cost, and at which nodes.
 
         If the request does not name a model by its id, ``tell`` gets a line with the chosen model
-        and its price before the answer begins. If a part of the answer is not billed yet, ``cost``
-        is the most that the answer may cost.
+        and its price before the answer begins. If a part of the answer is not ``billed``, ``cost``
+        is the most that can be taken for the answer.
         """
         buyer, wanted = self._buyer, body.get("model")
         model = await buyer.model(str(wanted)) if wanted else await buyer.usual_model()
@@ -51,6 +51,7 @@ class NetworkControl:
             "model": answer.model,
             "text": answer.text,
             "cost": str(sum(part.units for part in answer.parts)),
+            "billed": answer.cost_units is not None,
             "parts": [part.to_json() for part in answer.parts],
         }
 

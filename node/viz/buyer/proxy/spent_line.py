@@ -31,9 +31,7 @@ def say_cost(side: AskedSide, answer: StreamedAnswer) -> None:
             fault=part.get("fault", ""),
         )
     if answer.cost_units is None:
-        _log.warning(
-            "an answer broke off; its cost is not known yet", model=answer.model, left=left
-        )
+        _log.warning("an answer has no bill; its cost is not known", model=answer.model, left=left)
         return
     used = answer.usage
     _log.info(

@@ -37,6 +37,7 @@ from viz.cli.buyer.networking import (
 )
 from viz.cli.buyer.proxying import (
     ProxyDoor,
+    cost_words,
     print_market,
     print_parts,
     serve_network,
@@ -228,7 +229,8 @@ def ask(
             found = done | {"decimals": here.token_decimals, "symbol": here.token_symbol}
             if not show(found, as_json=as_json):
                 out.print()
-                say(f"{done['model']}, paid {amount(int(done['cost']), here)}", style="dim")
+                cost = cost_words(int(done["cost"]), here, billed=done.get("billed", True))
+                say(f"{done['model']}, {cost}", style="dim")
                 print_parts(done.get("parts", []), here)
 
     run(work())

@@ -14,7 +14,7 @@ from viz.cli.console import err, lines, out, say, show
 from viz.cli.noticed import notices_in_words
 from viz.domain.display import amount, counted, prices
 from viz.domain.ports.chain import Deployment
-from viz.domain.units import BASE_MODEL, ZERO_ADDRESS
+from viz.domain.units import BASE_MODEL, ZERO_ADDRESS, Units
 
 if TYPE_CHECKING:
     from viz.buyer.asking import AskedSide
@@ -158,16 +158,21 @@ def _print_run(found: dict[str, Any], here: Deployment) -> None:
     )
 
 
+def cost_words(units: Units, here: Deployment, *, billed: bool) -> str:
+    """Say what an answer or its part cost, or the most that can be taken for it without a bill."""
+    cost = amount(units, here)
+    return f"paid {cost}" if billed else f"not billed: {cost} at most can be taken for it"
+
+
 def print_parts(parts: Sequence[dict[str, Any]], here: Deployment) -> None:
     """Print who was paid for which part of an answer, if several nodes were."""
     if len(parts) < 2:
         return
     for part in parts:
-        cost = amount(int(part["cost"]), here)
-        paid = f"paid {cost}" if part["billed"] else f"not billed yet, {cost} at most"
+        cost = cost_words(int(part["cost"]), here, billed=part["billed"])
         say(
             f"  {part['node']}: {counted(part['promptTokens'], 'token')} of prompt, "
-            f"{part['completionTokens']} of the answer, {paid}"
+            f"{part['completionTokens']} of the answer, {cost}"
             + (", broke off" if part.get("fault") else ""),
             style="dim",
         )

@@ -67,6 +67,9 @@ class Silent:
     async def close(self) -> None:
         pass
 
+    async def call(self, method: str, url: str, **_: Any) -> Any:
+        raise NodeUnreachable(f"{url} does not answer")
+
 
 @pytest.mark.parametrize("named", [True, False])
 @pytest.mark.parametrize("chain", [True, False])
