@@ -35,24 +35,29 @@ _MAX_PAGES: Final = 5_000
 
 
 def text_file(raw: bytes, encoding: str) -> Converted:
-    """Read plain text; keep its line breaks and layout."""
+    """Read plain text; keep its line breaks and layout, and a head that says who may use it."""
     text, used = decoded(raw, encoding)
-    found = Converted("text", text, tools=[_OWN])
+    _rest, told = split(_line_feeds(text))
+    found = Converted("text", text, tools=[_OWN], opt_outs=list(told.opt_outs))
     if used != "utf-8":
         found.note(f"decoded from {used}")
     return found
 
 
+def _line_feeds(text: str) -> str:
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
 def markdown_file(raw: bytes, encoding: str) -> Converted:
     """Read Markdown (CommonMark with tables); HTML in it is treated as in a web page."""
     text, used = decoded(raw, encoding)
-    text, told = split(text.replace("\r\n", "\n").replace("\r", "\n"))
+    text, told = split(_line_feeds(text))
     found = _of_page(_rendered(text), told.first("title"))
     found.tools.insert(0, f"markdown-it-py {version('markdown-it-py')}")
     if told.tool:
         found.tools.append(told.tool)
-    if told.left_out:
-        found.note(told.left_out)
+    if told.note:
+        found.note(told.note)
     found.language = told.first("lang", "language")
     found.opt_outs += told.opt_outs
     if used != "utf-8":

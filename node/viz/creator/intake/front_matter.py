@@ -1,14 +1,15 @@
 """Read front matter: what site generators find at the beginning of a Markdown file.
 
-Owns where it ends and which name, at any depth, has which value: YAML between ``---`` lines (or to
-``...``), TOML between ``+++`` lines, and JSON between a line ``{`` and a line ``}``, read as YAML.
-``signals`` judges names and values as it judges a page's meta elements. YAML's tags make nothing,
-its text stays as it is written, and what its aliases repeat is bounded. Front matter that cannot be
-read reserves training; text between two thematic breaks stays text. Pure.
+Owns which name, at any depth, has which value in a head that ``heads`` found, and whether it is
+front matter at all. ``signals`` judges names and values as it judges a page's meta elements. YAML's
+tags make nothing, its text stays as it is written, and what its aliases repeat is bounded. Front
+matter that cannot be read reserves training; text between two thematic breaks stays text, and so
+does a head that nothing closes, whatever it says. Pure.
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
 import tomllib
 from collections.abc import Iterator, Sequence
@@ -19,26 +20,31 @@ from typing import Any, Final
 import yaml
 
 from viz.creator.intake.found import OptOut
-from viz.creator.intake.signals import is_rule, named_statements, says_no_ai
+from viz.creator.intake.heads import TextHead, find_head
+from viz.creator.intake.signals import (
+    is_rule,
+    is_usage,
+    named_statements,
+    plain_name,
+    says_no_ai,
+)
 from viz.domain.display import counted
+from viz.domain.strict_json import load_json
 
 _WHERE: Final = "front matter"
-_OPENING: Final = re.compile(r"""\s*?^(?P<mark>---|\+\+\+|\{(?=\s*"))[ \t]*\n""", re.M)
-_CLOSING: Final = {
-    "---": re.compile(r"^(?:---|\.\.\.)[ \t]*$", re.M),
-    "+++": re.compile(r"^\+\+\+[ \t]*$", re.M),
-    "{": re.compile(r"^\}[ \t]*$", re.M),
-}
 _MOST_CHARACTERS: Final = 1 << 15
 _MOST_VALUES: Final = 20_000
 _DEEPEST: Final = 64
-_HUMP: Final = re.compile(r"(?<=[a-z])(?=[A-Z])")
 # How a page's meta elements, written as data, call the name whose value is their ``content``.
 _NAME_OF_PAIR: Final = frozenset({"name", "property", "http-equiv"})
 # For front matter that no parser reads: a line with a name, and each name before a value.
 _NAMED_LINE: Final = re.compile(r"""["']?\w[\w.-]*["']?[ \t]*(?::(?:[ \t]|$)|=)""")
 _OTHER_LINE: Final = (" ", "\t", "#", "-", "]", "}")
 _NAME: Final = re.compile(r"""(?:^|[{\[,])[ \t-]*["']?(\w[\w.-]{0,60})["']?[ \t]*[:=]""", re.M)
+# A name with a value, in a head of lines; the name of a page's TDMRep may have its prefix.
+_LINE: Final = re.compile(
+    r"""^["']?((?:tdm:)?\w[\w .-]{0,60}?)["']?[ \t]*[:=][ \t]*["']?([^\n"']*)""", re.M
+)
 _ENTRY_LINE: Final = re.compile(r"""^[ \t]*(?:[-\[{]|["']?\w[\w.-]*["']?[ \t]*[:=]).*""", re.M)
 
 
@@ -46,12 +52,12 @@ _ENTRY_LINE: Final = re.compile(r"""^[ \t]*(?:[-\[{]|["']?\w[\w.-]*["']?[ \t]*[:
 class FrontMatter:
     """The front matter of a text: each value with its names, the outermost first.
 
-    ``left_out`` tells what the text has lost by it, and is empty if that is nothing.
+    ``note`` tells what the text has lost by it or kept of it, and is empty if that is nothing.
     """
 
     entries: Sequence[tuple[tuple[str, ...], str]] = ()
     opt_outs: Sequence[OptOut] = ()
-    left_out: str = ""
+    note: str = ""
     tool: str = ""
 
     def first(self, *names: str) -> str:
@@ -60,36 +66,53 @@ class FrontMatter:
         return next((text for _path, text in told if text), "")
 
 
+class _Pairs(list[tuple[str, Any]]):
+    """The members of an object, each as often as it is there."""
+
+
 def split(text: str) -> tuple[str, FrontMatter]:
     """Return the text without its front matter, and the front matter; line ends are LF."""
-    opening = _OPENING.match(text)
-    closing = opening and _CLOSING[opening["mark"]].search(text, opening.end())
-    if not opening or not closing:
+    head = find_head(text)
+    if head is None:
         return text, FrontMatter()
-    mark, start, end = opening["mark"], opening.end(), closing.start()
-    head, rest = text[start:end], text[closing.end() :]
-    if mark == "{":
-        start = opening.start("mark")
-        # YAML takes no tab for a blank.
-        head = text[start : closing.end()].replace("\t", " ")
+    closed, toml = head.rest is not None, head.language == "toml"
+    rest = text if head.rest is None else head.rest
     try:
-        if len(head) > _MOST_CHARACTERS:
-            raise ValueError(f"it is longer than {_MOST_CHARACTERS} characters")
-        root = _toml(head) if mark == "+++" else _yaml(head, text.count("\n", 0, start) + 1)
+        root, tool = _root(head)
         entries = list(_entries(root))
     except ValueError as error:
-        looks = _looks_named(head, toml=mark == "+++")
-        if not looks and not _names_rule(head):
+        looks = closed and _looks_named(head.body, toml=toml)
+        if not looks and not _names_rule(head.body):
             return text, FrontMatter()
         said = OptOut(_WHERE, "reserved", _WHERE, f"it cannot be read: {error}")
         left_out = "left out: front matter that cannot be read" if looks else ""
-        return rest if looks else text, FrontMatter(opt_outs=[said], left_out=left_out)
+        return rest if looks else text, FrontMatter(opt_outs=[said], note=left_out)
+    found = list(dict.fromkeys(_statements(entries)))
+    if not closed:
+        stays = f"{_WHERE} that no line closes is part of the text" if found else ""
+        return text, FrontMatter(opt_outs=found, note=stays)
     # A list between two breaks is text.
     names = sum(bool(each[0]) for each in _inside(root))
     left_out = f"left out: front matter with {counted(names, 'name')}" if names else ""
-    tool = "" if mark == "+++" else f"PyYAML {version('pyyaml')}"
-    found = list(dict.fromkeys(_statements(entries)))
     return rest if names else text, FrontMatter(entries if names else (), found, left_out, tool)
+
+
+def _root(head: TextHead) -> tuple[Any, str]:
+    """Return the outermost value of a head, and the library that read it. Raises ValueError."""
+    if len(head.body) > _MOST_CHARACTERS:
+        raise ValueError(f"it is longer than {_MOST_CHARACTERS} characters")
+    body = head.body
+    match head.language:
+        case "toml":
+            return _toml(body), ""
+        case "lines":
+            return _Pairs(_LINE.findall(body)), ""
+        case "json":
+            with contextlib.suppress(ValueError):
+                return load_json(body, object_pairs_hook=_Pairs), ""
+            # YAML is more lenient, but takes no tab for a blank.
+            body = body.replace("\t", " ")
+    return _yaml(body, head.line), f"PyYAML {version('pyyaml')}"
 
 
 def _yaml(head: str, first_line: int) -> Any:
@@ -139,7 +162,9 @@ def _entries(root: Any) -> Iterator[tuple[tuple[str, ...], str]]:
             if name in _NAME_OF_PAIR and isinstance(said := _inside(each), str)
         ]
         for title in called[:1]:
-            below += [((*names, _name(title)), each) for name, each in inside if name == "content"]
+            below += [
+                ((*names, plain_name(title)), each) for name, each in inside if name == "content"
+            ]
         left += reversed(below)
 
 
@@ -152,12 +177,14 @@ def _inside(value: Any) -> str | list[tuple[str, Any]]:
             found: list[tuple[str, Any]] = []
             for key, each in pairs:
                 if isinstance(key, yaml.ScalarNode):
-                    found.append((_name(key.value), each))
+                    found.append((plain_name(key.value), each))
                 else:
                     found += [("", key), ("", each)]
             return found
+        case _Pairs():
+            return [(plain_name(str(key)), each) for key, each in value]
         case dict():
-            return [(_name(key), each) for key, each in value.items()]
+            return [(plain_name(key), each) for key, each in value.items()]
         case list(items) | yaml.SequenceNode(value=items):
             return [("", each) for each in items]
     text = value.value if isinstance(value, yaml.ScalarNode) else str(value)
@@ -165,23 +192,19 @@ def _inside(value: Any) -> str | list[tuple[str, Any]]:
     return text.encode("utf-8", "replace").decode().strip()
 
 
-def _name(written: str) -> str:
-    """Return a name as meta elements write it: ``tdm_reservation``, ``tdmReservation``."""
-    plain = _HUMP.sub("-", written.strip()).lower()
-    return plain.replace("_", "-").encode("utf-8", "replace").decode()
-
-
 def _statements(entries: Sequence[tuple[tuple[str, ...], str]]) -> Iterator[OptOut]:
     for names, text in entries:
         if not names:
             continue
         *above, own = names
-        yield from named_statements(own, text, _WHERE)
+        # What a list of preferences holds is said once, below.
+        if not any(map(is_usage, above)):
+            yield from named_statements(own, text, _WHERE)
         if above:
             yield from named_statements(f"{above[-1]}:{own}", text, _WHERE)
         for name in above:
             # As a list of preferences: ``train-ai: n``. A name without a value is a value.
-            said = f"{own}={text}" if name == "content-usage" else text or own
+            said = f"{own}={text}" if is_usage(name) else text or own
             yield from named_statements(name, said, _WHERE)
 
 
@@ -198,6 +221,6 @@ def _looks_named(head: str, *, toml: bool) -> bool:
 
 def _names_rule(head: str) -> bool:
     """Return whether unreadable front matter has a name that rules have, or ``noai``."""
-    if any(is_rule(_name(found[1])) for found in _NAME.finditer(head)):
+    if any(is_rule(plain_name(found[1])) for found in _NAME.finditer(head)):
         return True
     return any(says_no_ai(found[0]) for found in _ENTRY_LINE.finditer(head))

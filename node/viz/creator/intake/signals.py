@@ -32,7 +32,11 @@ _USAGE: Final = re.compile(r"([a-z][a-z-]*)\s*=\s*(\?[01]|[a-z]+)", re.IGNORECAS
 # `robots` speaks to all programs, and `googlebot` and such to one: no program asks for us by name.
 _CRAWLER: Final = re.compile(r"robot|bot$|crawler|spider")
 _NO_AI: Final = re.compile(r"\bno-?(?:ai|train)\b", re.IGNORECASE)
-_NOT_SET: Final = frozenset({"", "0", "false", "no", "n", "off", "null", "~"})
+# A name alone is set: ``noai:``.
+_NOT_SET: Final = frozenset({"0", "false", "no", "n", "off", "null", "none", "~"})
+_SET: Final = frozenset({"1", "true", "yes", "y", "on", "?1", "allow", "allowed", "permitted"})
+_HUMP: Final = re.compile(r"(?<=[a-z])(?=[A-Z])")
+_BLANKS: Final = re.compile(r"[\s_]+")
 # What a prefix stands for, in XML (``xmlns``) and in the ``prefix`` of an EPUB or an RDFa page.
 _TDM_NAMESPACE: Final = re.compile(r"https?://www\.w3\.org/ns/tdmrep[/#]?", re.IGNORECASE)
 _XMLNS: Final = re.compile(
@@ -42,7 +46,12 @@ _XMLNS: Final = re.compile(
 _PREFIXES: Final = re.compile(r"([^\s:]+):\s+(\S+)")
 _RESERVATION: Final = "reservation"
 _TDM: Final = frozenset({f"tdm-{_RESERVATION}", f"tdm:{_RESERVATION}"})
-_USAGE_NAME: Final = "content-usage"
+# The names of a value like ``train-ai=n``: of the IETF's drafts, and of those before them.
+_USAGE_NAMES: Final = frozenset({"content-usage", "content-signal", "content-signals", "aipref"})
+# Names that say by themselves what the value is about.
+_TRAINING_NAME: Final = re.compile(
+    r"(?:train|training)[-:.](?:gen-?)?ai|(?:gen-?)?ai[-:.](?:train|training)"
+)
 # The dictionary of a PDF's metadata stream, and the stream, which is often compressed.
 _PDF_METADATA: Final = re.compile(rb"<<([^<>]{0,400}/Type\s*/Metadata[^<>]{0,400})>>\s*stream\r?\n")
 _METADATA_BYTES: Final = 1 << 20
@@ -78,14 +87,14 @@ def _tdm_names(root: Any) -> set[str]:
             continue
         for name, space in _PREFIXES.findall(element.get("prefix") or ""):
             if _TDM_NAMESPACE.fullmatch(space):
-                names.add(f"{name}:{_RESERVATION}".lower())
+                names.add(plain_name(f"{name}:{_RESERVATION}"))
         for name, space in element.nsmap.items():
             if name and space and _TDM_NAMESPACE.fullmatch(space):
-                names.add(f"{name}:{_RESERVATION}".lower())
+                names.add(plain_name(f"{name}:{_RESERVATION}"))
         # HTML's parser keeps these as plain attributes.
         for name, space in element.attrib.items():
             if name.lower().startswith("xmlns:") and _TDM_NAMESPACE.fullmatch(space.strip()):
-                names.add(f"{name[6:]}:{_RESERVATION}".lower())
+                names.add(plain_name(f"{name[6:]}:{_RESERVATION}"))
     return names
 
 
@@ -101,25 +110,43 @@ def _reserves(key: str, names: Set[str]) -> bool:
 def named_statements(key: str, value: str, where: str, tdm: Set[str] = _TDM) -> list[OptOut]:
     """Return what a name with a value says: of a meta element, of front matter, of a header.
 
-    ``key`` is in lower case; ``tdm`` are the names of TDMRep's ``reservation`` there.
+    ``key`` is a ``plain_name``; ``tdm`` are the names of TDMRep's ``reservation`` there. Of a name
+    that is about training alone, a value that nobody knows reserves.
     """
     if _reserves(key, tdm):
         return tdm_statements(value, where)
-    if key == _USAGE_NAME:
+    if key in _USAGE_NAMES:
         return usage_signals(value, "AI Preferences", where)
+    if _TRAINING_NAME.fullmatch(key) and value:
+        says: Says = "allowed" if value.lower() in _SET else "reserved"
+        return [OptOut("AI Preferences", says, where, f"{key}: {value}"[:80])]
     if _CRAWLER.search(key) and _NO_AI.search(value):
         return [OptOut("robots tag", "reserved", where, value[:80])]
     if _NO_AI.fullmatch(key) and value.lower() not in _NOT_SET:
-        return [OptOut("robots tag", "reserved", where, f"{key}: {value}"[:80])]
+        told = f"{key}: {value}" if value else key
+        return [OptOut("robots tag", "reserved", where, told[:80])]
     return []
 
 
+def plain_name(written: str) -> str:
+    """Return a name in lower case with hyphens: ``tdm_reservation``, ``tdmReservation``."""
+    plain = _BLANKS.sub("-", _HUMP.sub("-", written.strip())).lower()
+    # An escape may write half of a surrogate pair, which no file can hold.
+    return plain.encode("utf-8", "replace").decode()
+
+
+def is_usage(key: str) -> bool:
+    """Return whether the value of this name is a list of preferences: ``train-ai=n``."""
+    return key in _USAGE_NAMES
+
+
 def is_rule(key: str) -> bool:
-    """Return whether something of this name, in lower case, can only be about training.
+    """Return whether something of this ``plain_name`` can only be about training.
 
     A crawler's name can be a speaker's too.
     """
-    return key in ("tdm", _USAGE_NAME) or _reserves(key, _TDM) or bool(_NO_AI.fullmatch(key))
+    named = key == "tdm" or is_usage(key) or _reserves(key, _TDM)
+    return named or bool(_NO_AI.fullmatch(key) or _TRAINING_NAME.fullmatch(key))
 
 
 def says_no_ai(text: str) -> bool:
@@ -148,9 +175,9 @@ def html_signals(root: Any) -> list[OptOut]:
             found.append(OptOut("C2PA", "reserved", "link to a manifest", said))
         if name != "meta":
             continue
-        key = (
-            element.get("name") or element.get("property") or element.get("http-equiv") or ""
-        ).lower()
+        named = element.get("name") or element.get("property") or element.get("http-equiv") or ""
+        # A property may be several, with blanks between them.
+        key = named.lower() if element.get("property") == named else plain_name(named)
         value = (element.get("content") or element.text or "").strip()
         found += named_statements(key, value, "meta element", tdm)
     return found
@@ -195,7 +222,7 @@ def embedded_signals(raw: bytes) -> list[OptOut]:
     signatures are not checked: a reservation counts whoever wrote it.
     """
     found: list[OptOut] = []
-    for part in (raw, *_packed_metadata(raw)):
+    for part in (each for packed in (raw, *_packed_metadata(raw)) for each in _also_wide(packed)):
         is_xmp = b"<x:xmpmeta" in part or b"<?xpacket" in part
         for match in _xmp_reservation(part).finditer(part):
             found += tdm_statements(match[1].decode(), "XMP metadata")
@@ -244,6 +271,13 @@ def _xmp_reservation(part: bytes) -> re.Pattern[bytes]:
     return re.compile(
         before + rb"reservation(?:\s*=\s*[\"']\s*|(?:\s[^<>]{0,400})?>\s*)([\w.-]{1,20})"
     )
+
+
+def _also_wide(raw: bytes) -> Iterator[bytes]:
+    """Yield the bytes, and without their zeros if TDMRep's name is there in UTF-16."""
+    yield raw
+    if _RESERVATION.encode("utf-16-le")[:-1] in raw:
+        yield raw.replace(b"\0", b"")
 
 
 def _packed_metadata(raw: bytes) -> Iterator[bytes]:

@@ -206,7 +206,7 @@ def header_statements(headers: Mapping[str, str]) -> list[OptOut]:
     """Return what an answer's headers say about training; their names are in lower case."""
     return [
         said
-        for name in ("tdm-reservation", "content-usage", "x-robots-tag")
+        for name in ("tdm-reservation", "content-usage", "content-signal", "x-robots-tag")
         for said in named_statements(name, headers.get(name, ""), "header")
     ]
 

@@ -36,6 +36,7 @@ SAID: dict[str, tuple[str, list[tuple[str, str]]]] = {
     "a member in capitals": (yaml("seo:\n  noAI: True"), NO_AI),
     "a member about pictures": (yaml("noimageai: true\nrobots: noimageai"), []),
     "a member that is not set": (yaml("noai: false\nseo: {noai: 'no', noimageai:}"), []),
+    "a member that is nothing": (yaml("noai: null\nseo: {noai: ~}"), []),
     "a member of robots that is not set": (yaml("robots: {noai: false}"), []),
     "pairs as in meta elements": (yaml("meta:\n  - name: googlebot\n    content: noai"), NO_AI),
     "pairs in a line": (yaml("head: {meta: [{name: robots, content: [x, noai]}]}"), NO_AI),
@@ -105,6 +106,46 @@ SAID: dict[str, tuple[str, list[tuple[str, str]]]] = {
     "long names in TOML": (toml(".".join("a" * 5_000) + " = 1"), UNREAD),
 }
 
+# Heads in other forms, and other names: what each says.
+SAID |= {
+    "YAML that names itself": (f"---yaml\nrobots: noai\n---\n{BODY}", NO_AI),
+    "JSON that names itself": (f'---json\n{{"tdm-reservation": 1}}\n---\n{BODY}', TDM),
+    "JSON between its own lines": (f';;;\n{{"robots": "noai"}}\n;;;\n{BODY}', NO_AI),
+    "TOML that names itself": (f"--- toml\nnoai = true\n---\n{BODY}", NO_AI),
+    "JSON from the first line on": (f'{{"title": "Ada",\n"noai": true}}\n{BODY}', NO_AI),
+    "JSON in one line": (f'{{"tdm-reservation": 1}}\n\n{BODY}', TDM),
+    "JSON with a brace in a text": (f'{{"a": "}}\n", "noai": true}}\n{BODY}', NO_AI),
+    "JSON with an escaped quotation mark": (f'{{"a": "\\"}}", "noai": 1}}\n{BODY}', NO_AI),
+    "JSON with a slash escaped": (f'{{"a": "x\\/y", "noai": true}}\n{BODY}', NO_AI),
+    "JSON with a name twice": (
+        f'{{"tdm-reservation": 1, "tdm-reservation": 0}}\n{BODY}',
+        [("TDMRep", "allowed"), ("TDMRep", "reserved")],
+    ),
+    "JSON that nothing closes": (f'{{"noai": true,\n"a": 1\n\n{BODY}', UNREAD),
+    "a remark behind the last line": (f"---\nrobots: noai\n--- # end\n{BODY}", NO_AI),
+    "a remark behind the first line": (f"--- # page\nrobots: noai\n---\n{BODY}", NO_AI),
+    "indented": (f"   ---\n   robots: noai\n   seo:\n     a: b\n   ---\n{BODY}", NO_AI),
+    "below a comment": (f"<!-- made by hand\n-->\n\n---\nrobots: noai\n---\n{BODY}", NO_AI),
+    "below a comment in its line": (f"<!-- x --> <!-- y -->\n+++\nnoai = 1\n+++\n{BODY}", NO_AI),
+    "never closed": (f"---\ntitle: Ada\ntdm-reservation: 1\n\n{BODY}", TDM),
+    "never closed, after an empty line": (f"---\n\nnoai: true\n\n{BODY}", NO_AI),
+    "never closed, and no text below": (f"---\n{BODY}robots: noai", UNREAD),
+    "never closed, in TOML": (f"+++\nnoai = true\n\n{BODY}", NO_AI),
+    "never closed, with a break below": (f"---\nnoai: true\n\n{BODY}\n---\nMore.\n", UNREAD),
+    "lines": (f"Title: Ada\nTDM Reservation: 1\n\n{BODY}", TDM),
+    "lines with an equal sign": (f"title = Ada\ncontent-usage = train-ai=n\n\n{BODY}", USAGE),
+    "lines with the name's prefix": (f"tdm:reservation: 1\n\n{BODY}", TDM),
+    "a signal": (yaml("content-signal: search=yes, ai-train=no"), USAGE),
+    "preferences by their group's name": (yaml("aipref: train-ai=n"), USAGE),
+    "a preference below another name": (yaml("CC: {train-ai: n}"), USAGE),
+    "a preference alone": (yaml("ai_training: no"), USAGE),
+    "a preference below its subject": (yaml("ai: {training: false}"), USAGE),
+    "a preference that permits": (yaml("aiTraining: yes"), [("AI Preferences", "allowed")]),
+    "a preference that nobody knows": (yaml("ai-training: ask me"), USAGE),
+    "a name alone": (yaml("noai:"), NO_AI),
+    "a name with blanks": (yaml("tdm reservation: 1"), TDM),
+}
+
 # What has a break at its beginning and is text: each with words that have to stay.
 PROSE: dict[str, tuple[str, list[str]]] = {
     "a paragraph": ("---\nsome prose\n---", ["some prose"]),
@@ -143,6 +184,19 @@ PROSE: dict[str, tuple[str, list[str]]] = {
     "signs of plus": (f"+++\nThe boat came = late.\n+++\n{BODY}", ["boat", "Ada"]),
     "breaks further below": (f"{BODY}\n---\nrobots: noai\n---\n", ["Ada", "noai"]),
     "braces": (f"{{\nThe boat\n}}\n{BODY}", ["boat", "Ada"]),
+    "a quotation in braces": (
+        f'{{"The boat!"}} she said, and {{left}}.\n\n{BODY}',
+        ["boat", "Ada"],
+    ),
+    "an object in a sentence": (f'{{"a": 1}} is an object.\n\n{BODY}', ["is an object", "Ada"]),
+    "a name and speech": (f"Note: the robots came.\nHe: no AI.\n\n{BODY}", ["robots", "no AI"]),
+    "a play": (f"ADA: The robots?\n\nROBOT: No: AI.\n\n{BODY}", ["ADA", "ROBOT", "No: AI"]),
+    "a play below a break": (f"---\nADA: The robots?\n\nROBOT: No.\n\n{BODY}", ["ADA", "ROBOT"]),
+    "a head that nothing closes": (f"---\ntitle: The boat\n\n{BODY}", ["The boat", "Ada"]),
+    "a head of lines": (f"Title: The boat\nAuthor: Ada\n\n{BODY}", ["The boat", "Ada"]),
+    "an indented piece": (f"    ---\n    tdm-reservation: 1\n    ---\n\n{BODY}", ["tdm", "Ada"]),
+    "a rule of dashes": (f"----\nrobots: noon\n----\n{BODY}", ["noon", "Ada"]),
+    "a comment that nothing closes": (f"{BODY}\n<!-- ---\nrobots: noai\n---\n", ["Ada"]),
 }
 
 
@@ -198,3 +252,20 @@ def test_front_matter_that_cannot_be_read_names_its_line() -> None:
         "it cannot be read: it is not valid, line 3: a value with a colon needs quotes"
     )
     assert answer["notes"] == ["left out: front matter that cannot be read"]
+
+
+def test_a_head_that_stays_in_the_text_is_said_and_read_in_plain_text_too() -> None:
+    """Protects the author's text: without a line that ends it, nobody knows where a head ends."""
+    open_head = f"---\ntdm-reservation: 1\n\n{BODY}"
+    files = [
+        SourceFile("a.md", open_head.encode()),
+        SourceFile("a.mdown", yaml("noai: true").encode()),
+        SourceFile("a.txt", yaml("noai: true").replace("\n", "\r\n").encode()),
+        SourceFile("b.txt", f"Robots: we came.\nNote: in peace.\n\n{BODY}".encode()),
+    ]
+    read = list(parse(files))
+    said = [[(each["scheme"], each["says"]) for each in answer["opt_outs"]] for answer in read]
+    assert said == [TDM, NO_AI, NO_AI, []]
+    assert read[0]["notes"] == ["front matter that no line closes is part of the text"]
+    assert "tdm-reservation" in read[0]["text"] and read[1]["text"] == BODY
+    assert "noai: true" in read[2]["text"], "plain text is kept as it is"

@@ -106,6 +106,36 @@ GIVEN: dict[str, tuple[str, bytes, str, list[str]]] = {
         ["reserved"],
     ),
     "TDMRep in a PDF": ("a.pdf", metadata(XMP, packed=False), "TDMRep", ["reserved"]),
+    "TDMRep in a PDF, in UTF-16": (
+        "a.pdf",
+        metadata(XMP.decode().encode("utf-16"), packed=False),
+        "TDMRep",
+        ["reserved"],
+    ),
+    "TDMRep in a PDF, in UTF-16 of the other order, packed": (
+        "a.pdf",
+        metadata(XMP.decode().encode("utf-16-be"), packed=True),
+        "TDMRep",
+        ["reserved"],
+    ),
+    "a signal in a meta element": (
+        "a.html",
+        page('<meta name="Content-Signal" content="search=yes, ai-train=no">'),
+        "AI Preferences",
+        ["reserved"],
+    ),
+    "a name with blanks in a meta element": (
+        "a.html",
+        page('<meta name="TDM Reservation" content="1">'),
+        "TDMRep",
+        ["reserved"],
+    ),
+    "a meta element without a value": (
+        "a.html",
+        page('<meta name="noai">'),
+        "robots tag",
+        ["reserved"],
+    ),
     "TDMRep in a PDF, packed": ("a.pdf", metadata(XMP, packed=True), "TDMRep", ["reserved"]),
     "TDMRep in a PDF, under another prefix": (
         "a.pdf",
