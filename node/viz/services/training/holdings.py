@@ -76,7 +76,7 @@ class TrainingHoldings:
             item = HeldItem(RUN, record.training_id)
             if not record.ended:
                 left.add(LeftItem(item.kind, item.name, "the run has not ended yet"))
-            elif await asyncio.to_thread(self._is_held, record):
+            elif await asyncio.to_thread(self._is_held, record, ended.content_id):
                 items.add(item)
         if ended.own:
             for item in await asyncio.to_thread(lambda: set(self._files(used, ended.content_id))):
@@ -114,7 +114,11 @@ class TrainingHoldings:
         published = record.result.get("adapterId") in ended.adapters
         return published or (ended.own and ended.content_id in works_of(record))
 
-    def _is_held(self, record: TrainingRecord) -> bool:
+    def _is_held(self, record: TrainingRecord, content_id: ContentId) -> bool:
+        """Return whether a run has anything to destroy, or its record this work's salt. Blocks."""
+        salted = (work for work in _works(record) if "salt" in work)
+        if any(_content_id(work) == content_id for work in salted):
+            return True
         folder = self._directory / record.training_id
         kept = any(path.name != _STAYS for path in folder.iterdir()) if folder.is_dir() else False
         return kept or not record.result.get("destroyed") or _IN_LOG in record.result

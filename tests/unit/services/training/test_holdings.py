@@ -156,6 +156,15 @@ async def test_nothing_of_the_work_is_left_where_the_node_may_destroy(place: Pla
     assert works_of(record) == {ONE, TWO}, "what was trained is still known"
 
 
+async def test_the_salt_of_a_runs_second_work_goes_with_that_work(place: Place) -> None:
+    """The run counted as destroyed since the first withdrawal, and its record kept the salt."""
+    for work in (ONE, TWO):
+        ended = EndedUse(work, own=True, named_files=True)
+        assert HeldItem(RUN, "t1") in await place.destroyed(ended)
+    record = await place.ledger.training("t1")
+    assert record is not None and SALTED not in str(record) and works_of(record) == {ONE, TWO}
+
+
 async def test_files_elsewhere_stay_and_are_named(place: Place) -> None:
     """They may be a creator's originals: without the operator's word only the node's own goes."""
     await place.ledger.put_end(EndedAdapter(ADAPTER, END, DIGEST, place.cid))
