@@ -87,7 +87,9 @@ def _behind(request: web.Request) -> IpAddress | None:
     name = request.app[FORWARDED_HEADER]
     read, other = (_elements, X_FORWARDED_FOR) if name == FORWARDED else (_plain, FORWARDED)
     if name not in request.headers and other in request.headers:
-        _tell("uses another header than is read", "api.forwarded_header", other)
+        # It may also be the client's: to believe that would let each client choose its address.
+        setting = "api.forwarded_header, if the proxy adds to that header, and only then"
+        _tell("uses another header than is read", setting, other)
     return _nearest(peer, read(request.headers.getall(name, ())), trusted)
 
 
