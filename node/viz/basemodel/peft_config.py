@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from viz.domain.strict_json import load_json, once
+from viz.domain.strict_json import load_json
 from viz.errors import InvalidAdapterFile
 
 # These do not change the function: the tensors show the modules, the digest identifies the base,
@@ -41,7 +41,7 @@ def read_config(raw: bytes, name: str) -> dict[str, Any]:
     Raises InvalidAdapterFile that names the first unsupported member.
     """
     try:
-        config: Any = load_json(raw, object_pairs_hook=once)
+        config: Any = load_json(raw)
     except (ValueError, RecursionError) as error:
         raise InvalidAdapterFile(f"{name} cannot be read as JSON: {error}") from error
     if not isinstance(config, dict) or not config.keys() >= _READ:

@@ -364,7 +364,8 @@ def _end_ids(directory: Path, config: Mapping[str, Any]) -> tuple[int, ...]:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        loaded = load_json(path.read_bytes())
+        # As transformers and vLLM read it: the last of two members counts.
+        loaded = load_json(path.read_bytes(), last_counts=True)
     except (OSError, ValueError) as error:
         raise ModelUnavailable(f"{path} cannot be read as a model's configuration") from error
     if not isinstance(loaded, dict):

@@ -84,7 +84,7 @@ def write_text_part(directory: Path, target: Path) -> None:
 def _config(directory: Path) -> dict[str, Any] | None:
     """Return the configuration if the model has a vision part; None otherwise."""
     try:
-        told = load_json((directory / "config.json").read_bytes())
+        told = load_json((directory / "config.json").read_bytes(), last_counts=True)
     except (OSError, ValueError):
         return None  # ``shape_reader`` reports the fault
     if not isinstance(told, dict) or told.get("model_type") not in _TEXT_PARTS:

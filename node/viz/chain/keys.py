@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from viz.chain.key_file_reader import WrongPassword, open_key
 from viz.domain.eip712 import public_address
-from viz.domain.strict_json import load_json
+from viz.domain.strict_json import MemberTwice, load_json
 from viz.errors import InvalidKeyFile, InvalidRequest
 from viz.given_file import read_given
 from viz.private import create_private
@@ -75,6 +75,8 @@ def load_key(path: Path, password: str) -> bytes:
         content = load_json(read_given(path, _MAX_KEY_FILE_BYTES, InvalidKeyFile))
     except OSError as error:
         raise InvalidKeyFile(f"{path} cannot be read: {error.strerror}") from error
+    except MemberTwice as error:
+        raise InvalidKeyFile(f"{path} is not a key file: {error}") from error
     except ValueError as error:
         raise InvalidKeyFile(f"{path} is not a key file (JSON, version 3)") from error
     if not isinstance(content, dict) or content.get("version") != 3:

@@ -17,7 +17,7 @@ from viz.creator.intake.found import OptOut
 from viz.creator.languages import guess_language
 from viz.creator.likeness import content_code, text_of
 from viz.creator.personal_data import UNSEEN, personal_data
-from viz.domain.strict_json import load_json
+from viz.domain.strict_json import MemberTwice, load_json
 from viz.domain.work import Work
 from viz.errors import InvalidRequest, InvalidWork
 from viz.given_file import read_given
@@ -98,6 +98,8 @@ def _recorded(folder: Path, sha256: str) -> _Recorded:
             return _Recorded()
         found = tuple(OptOut(**each) for each in record["optOuts"])
         signed: Mapping[str, Any] | None = record["rights"]
+    except MemberTwice as error:
+        raise InvalidRequest(f"{path} is damaged ({error}): import the work again") from error
     except (ValueError, KeyError, TypeError) as error:
         raise InvalidRequest(f"{path} is damaged: import the work again") from error
     return _Recorded(found, rights.signer_of(signed, sha256) if signed else "")

@@ -19,7 +19,7 @@ from typing import Any, Final
 import rfc8785
 
 from viz.domain.eip712 import is_signed_by, keccak, public_address, sign
-from viz.domain.strict_json import load_json
+from viz.domain.strict_json import MemberTwice, load_json
 from viz.domain.units import BPS, Address, ContentId, Hash32, hex_of, parse_address, parse_hash
 from viz.errors import InvalidRequest, InvalidSignature, VizError
 
@@ -155,6 +155,8 @@ def open_manifest(envelope: bytes, *, expected_hash: Hash32 | None = None) -> Ma
         if outer["payloadType"] != PAYLOAD_TYPE or len(outer["signatures"]) != 1:
             raise InvalidRequest("the envelope is not an in-toto statement signed once")
         manifest = _manifest(load_json(payload, max_values=MAX_MANIFEST_VALUES), trainer)
+    except MemberTwice as error:
+        raise InvalidRequest(f"this is not a manifest of an adapter: {error}") from error
     except (ValueError, KeyError, TypeError, IndexError, binascii.Error) as error:
         raise InvalidRequest("this is not a manifest of an adapter") from error
     if not is_signed_by(_digest(payload), signature, trainer):

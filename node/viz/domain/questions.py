@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import rfc8785
 
-from viz.domain.strict_json import load_json
+from viz.domain.strict_json import MemberTwice, load_json
 from viz.domain.units import Hash32
 from viz.errors import InvalidWork
 
@@ -41,6 +41,8 @@ def parse_questions(raw: bytes) -> tuple[Question, ...]:
             Question(str(item["id"]), str(item["question"]), tuple(map(str, item["accepted"])))
             for item in found["questions"]
         )
+    except MemberTwice as error:
+        raise InvalidWork(f"questions.json: {error}: keep one of them") from error
     except (ValueError, KeyError, TypeError) as error:
         raise InvalidWork(
             'questions.json must hold "questions", each with "id", "question" and "accepted"'

@@ -1,6 +1,7 @@
 """Parse JSON from strangers, with bounds on its nesting and its number of values.
 
-Also refuses an object that has a member twice (``once``). Why bounds: the parser recurses in C, and
+Also refuses an object that has a member twice: one reader takes its first value, another its last,
+so evidence with such an object says two things. Why bounds: the parser recurses in C, and
 a library may have raised the interpreter's recursion limit above what the stack allows; a few
 hundred kilobytes of brackets would then end the process instead of raising an error. The parser
 also holds the interpreter's lock: two megabytes of small values stop everything else for a quarter
@@ -32,11 +33,13 @@ class MemberTwice(ValueError):
 
 def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Return the object of ``pairs`` (an ``object_pairs_hook``); raise MemberTwice."""
-    found: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in found:
-            raise MemberTwice(f"the member {name[:40]!r} is there twice")
-        found[name] = value
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        seen: set[str] = set()
+        for name, _ in pairs:
+            if name in seen:
+                raise MemberTwice(f"the member {name[:40]!r} is there twice")
+            seen.add(name)
     return found
 
 
@@ -44,11 +47,19 @@ class TooMuchJson(ValueError):
     """JSON beyond a bound; the text says which."""
 
 
-def load_json(raw: bytes | str, *, max_values: int | None = MAX_VALUES, **options: Any) -> Any:
+def load_json(
+    raw: bytes | str,
+    *,
+    max_values: int | None = MAX_VALUES,
+    last_counts: bool = False,
+    **options: Any,
+) -> Any:
     """Return the value in ``raw``, as ``json.loads`` does with ``options``; bytes are UTF-8.
 
-    Raises ValueError if it is not JSON in UTF-8, and TooMuchJson for nesting beyond MAX_DEPTH, more
-    than ``max_values`` values (None: no bound), or a whole number with more than MAX_DIGITS.
+    ``last_counts``: of a member that is there twice the last one counts, for what is no evidence,
+    or must be read as others read it. Raises ValueError if it is not JSON in UTF-8, MemberTwice
+    unless ``last_counts``, and TooMuchJson for nesting beyond MAX_DEPTH, more than ``max_values``
+    values (None: no bound), or a whole number with more than MAX_DIGITS.
     """
     if isinstance(raw, str):
         text, data = raw, raw.encode("utf-8", "surrogatepass")
@@ -56,10 +67,20 @@ def load_json(raw: bytes | str, *, max_values: int | None = MAX_VALUES, **option
         data = raw.removeprefix(codecs.BOM_UTF8)  # some editors write it; RFC 8259 allows this
         text = data.decode("utf-8")
     _check_shape(data, max_values)
+    if not last_counts:
+        options = _with_each_member_once(options)
     try:
         return json.loads(text, **{"parse_int": _whole, **options})
     except RecursionError:
         raise TooMuchJson("nested deeper than the interpreter's stack") from None
+
+
+def _with_each_member_once(options: dict[str, Any]) -> dict[str, Any]:
+    """Return ``json.loads``'s options with ``once``; a caller's own ``object_pairs_hook`` stays."""
+    hook = options.get("object_hook")
+    if hook is None:
+        return {"object_pairs_hook": once, **options}
+    return {"object_pairs_hook": lambda pairs: hook(once(pairs)), **options}
 
 
 def _check_shape(data: bytes, max_values: int | None) -> None:

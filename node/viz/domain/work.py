@@ -34,7 +34,7 @@ from eth_utils.crypto import keccak
 
 from viz.domain.file_kind import not_utf8, what_it_is
 from viz.domain.license import work_commitment
-from viz.domain.strict_json import MemberTwice, load_json, once
+from viz.domain.strict_json import MemberTwice, load_json
 from viz.domain.units import Address, Hash32
 from viz.errors import CommitmentMismatch, InvalidWork
 
@@ -244,7 +244,7 @@ def _messages(line: str, number: int) -> tuple[Message, ...]:
         return InvalidWork(f"line {number}: {why}")
 
     try:
-        entry: Any = load_json(line, object_pairs_hook=once)
+        entry: Any = load_json(line)
     except MemberTwice as error:
         raise refuse(f"{error}: keep one of them") from error
     except (ValueError, RecursionError) as error:

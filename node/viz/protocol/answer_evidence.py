@@ -76,7 +76,7 @@ class AnswerEvidence:
         try:
             value: Any = load_json(raw)
         except ValueError as error:
-            raise InvalidRequest(f"the record of the answer is not JSON: {error}") from error
+            raise InvalidRequest(f"{_WHERE} cannot be read as JSON: {error}") from error
         reader = Reader(value, _WHERE)
         if reader.text("format") != FORMAT:
             raise InvalidRequest(f'the record\'s format is not "{FORMAT}"')

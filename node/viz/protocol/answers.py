@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from viz.domain.strict_json import MAX_VALUES, load_json
+from viz.domain.strict_json import MAX_VALUES, MemberTwice, load_json
 from viz.errors import InputError, NodeRefused, VizError
 from viz.protocol.problems import error_of, page_of_another
 
@@ -37,13 +37,16 @@ def value_of(
 ) -> Any:
     """Return the JSON value of a successful answer.
 
-    Raises NodeUnreachable for a page of a server in front of the node, and for a status outside
-    200 to 299 what ``error_of`` returns.
+    Raises NodeUnreachable for a page of a server in front of the node, NodeRefused for a
+    successful answer with a member twice, and for another status what ``error_of`` returns.
     """
     try:
         value = load_json(
             raw, max_values=max_values, object_hook=object_hook, parse_constant=_refuse
         )
+    except MemberTwice as error:
+        odd = no_answer(str(error)) if 200 <= status < 300 else page_of_another(status)
+        raise odd from error
     except ValueError as error:
         raise page_of_another(status) from error
     if not 200 <= status < 300:

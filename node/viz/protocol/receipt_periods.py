@@ -67,7 +67,7 @@ def receipts_of_blob(raw: bytes) -> tuple[PublishedReceipt, ...]:
     try:
         value: Json = load_json(raw, max_values=_MAX_MARKS)
     except ValueError as error:
-        raise InvalidRequest(f"the period's blob is not JSON: {error}") from error
+        raise InvalidRequest(f"the period's blob cannot be read as JSON: {error}") from error
     reader = Reader(value, "the period's blob")
     if reader.text("format") != FORMAT:
         raise InvalidRequest("the period's blob has a format that this version does not know")

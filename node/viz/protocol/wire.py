@@ -58,11 +58,16 @@ def license_hash_of(text: Mapping[str, Any]) -> Hash32:
 def parse_json(
     raw: bytes | str, *, max_bytes: int = MAX_JSON_BYTES, max_values: int = MAX_VALUES
 ) -> Json:
-    """Return the object in ``raw``; raise InvalidRequest if it is no object, or is too large."""
+    """Return the object in ``raw``; raise InvalidRequest if it is no object, or is too large.
+
+    Of a member that is there twice the last one counts, as for other servers of OpenAI's clients.
+    """
     if len(raw) > max_bytes:
         raise InvalidRequest(f"the message has {len(raw)} bytes; at most {max_bytes} are read")
     try:
-        value = load_json(raw, max_values=max_values, parse_constant=_refuse_constant)
+        value = load_json(
+            raw, max_values=max_values, last_counts=True, parse_constant=_refuse_constant
+        )
     except TooMuchJson as error:
         raise InvalidRequest(f"the message is beyond a bound: {error}") from error
     except (ValueError, RecursionError) as error:

@@ -36,6 +36,7 @@ ANSWERS = {
     "null": (200, b"null", REFUSED),
     "a list": (200, b'[{"owner": 1}]', REFUSED),
     "a number": (200, b"1e999", REFUSED),
+    "a member twice": (200, b'{"node": "0x", "node": "0x"}', REFUSED),
     "another program": (200, b'{"status": "ok", "owner": null}', REFUSED),
 }
 HERE = ["--data-dir", "{home}"]

@@ -9,7 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from viz.domain.strict_json import MAX_DEPTH, MAX_DIGITS, MAX_VALUES, TooMuchJson, load_json
+from viz.domain.strict_json import (
+    MAX_DEPTH,
+    MAX_DIGITS,
+    MAX_VALUES,
+    MemberTwice,
+    TooMuchJson,
+    load_json,
+)
 from viz.errors import InvalidRequest
 from viz.protocol.wire import parse_json
 
@@ -113,3 +120,31 @@ def test_where_the_stack_ends_within_the_parser_it_is_a_refusal(
             load_json("[" * 5_000 + "]" * 5_000)
     finally:
         sys.setrecursionlimit(before)
+
+
+@pytest.mark.parametrize(
+    "raw", ['{"a": 1, "a": 2}', '{"a": 1, "a": 1}', '[{"b": [{"a": 1, "\\u0061": 2}]}]']
+)
+def test_a_member_twice_is_refused_unless_the_last_one_counts(raw: str) -> None:
+    """Protects evidence: another program may take the first value, and show another thing."""
+    with pytest.raises(MemberTwice, match="the member 'a' is there twice"):
+        load_json(raw)
+    with pytest.raises(MemberTwice):
+        load_json(raw, object_hook=Members)
+    assert load_json(raw, last_counts=True) == json.loads(raw)
+    assert load_json(raw, object_pairs_hook=list) == json.loads(raw, object_pairs_hook=list)
+
+
+class Members(dict[str, object]):
+    """An object as a caller's hook makes it."""
+
+
+def test_a_callers_hook_makes_each_object() -> None:
+    for last_counts in (False, True):
+        found = load_json('{"a": {"b": 1}}', object_hook=Members, last_counts=last_counts)
+        assert type(found) is Members and type(found["a"]) is Members and found["a"] == {"b": 1}
+
+
+def test_a_request_of_a_stranger_is_read_as_other_servers_read_it() -> None:
+    """Clients of OpenAI's API are served what every other server would serve them."""
+    assert parse_json('{"n": 1, "n": 2}') == {"n": 2}

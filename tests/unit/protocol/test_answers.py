@@ -59,3 +59,12 @@ def test_a_member_that_an_answer_lacks_is_the_nodes_fault() -> None:
 def test_an_answer_without_end_is_told_apart_too(status: int, kind: type[VizError]) -> None:
     """A server in front may send a long page of its own."""
     assert type(too_long(status, 1 << 20)) is kind
+
+
+def test_an_answer_that_says_a_thing_twice_is_no_answer() -> None:
+    """Another program may take the first value; an error page of a server in front stays one."""
+    raw = b'{"amount": "1", "amount": "2"}'
+    with pytest.raises(NodeRefused, match="the member 'amount' is there twice"):
+        value_of(raw, 200, object_hook=AnswerObject)
+    with pytest.raises(NodeUnreachable):
+        value_of(raw, 502)

@@ -191,7 +191,7 @@ def _read_receipts(path: Path, unknown: list[str]) -> Sequence[PublicReceipt]:
         try:
             value = load_json(raw, max_values=MAX_FILE_BYTES)
         except ValueError as error:
-            raise InvalidRequest(f"it is not JSON: {error}") from error
+            raise InvalidRequest(f"it cannot be read as JSON: {error}") from error
         read = receipts_from_json(value, MAX_FILE_RECEIPTS)
     names = set(value) - {"receipts"}
     for item, each in zip(value["receipts"], read, strict=True):

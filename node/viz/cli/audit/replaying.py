@@ -170,7 +170,8 @@ def _asked(record: AnswerEvidence) -> TextRequest | str:
     from viz.protocol.payment import CHAT_PATH
 
     try:
-        body = load_json(record.body)
+        # As the node reads it: of a member that is there twice the last one counts.
+        body = load_json(record.body, last_counts=True)
         if not isinstance(body, dict):
             return "its body is not a JSON object"
         read = read_chat if record.path == CHAT_PATH else read_completion

@@ -235,13 +235,18 @@ def statement(
 
 
 def _read_statements(path: Path) -> list[Any]:
-    from viz.domain.strict_json import load_json
+    from viz.domain.strict_json import MemberTwice, load_json
 
     raw = read_given(path, _MAX_STATEMENT_BYTES)
     try:
         whole = load_json(raw, max_values=_MAX_STATEMENT_VALUES)
         said = whole["statements"]
         assert isinstance(said, list) and said and set(whole) == {"statements"}
+    except MemberTwice as error:
+        raise InvalidRequest(
+            f"{path} cannot be read as a statement: {error}, so that two readers may take "
+            "different values. Give what `viz content statement --json` printed"
+        ) from error
     except (ValueError, KeyError, TypeError, AssertionError) as error:
         raise InvalidRequest(
             f"{path} is not a statement: give what `viz content statement --json` printed"

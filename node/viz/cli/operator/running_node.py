@@ -33,7 +33,7 @@ from viz.cli.noticed import notices_rows
 from viz.cli.operator.answers import require_operators_form, require_progress
 from viz.cli.operator.training_progress import stands
 from viz.domain.display import moment, percent
-from viz.domain.strict_json import load_json
+from viz.domain.strict_json import MemberTwice, load_json
 from viz.domain.units import BPS, UINT32_MAX, UINT64_MAX, parse_units
 from viz.errors import ConfigError, InvalidRequest
 from viz.given_file import read_secret
@@ -111,6 +111,8 @@ class OperatorClient:
         async for event in events(self._node, BASE + path, token=self._token, silence_s=_LONG_S):
             try:
                 value = load_json(event.data, object_hook=AnswerObject)
+            except MemberTwice as error:
+                raise no_answer(f"in an event of it {error}") from error
             except ValueError as error:
                 raise no_answer("an event of it is not JSON") from error
             require_progress(value)

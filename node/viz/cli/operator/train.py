@@ -23,7 +23,7 @@ from viz.cli.operator.running_node import (
 )
 from viz.cli.operator.training import follow, say_card
 from viz.cli.operator.works_notices import say_notices
-from viz.domain.strict_json import load_json
+from viz.domain.strict_json import MemberTwice, load_json
 from viz.errors import InvalidRequest
 from viz.protocol.problems import error_of
 
@@ -154,6 +154,8 @@ def _setting(text: str) -> tuple[str, Any]:
         raise InvalidRequest(f"{text!r} is not a setting: write it as NAME=VALUE")
     try:
         return name, load_json(value)
+    except MemberTwice as error:
+        raise InvalidRequest(f"{text[:80]!r} is not a setting: {error}") from error
     except ValueError:
         return name, value
 

@@ -81,7 +81,7 @@ def _records(text: str) -> Iterator[tuple[int, Any]]:
     """Yield the records of JSON Lines, or of one JSON list, with their numbers, from 1."""
     if text.lstrip()[:1] == "[":
         try:
-            whole = load_json(text, max_values=None)
+            whole = load_json(text, max_values=None, last_counts=True)
         except (ValueError, RecursionError) as error:
             raise InvalidWork(
                 f"the file begins like a JSON list, but is not one: {error}"
@@ -92,7 +92,7 @@ def _records(text: str) -> Iterator[tuple[int, Any]]:
         if not line.strip():
             continue
         try:
-            yield number, load_json(line)
+            yield number, load_json(line, last_counts=True)
         except (ValueError, RecursionError):
             yield number, _Unfit("is not JSON on a line of its own")
 

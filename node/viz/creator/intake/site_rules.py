@@ -20,7 +20,7 @@ from viz.creator.intake.rsl_rules import RSL_TYPE
 from viz.creator.intake.sandbox import INSTALL
 from viz.creator.intake.signals import named_statements, usage_signals
 from viz.creator.intake.site_paths import path_pattern, place_of
-from viz.domain.strict_json import load_json, once
+from viz.domain.strict_json import load_json
 from viz.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ class TdmRules:
     def parse(cls, body: bytes) -> TdmRules:
         """Return the rules in a file; a file that cannot be read reserves everything."""
         try:
-            listed = load_json(body[:_READ], object_pairs_hook=once)
+            listed = load_json(body[:_READ])
             if not isinstance(listed, list):
                 return cls(readable=False)
             rules = [

@@ -206,7 +206,7 @@ class ModelServer:
     def _arrived(self, data: str, asked: SegmentRequest, left: int) -> Arrived | None:
         """Return an event's tokens, None if it has none. Raises ServerGone, ServerRefused."""
         try:
-            told = load_json(data, max_values=None)
+            told = load_json(data, max_values=None, last_counts=True)
             if "error" in told:
                 raise _fault(int(told["error"].get("code") or 500), str(told["error"]))
             if not told["choices"]:
@@ -260,7 +260,7 @@ class ModelServer:
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise ServerGone(_words(error)) from error
         try:
-            return load_json(text, max_values=None)
+            return load_json(text, max_values=None, last_counts=True)
         except (ValueError, RecursionError):
             return text
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from viz.domain.display import visible
-from viz.domain.strict_json import load_json, once
+from viz.domain.strict_json import load_json
 from viz.errors import InvalidLicense
 from viz.protocol.license_document.contradictions import require_consistent
 from viz.protocol.license_document.model import FORMAT, MAX_LICENSE_BYTES, LicenseDocument
@@ -59,9 +59,7 @@ def license_from_json(raw: bytes) -> LicenseDocument:
     """Return the document in JSON, canonical or not; raise InvalidLicense naming the field."""
     _require_small(raw)
     try:
-        values = load_json(
-            raw, max_values=_MAX_VALUES, object_pairs_hook=once, parse_constant=_refuse_constant
-        )
+        values = load_json(raw, max_values=_MAX_VALUES, parse_constant=_refuse_constant)
     except ValueError as error:
         raise InvalidLicense(f"the license is not valid JSON: {error}") from error
     return license_from_values(values)
