@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from tests.fakes.chain import DEPLOYMENT, address_of
 
-from viz.cli.creator.certificates import require_of, say_certificate
+from viz.cli.creator.certificates import (
+    APART_S,
+    WithdrawalOnChain,
+    require_of,
+    say_certificate,
+)
 from viz.domain.destruction import LISTING, HeldItem
 from viz.domain.eip712 import public_address, settlement_domain
 from viz.domain.units import ContentId
@@ -16,17 +23,20 @@ KEY = b"\x11" * 32
 WHERE = settlement_domain(DEPLOYMENT.chain_id, DEPLOYMENT.settlement)
 CUSTODY = (HeldItem("key of the sealed work", "bafy"), HeldItem("place in custody", "3"))
 WEIGHTS = HeldItem("weights", "fae0")
+DUE_S, TIME_S = 1_800_600_000, 1_800_700_000
 
 
-def certificate(withdrawn_at_s: int, *destroyed: HeldItem) -> DestructionCertificate:
+def certificate(
+    withdrawn_at_s: int, *destroyed: HeldItem, due_at_s: int = DUE_S, time_s: int = TIME_S
+) -> DestructionCertificate:
     return certify(
         KEY,
         WHERE,
         public_address(KEY),
         ContentId(3),
         withdrawn_at_s=withdrawn_at_s,
-        due_at_s=1_800_600_000,
-        time_s=1_800_700_000,
+        due_at_s=due_at_s,
+        time_s=time_s,
         destroyed=destroyed,
         left=(),
     )
@@ -88,11 +98,64 @@ def test_the_chain_s_date_of_the_withdrawal_is_compared(
 ) -> None:
     """An owner may end a custody first, and withdraw the work later: that has no date."""
     made = certificate(said, destroyed)
+    chain = None if on_chain is None else WithdrawalOnChain(on_chain, TIME_S)
     if agrees:
-        require_of(made, public_address(KEY), on_chain)
+        require_of(made, public_address(KEY), chain)
         return
     with pytest.raises(NodeNotTrusted, match="and the chain says"):
-        require_of(made, public_address(KEY), on_chain)
+        require_of(made, public_address(KEY), chain)
+
+
+@pytest.mark.parametrize(
+    ("withdrawn_s", "due_s", "time_s", "destroyed", "why"),
+    [
+        (5, DUE_S, TIME_S, (), "names nothing that was destroyed"),
+        (0, DUE_S, 0, CUSTODY, "its time is 0"),
+        (5, 0, TIME_S, (WEIGHTS,), "its dueAt is 0"),
+        (TIME_S, 1, TIME_S - APART_S - 1, (WEIGHTS,), "before it was withdrawn"),
+        (5, TIME_S, TIME_S - APART_S - 1, (WEIGHTS,), "before its use ended"),
+        (5, 2**64 - 1, TIME_S, (WEIGHTS,), "before its use ended"),
+    ],
+)
+def test_a_certificate_with_impossible_dates_is_refused(
+    withdrawn_s: int, due_s: int, time_s: int, destroyed: tuple[HeldItem, ...], why: str
+) -> None:
+    """Protects the owner: the node's signature is right, and what it says cannot have happened."""
+    made = certificate(withdrawn_s, *destroyed, due_at_s=due_s, time_s=time_s)
+    with pytest.raises(NodeNotTrusted, match=f"work 3 cannot be true: .*{why}"):
+        require_of(made, public_address(KEY), None)
+
+
+@pytest.mark.parametrize(
+    ("withdrawn_s", "due_s", "time_s", "destroyed"),
+    [
+        pytest.param(0, TIME_S, TIME_S, CUSTODY, id="a custody that its owner ended"),
+        pytest.param(TIME_S, TIME_S, TIME_S, CUSTODY, id="a custody, as the work was withdrawn"),
+        pytest.param(
+            TIME_S + 20, TIME_S, TIME_S, CUSTODY, id="an endpoint that is some blocks behind"
+        ),
+        pytest.param(
+            DUE_S, DUE_S - 86_400 * 365, TIME_S, (WEIGHTS,),
+            id="weights of an adapter that its trainer retired a year before the withdrawal",
+        ),
+        pytest.param(DUE_S, DUE_S + 3_600, TIME_S, (HeldItem(LISTING, "3"),), id="a listing"),
+    ],
+)  # fmt: skip
+def test_what_an_honest_node_certifies_is_taken(
+    withdrawn_s: int, due_s: int, time_s: int, destroyed: tuple[HeldItem, ...]
+) -> None:
+    """Protects the node: each is what some way to a destruction gives."""
+    made = certificate(withdrawn_s, *destroyed, due_at_s=due_s, time_s=time_s)
+    require_of(made, public_address(KEY), None)
+    require_of(made, public_address(KEY), WithdrawalOnChain(withdrawn_s, TIME_S))
+
+
+def test_what_has_not_happened_is_not_certified() -> None:
+    """The chain's newest time bounds it; endpoints of one chain are some blocks apart."""
+    made, chain = certificate(5, WEIGHTS), WithdrawalOnChain(5, TIME_S - APART_S)
+    require_of(made, public_address(KEY), chain)
+    with pytest.raises(NodeNotTrusted, match="certifies what has not happened"):
+        require_of(made, public_address(KEY), replace(chain, newest_s=chain.newest_s - 1))
 
 
 def test_a_listing_s_end_is_no_end_of_use(capsys: pytest.CaptureFixture[str]) -> None:
