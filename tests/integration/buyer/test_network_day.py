@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 
 import pytest
 from tests.integration.api.harness import ADAPTER
@@ -46,3 +47,22 @@ async def test_a_beginning_that_was_paid_counts_if_the_caller_leaves(
                     pass
         (client,) = buyer._pool.clients
         assert day_units(network) == client.channel.unused_units(ADAPTER) > 0
+
+
+async def test_a_killed_process_holds_what_it_signed_and_then_its_bill(network: Network) -> None:
+    """Its folder is copied in mid-answer, as a kill leaves it; the node bills the answer later."""
+    copy = network.folder / "copy"
+    async with network.buyer() as buyer, buyer.ask(chat(max_tokens=400)) as answer:
+        async for _ in answer:
+            if len(answer.text) >= 40:
+                shutil.copytree(network.folder / "buyer", copy)
+                break
+    (before,) = NetworkFile(copy).read().held.values()
+    async with network.buyer(home=copy) as again:
+        (part,) = (await read(again, chat(seed=2))).parts
+        (client,) = again._pool.clients
+        record = NetworkFile(copy).read()
+        assert not record.held and client.channel.seq == 2
+        billed = client.channel.billed_units(ADAPTER)
+        assert record.days[day_of(network.chain.clock.now)] == billed > part.units
+        assert billed - part.units < before[1]

@@ -60,7 +60,7 @@ class AnswerAdmission:
     """The admission of one request; ``open_request``, ``payer``, ``counter`` exist once it began.
 
     ``asked``: the request, which names the model by its id as soon as the offer is known.
-    ``kept``: whether the open request is on disk.
+    ``kept``: whether the open request is on disk. ``held``: what the day's budget holds for it.
     """
 
     open_request: OpenRequest
@@ -73,6 +73,7 @@ class AnswerAdmission:
         self.sent = False
         self.refused = False
         self.kept = False
+        self.held = ""
         # What the request may cost at most, as its record on disk says.
         self._kept_units: Units = -1
         self._kept_price: Price | None = None
@@ -100,6 +101,7 @@ class AnswerAdmission:
         self.open_request = stack.enter_context(
             context.voucher_signer.open_request(self._offer.adapter_id, self.asked.body)
         )
+        self.open_request.held = self.held
         # In a thread: counting a long prompt takes time, and other answers must not wait for it.
         tokens = await asyncio.to_thread(self.counter.prompt_tokens, self.asked)
         self.payer = StreamPayer(

@@ -117,6 +117,10 @@ class PaidAnswer:
             self.cost_units or 0 if known else self._undelivered.takeable_units(self._open_request)
         )
 
+    def held_as(self, name: str) -> None:
+        """Note what the buyer's day holds for the answer, before it begins."""
+        self._admission.held = name
+
     def note_counted(self, units: Units) -> None:
         """Note what the buyer's day counts for the answer, so that it adds what a bill is above."""
         if self._admission.sent and self.cost_units is None:

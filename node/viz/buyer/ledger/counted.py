@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import structlog
 
+from viz.buyer.ledger.held import count_killed
 from viz.buyer.ledger.ledger import BuyerLedger
 from viz.buyer.ledger.network_record import NetworkFile
 from viz.buyer.ledger.open_request import OpenRequest
@@ -49,7 +50,9 @@ def count_up(ledger: BuyerLedger, open_request: OpenRequest, units: Units) -> No
 
 
 def count_bill(ledger: BuyerLedger, open_request: OpenRequest) -> None:
-    """Add what the bill of an answer is above what the day has counted for it."""
+    """Add what the bill of an answer is above what the day has counted or holds for it."""
+    if open_request.unknown and open_request.held:
+        count_killed(ledger.home, open_request)
     try:
         count_up(ledger, open_request, open_request.billed_units)
     except StoreError as error:

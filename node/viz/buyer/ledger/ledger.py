@@ -39,9 +39,11 @@ from viz.buyer.ledger.format import (
     signing_line,
     snapshot_line,
 )
+from viz.buyer.ledger.held import shrink_held
 from viz.buyer.ledger.node_standing import NodeStanding
+from viz.buyer.ledger.on_disk import standing_on_disk
 from viz.buyer.ledger.open_request import OpenRequest
-from viz.buyer.ledger.request_journal import RequestJournal
+from viz.buyer.ledger.request_journal import ASKED, RequestJournal
 from viz.chain.keys import create_key_file, load_key
 from viz.domain.buyer_channel import BuyerChannel, ReceiptLink, hear, observe
 from viz.domain.eip712 import public_address
@@ -58,7 +60,6 @@ MAX_RECORD_BYTES: Final = 4 * 1024 * 1024
 # double that wait. With a lower cost the wallet's password is cheaper to guess too, because most
 # people use one password for both files. Files with 2^16 still open: each file names its own cost.
 _SCRYPT_N: Final = 2**17
-_ASKED: Final = "asked"
 
 
 class BuyerLedger:
@@ -72,7 +73,7 @@ class BuyerLedger:
         self._session_key = session_key
         self._lines = 0
         self._good_bytes: int | None = None
-        self._asked = RequestJournal(directory / _ASKED)
+        self._asked = RequestJournal(directory / ASKED)
         self._billed: set[str] = set()
         self.channel = channel
         self.standing = NodeStanding()
@@ -135,6 +136,7 @@ class BuyerLedger:
             blank = BuyerChannel(signer=public_address(key), node=node)
             ledger = cls(directory, blank, key, lock)
             ledger._load()
+            shrink_held(home, ledger.channel, ledger.standing, ledger.unbilled)
         except BaseException:
             lock.release()
             raise
@@ -202,7 +204,7 @@ class BuyerLedger:
         try:
             self._asked.keep(open_request)
         except OSError as error:
-            raise _unwritable(self._directory / _ASKED, error) from error
+            raise _unwritable(self._directory / ASKED, error) from error
 
     def drop_request(self, open_request: OpenRequest) -> None:
         """Forget a request that can no longer be billed."""
@@ -287,13 +289,7 @@ class BuyerLedger:
             sync_to_disk(self._directory / LEDGER_FILE)
         self.unbilled = self._asked.load(self._billed)
         self._billed.clear()
-        path = self._directory / STANDING_FILE
-        try:
-            self.standing = NodeStanding.from_json(parse_json(path.read_bytes()))
-        except FileNotFoundError:
-            self.standing = NodeStanding.before_it_was_kept(self.channel)
-        except (OSError, InvalidRequest) as error:
-            raise BooksMismatch(f"{path} cannot be read: restore it") from error
+        self.standing = standing_on_disk(self._directory, self.channel)
         if not whole or self._lines > COMPACT_AFTER_LINES:
             self._compact()
 

@@ -50,7 +50,7 @@ class OpenRequest:
     forgiven the node since it ended, so what did not arrive of it is held against nobody.
     ``capped``: the buyer's own cap ended it, and a node that delivers on credit may be beyond it.
     ``counted_units``: what the buyer's day has counted for it, None before it ended without a bill
-    (``viz.buyer.ledger.counted``).
+    (``viz.buyer.ledger.counted``). ``held``: the name under which the day's budget holds it.
 
     While the buyer waits for text, ``waits_since_s`` is when this wait began; else it is 0.
     ``provoked``: the buyer ended it over what the node demanded or refused, so nothing is excused.
@@ -90,6 +90,7 @@ class OpenRequest:
     cut: bool = False
     price: Price | None = None
     counted_units: Units | None = None
+    held: str = ""
 
     @property
     def broke(self) -> bool:

@@ -22,6 +22,7 @@ from viz.errors import BooksMismatch, InvalidRequest
 from viz.private import write_private
 from viz.protocol.wire import Reader, parse_json
 
+ASKED: Final = "asked"
 _SUFFIX: Final = ".request"
 
 
@@ -52,6 +53,7 @@ class RequestJournal:
             "pardoned": open_request.pardoned,
             "capped": open_request.capped,
             "cut": open_request.cut,
+            "held": open_request.held,
         }
         if (price := open_request.price) is not None:
             head["promptPrice"] = str(price.prompt_price_units)
@@ -120,4 +122,5 @@ def _read(path: Path) -> OpenRequest:
         cut=reader.optional("cut", reader.boolean) or False,
         price=price,
         counted_units=reader.optional("counted", reader.units),
+        held=reader.optional("held", reader.text) or "",
     )

@@ -19,13 +19,11 @@ from viz.buyer.ledger.folders import (
     KEY_FILE,
     LEDGER_FILE,
     NO_KEY,
-    STANDING_FILE,
     KeptChannel,
     kept_channels,
 )
-from viz.buyer.ledger.format import replay
 from viz.buyer.ledger.ledger import BuyerLedger
-from viz.buyer.ledger.node_standing import NodeStanding
+from viz.buyer.ledger.on_disk import channel_on_disk
 from viz.domain.buyer_channel import BuyerChannel
 from viz.domain.ports.chain import Deployment
 from viz.domain.ports.clock import Clock
@@ -181,40 +179,6 @@ def channels_on_disk(
         except (BooksMismatch, OSError) as error:
             _log.warning("a channel's ledger is left out", reason=str(error))
         yield kept, channel
-
-
-def channel_on_disk(directory: Path, blank: BuyerChannel) -> BuyerChannel:
-    """Return a channel as its files have it, without its key and its lock.
-
-    ``blank`` is the channel before its first change. Raises BooksMismatch, OSError.
-    """
-    channel = blank
-    try:
-        raw = (directory / LEDGER_FILE).read_bytes()
-    except FileNotFoundError:
-        raw = b""
-    # An incomplete last line is being written now, or a crash cut it short: it is not counted.
-    for line in raw.rpartition(b"\n")[0].split(b"\n"):
-        if line:
-            try:
-                channel = replay(channel, line)
-            except (ValueError, KeyError, TypeError, InvalidRequest) as error:
-                raise BooksMismatch(f"{directory / LEDGER_FILE} cannot be read") from error
-    return channel
-
-
-def fault_on_disk(directory: Path) -> str:
-    """Return why the node is not trusted any more, from a channel's files; empty if it is trusted.
-
-    Raises BooksMismatch.
-    """
-    path = directory / STANDING_FILE
-    try:
-        return NodeStanding.from_json(parse_json(path.read_bytes())).fault
-    except FileNotFoundError:
-        return ""
-    except (OSError, InvalidRequest) as error:
-        raise BooksMismatch(f"{path} cannot be read: restore it") from error
 
 
 def read_days(directory: Path) -> Days:

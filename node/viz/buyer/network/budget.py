@@ -2,7 +2,8 @@
 
 Owns the day's sum and what running requests may still add to it. Invariants: what was spent on a
 day and what is reserved, by all processes of a data folder, is below a process's limit by day
-whenever that process reserves more; what a process that was killed had reserved counts as spent.
+whenever that process reserves more; what a process that was killed had reserved counts as spent, as
+far as it is not known that less can be taken (``viz.buyer.ledger.held``).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Final
 
 import structlog
 
+from viz.buyer.ledger.held import shrink_all_held
 from viz.buyer.ledger.network_record import NetworkFile, NetworkRecord, RecordChange, day_of
 from viz.domain.display import amount
 from viz.domain.ports.chain import Deployment
@@ -137,7 +139,16 @@ class DayBudget:
                 reservation.units = reservation.held_units = min(likely_units, left_units)
             return record.holding(name, day, reservation.held_units)
 
-        if not self._changed(hold) and self._budget.day_units is not None:
+        try:
+            kept = self._changed(hold)
+        except BudgetSpent:
+            own = {each.name for each in tuple(self._reserved)}
+            if not set(self._file.read().held) - own:
+                raise
+            # What processes that were killed hold may be far above what can be taken.
+            shrink_all_held(self._file.home, self._deployment)
+            kept = self._changed(hold)
+        if not kept and self._budget.day_units is not None:
             hold(self._file.read())
         self._reserved.add(reservation)
         try:

@@ -235,6 +235,7 @@ class NetworkAnswer:
         limits = replace(client.limits, request_units=cap_units)
         for again in (True, False):
             answer = client.ask(body, self._path, limits=limits)
+            answer.held_as(self._reservation.name)
             try:
                 return await self._stack.enter_async_context(answer)
             except PromptTooLong as refusal:

@@ -46,11 +46,14 @@ class CountedNode(OneNode):
         with self._day.reserve_for(
             units, units, request.most_units([offer]), cap_units
         ) as reservation:
+
+            def note(answer: PaidAnswer) -> None:
+                answer.held_as(reservation.name)
+                asked.append(answer)
+
             limits = replace(client.limits, request_units=min(cap_units, reservation.units))
             try:
-                async with ask_fitting(
-                    client, body, path, limits=limits, asked=asked.append
-                ) as answer:
+                async with ask_fitting(client, body, path, limits=limits, asked=note) as answer:
                     yield OneNodesAnswer(answer)
             finally:
                 # One before the last was refused because of its length, and cost nothing.

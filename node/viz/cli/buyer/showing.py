@@ -95,7 +95,7 @@ async def _without_node(
 
     from viz.buyer.control.commands import describe, on_chain
     from viz.buyer.ledger.folders import directory_of
-    from viz.buyer.ledger.spending import channel_on_disk, fault_on_disk
+    from viz.buyer.ledger.on_disk import channel_on_disk, standing_on_disk
     from viz.domain.buyer_channel import BuyerChannel, observe
 
     signer, node = channel_kept(folder, here, node_address)
@@ -116,7 +116,7 @@ async def _without_node(
             settled_units=seen.settled_units,
             close_at_s=seen.close_at,
         )
-    return describe(channel, fault_on_disk(directory)) | {
+    return describe(channel, standing_on_disk(directory, channel).fault) | {
         "mismatch": mismatch,
         "onChain": on_chain(seen) if seen is not None else None,
         "notAnswered": fault,
