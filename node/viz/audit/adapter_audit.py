@@ -11,6 +11,8 @@ Owns the comparison and the verdict. Manifest and works are given as files. Inva
 - The report card is a claim of its own: it can be untrue although the weights are the same. The
   same holds for every other measurement in a manifest of this recipe; a measurement that no run
   makes is untrue.
+- Only what was checked is reproduced: the same bytes beside a claim that this audit cannot read or
+  compare (an entry that no run writes, an older recipe) are inconclusive.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,8 +36,10 @@ from viz.domain.units import ContentId, Hash32, hex_of, parse_address, parse_has
 from viz.domain.verdict import Verdict
 from viz.domain.work import check_commitment
 from viz.errors import InvalidRequest, InvalidSignature
+from viz.protocol.license_document.reading import verbatim_tokens
 from viz.services.training.request import inputs_of, questions_of, read_input
-from viz.services.training.result import MEASURED
+from viz.services.training.result import MEASURED, TIME_FORM
+from viz.services.work_records import load_record
 from viz.training.environment import reproducibility_class
 from viz.training.process import TrainingEvent, TrainingProcess
 from viz.training.run import Bounds, TrainingRun, WorkInput, settings_from
@@ -56,8 +61,8 @@ class AuditReport:
     nothing was trained; then ``rows_match`` is None too.
     ``claimed_card`` and ``card``: the report cards in the manifest and of the repetition's weights.
     ``differences``: what may have changed the bytes, as (manifest, here) by entry.
-    ``remarks``: what is wrong with the manifest, whatever the bytes are. They excuse nothing, and
-    one may stand beside REPRODUCED (a class of another version).
+    ``remarks``: what is wrong with the manifest, or cannot be checked of it, whatever the bytes
+    are. They excuse nothing, and none stands beside REPRODUCED.
     """
 
     verdict: Verdict
@@ -127,7 +132,15 @@ async def audit_adapter(
     if untrue:
         claimed, kind = manifest.weights_digest, manifest.reproducibility
         return _untrained(Verdict.DIFFERENT, claimed, kind, untrue)
-    run = await asyncio.to_thread(_repetition, manifest, inputs, base_model, cache_dir, bounds)
+    try:
+        run = await asyncio.to_thread(_repetition, manifest, inputs, base_model, cache_dir, bounds)
+    except InvalidRequest as error:
+        if registered is None:
+            raise
+        # The auditor did not write it, and can mend at most what lies beside the works.
+        claimed, kind = manifest.weights_digest, manifest.reproducibility
+        return _untrained(Verdict.INCONCLUSIVE, claimed, kind, [_REGISTERED + error.detail])
+    limits = await asyncio.to_thread(_limits_beyond, manifest, inputs)
     metrics: dict[str, Any] = {}
     process = TrainingProcess(run, directory, goes_on=False)
     async with contextlib.aclosing(process.events()) as events:
@@ -135,7 +148,7 @@ async def audit_adapter(
             metrics = event.values.get("metrics", metrics)
             if progress is not None:
                 progress(event)
-    return judge(manifest, metrics, untrue)
+    return judge(manifest, metrics, unsure=limits)
 
 
 def contradictions(
@@ -178,12 +191,16 @@ def _spelled(shares: Sequence[tuple[ContentId, int]]) -> str:
 
 
 def judge(
-    manifest: Manifest, metrics: Mapping[str, Any], against_chain: Sequence[str] = ()
+    manifest: Manifest,
+    metrics: Mapping[str, Any],
+    against_chain: Sequence[str] = (),
+    *,
+    unsure: Sequence[str] = (),
 ) -> AuditReport:
     """Compare a repetition's metrics with what the manifest claims.
 
-    ``against_chain`` is what ``contradictions`` found. Raises InvalidRequest if the repetition had
-    another base model.
+    ``against_chain`` is what ``contradictions`` found, ``unsure`` what else may be wrong. Raises
+    InvalidRequest if the repetition had another base model.
     """
     if metrics["baseModel"] != hex_of(manifest.base_model):
         raise InvalidRequest(
@@ -196,13 +213,13 @@ def judge(
     same_recipe = "recipe" not in differences
     same_rows = same_recipe and not _SPLITTERS & differences.keys()
     rows_match = parse_hash(metrics["rowsDigest"]) == manifest.rows_digest
-    untrue = list(against_chain)
-    if not rows_match and (same_rows or not same_recipe):
+    untrue, same_bytes = list(against_chain), found == manifest.weights_digest
+    # Other rows give other bytes: where the bytes are the same, no library cut the text elsewhere.
+    if not rows_match and (same_rows or same_bytes or not same_recipe):
         untrue.append("the works give other training rows than the manifest names")
     if [work.tokens for work in manifest.works] != list(metrics["workTokens"]):
         untrue.append("the works have other sizes in tokens, from which shares are computed")
     claimed_card, card = card_of(manifest.measurements), card_of(metrics)
-    same_bytes = found == manifest.weights_digest
     # A manifest of an older recipe may have no card; one of this recipe must have one.
     same_card = claimed_card == card or (claimed_card is None and not same_recipe)
     other = _other_measurements(manifest.measurements, metrics) if same_recipe else []
@@ -217,13 +234,15 @@ def judge(
     if manifest.reproducibility != reproducibility_class(settings.device):
         of = f"its class {manifest.reproducibility[:60]!r}"
         remarks.append(f"{of} is not this version's for {settings.device}")
+    remarks += [*_unchecked(manifest, metrics), *unsure]
     if against_chain or (same_recipe and untrue):
         verdict = Verdict.DIFFERENT  # no environment can change these
     elif untrue:
         # An older recipe may have given these rows and sizes. But it is no reproduction either.
         verdict = Verdict.INCONCLUSIVE
     elif same_bytes and same_card and not other:
-        verdict = Verdict.REPRODUCED
+        sound = same_recipe and not remarks
+        verdict = Verdict.REPRODUCED if sound else Verdict.INCONCLUSIVE
     else:
         verdict = Verdict.INCONCLUSIVE if differences else Verdict.DIFFERENT
     return AuditReport(
@@ -237,6 +256,43 @@ def judge(
         claimed_card=claimed_card,
         card=card,
     )
+
+
+def _unchecked(manifest: Manifest, metrics: Mapping[str, Any]) -> list[str]:
+    """Return what the manifest says of its base model's name and its times that is no fact."""
+    found = []
+    if manifest.base_name != (here := metrics["baseModelName"]):
+        found.append(
+            f"it calls its base model {manifest.base_name[:60]!r}, and the one of this digest is "
+            f"called {here[:60]!r} here: a name follows from no digest. If it is that one, give it "
+            "by that name (--base-model)"
+        )
+    try:
+        told = (manifest.started_at, manifest.finished_at)
+        times = [time.strptime(each, TIME_FORM) for each in told]
+    except ValueError:
+        found.append("when the training began and ended is no time")
+    else:
+        if times != sorted(times):
+            found.append("the training ended before it began")
+    return found
+
+
+def _limits_beyond(manifest: Manifest, inputs: Sequence[WorkInput]) -> list[str]:
+    """Return the works whose license, as it lies beside them, lets an answer repeat less of them.
+
+    The license may have been another one when the training's grant was acquired. Reads the disk.
+    """
+    found, limit = [], settings_from(manifest.settings).max_verbatim_tokens
+    for each in inputs:
+        record = load_record(each.path)
+        stated = verbatim_tokens(record.license) if record is not None else None
+        if type(stated) is int and max(1, stated) < limit:
+            found.append(
+                f"its settings let an answer repeat {counted(limit, 'token')} of a work, and the "
+                f"license beside work {each.content_id} lets it repeat {stated}"
+            )
+    return found
 
 
 def _other_measurements(claimed: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:

@@ -29,6 +29,8 @@ PREDICATE_TYPE: Final = "https://slsa.dev/provenance/v1"
 BUILD_TYPE: Final = "urn:viz:training:qlora:v1"
 MAX_MANIFEST_BYTES: Final = 4 * 1024 * 1024
 MAX_MANIFEST_VALUES: Final = 262_144
+_ENVELOPE: Final = frozenset({"payloadType", "payload", "signatures"})
+_SIGNATURE: Final = frozenset({"keyid", "sig"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +103,7 @@ class Manifest:
                     ],
                 },
                 "runDetails": {
-                    "builder": {"id": f"urn:viz:trainer:{self.trainer}"},
+                    "builder": {"id": _builder(self.trainer)},
                     "metadata": {"startedOn": self.started_at, "finishedOn": self.finished_at},
                     "byproducts": [
                         {"name": "dataset.jsonl", "digest": {"keccak256": self.rows_digest.hex()}},
@@ -150,6 +152,8 @@ def open_manifest(envelope: bytes, *, expected_hash: Hash32 | None = None) -> Ma
     try:
         outer = load_json(envelope)
         payload = base64.b64decode(outer["payload"], validate=True)
+        if outer.keys() != _ENVELOPE or outer["signatures"][0].keys() != _SIGNATURE:
+            raise InvalidRequest("the envelope holds members that no manifest's has")
         signature = base64.b64decode(outer["signatures"][0]["sig"], validate=True)
         trainer = parse_address(outer["signatures"][0]["keyid"])
         if outer["payloadType"] != PAYLOAD_TYPE or len(outer["signatures"]) != 1:
@@ -157,7 +161,7 @@ def open_manifest(envelope: bytes, *, expected_hash: Hash32 | None = None) -> Ma
         manifest = _manifest(load_json(payload, max_values=MAX_MANIFEST_VALUES), trainer)
     except MemberTwice as error:
         raise InvalidRequest(f"this is not a manifest of an adapter: {error}") from error
-    except (ValueError, KeyError, TypeError, IndexError, binascii.Error) as error:
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, binascii.Error) as error:
         raise InvalidRequest("this is not a manifest of an adapter") from error
     if not is_signed_by(_digest(payload), signature, trainer):
         raise InvalidSignature(f"the manifest is not signed by {trainer}, whom it names")
@@ -193,12 +197,18 @@ def _digest(payload: bytes) -> Hash32:
     return keccak(b"\x19Ethereum Signed Message:\n%d" % len(message) + message)
 
 
+def _builder(trainer: Address) -> str:
+    return f"urn:viz:trainer:{trainer}"
+
+
 def _manifest(statement: Mapping[str, Any], trainer: Address) -> Manifest:
     predicate = statement["predicate"]
     build, run = predicate["buildDefinition"], predicate["runDetails"]
     kinds = (statement["_type"], statement["predicateType"], build["buildType"])
     if kinds != (STATEMENT_TYPE, PREDICATE_TYPE, BUILD_TYPE):
         raise InvalidRequest("the statement is not of a QLoRA training")
+    if (builder := run["builder"]["id"]) != _builder(trainer):
+        raise InvalidSignature(f"it names {str(builder)[:80]} as its trainer, and {trainer} signs")
     base, *_ = build["resolvedDependencies"]
     rows, measurements = run["byproducts"]
     manifest = Manifest(

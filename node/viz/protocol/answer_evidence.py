@@ -20,6 +20,7 @@ from viz.protocol.payment import (
     COMPLETIONS_PATH,
     receipt_from_json,
     receipt_to_json,
+    unsigned_members,
 )
 from viz.protocol.wire import Json, Reader
 
@@ -87,6 +88,7 @@ class AnswerEvidence:
         receipt = receipt_from_json(found.get("receipt"))
         if not receipt.lines:
             raise InvalidRequest(f"{_WHERE} has a receipt that bills nothing: 'lines' is empty")
+        beside = unsigned_members(found["receipt"], receipt)
         path, text = reader.text("path"), reader.text("text", MAX_EVIDENCE_BYTES)
         if path not in (CHAT_PATH, COMPLETIONS_PATH):
             raise InvalidRequest(f"'path' in {_WHERE} is not {CHAT_PATH} or {COMPLETIONS_PATH}")
@@ -101,7 +103,7 @@ class AnswerEvidence:
             text=text,
             finish=finish,
             receipt=receipt,
-            unknown=tuple(sorted(map(str, found.keys() - cls.MEMBERS))),
+            unknown=tuple(sorted({*map(str, found.keys() - cls.MEMBERS), *beside})),
         )
 
     def contradictions(self, domain: Domain) -> list[str]:

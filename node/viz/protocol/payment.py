@@ -17,8 +17,9 @@ Invariant: for every message, ``from_json(to_json(message)) == message``.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Final, Self
+from typing import Annotated, Any, ClassVar, Final, Self
 
 from viz.domain.eip712 import Domain, is_signed_by
 from viz.domain.pricing import Price
@@ -157,6 +158,12 @@ def receipt_from_header(header: str) -> SignedReceipt:
 def receipt_from_json(value: object) -> SignedReceipt:
     """Return the receipt in JSON values, without verifying it; raise InvalidRequest."""
     return _RECEIPT.read(value, "the receipt")
+
+
+def unsigned_members(value: Mapping[str, Any], read: SignedReceipt) -> set[str]:
+    """Return the members of a receipt's JSON that no receipt has, so that no signature covers."""
+    known = receipt_to_json(read)
+    return {*(value.keys() - known.keys()), *(value["receipt"].keys() - known["receipt"].keys())}
 
 
 def receipts_from_json(value: object, most: int = MAX_RECEIPTS) -> tuple[SignedReceipt, ...]:

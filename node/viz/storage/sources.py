@@ -25,6 +25,7 @@ from viz.domain.ports.peers import PeerHttp
 from viz.domain.units import Cid
 from viz.errors import (
     BlobCorrupt,
+    BlobDenied,
     BlobNotFound,
     BlobTooLarge,
     BuyerError,
@@ -68,8 +69,8 @@ class SourcedBlobs:
         """Write the verified blob to ``target`` atomically, and return its size in bytes.
 
         Raises InvalidRequest, BlobNotFound if the sources together did not have all of it,
-        BlobTooLarge, BlobCorrupt if its blocks are not a file, StorageUnavailable. If this node's
-        own store fails and nobody else has the blob, raises the store's error.
+        BlobDenied, BlobTooLarge, BlobCorrupt if its blocks are not a file, StorageUnavailable. If
+        this node's own store fails and nobody else has the blob, raises the store's error.
         """
         to_binary(cid)
         # Two simultaneous fetches of one blob would remove each other's blocks.
@@ -78,14 +79,15 @@ class SourcedBlobs:
             await asyncio.to_thread(self._tidy)
             staged = self._folder / cid
             sources: dict[str, _AnySource] = {}
-            if here := await self._may_be_here(cid):
+            if here := await self._is_here(cid):
                 sources[OWN_STORE] = self._own
             for url in list(dict.fromkeys(urls))[:MAX_URLS]:
                 try:
                     sources[url] = GatewayClient(self._peers, url, timeout_s=self._timeout_s)
                 except ConfigError as error:
                     _log.warning("a source is left out", url=url, reason=error.detail)
-            if not here:  # a daemon then searches its peers, for as long as it may take
+            # A daemon then searches its peers, or hangs, for as long as that may take.
+            if not here:
                 sources[OWN_STORE] = self._own
             try:
                 written = await _FirstOf(staged, sources).fetch(cid, target, max_bytes=max_bytes)
@@ -96,12 +98,17 @@ class SourcedBlobs:
             await asyncio.to_thread(shutil.rmtree, staged, ignore_errors=True)
             return written
 
-    async def _may_be_here(self, cid: Cid) -> bool:
-        """Return whether the store itself has the blob's root; True if it cannot say."""
+    async def _is_here(self, cid: Cid) -> bool:
+        """Return whether the store itself has the blob's root; False if it cannot say.
+
+        Raises BlobDenied: what this node destroyed it fetches from nobody.
+        """
         try:
             return await self._own.has(cid)
+        except BlobDenied:
+            raise
         except StorageError:
-            return True
+            return False
 
     def _tidy(self) -> None:
         try:

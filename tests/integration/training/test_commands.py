@@ -126,6 +126,14 @@ def test_an_adapter_is_audited_by_command(
         judged = audit(1, "--json")
         assert judged.exit_code == status, judged.output
         assert json.loads(judged.stdout)["verdict"] == verdict
+    beyond = replace(manifest, settings={**manifest.settings, "max_verbatim_tokens": 5_000})
+    sealed = seal_manifest(beyond, KEY)
+    (tmp_path / "manifest.json").write_bytes(sealed)
+    states[1] = replace(on_chain, manifest_hash=manifest_hash(sealed))
+    judged = audit(1)
+    assert judged.exit_code == 14, "the license beside the work permits less"
+    said = " ".join(judged.stdout.split())
+    assert "beside work 1 lets it repeat 64" in said and "The weights are the same." in said
     states[1] = on_chain
     (tmp_path / "manifest.json").write_bytes(envelope)
     false_weights = audit(2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import rfc8785
 
 from viz.audit.adapter_audit import (
     AuditReport,
@@ -51,6 +53,7 @@ HERE: dict[str, Any] = {
 METRICS: dict[str, Any] = {
     "weightsDigest": hex_of(OTHER),
     "baseModel": hex_of(BASE),
+    "baseModelName": "base",
     "rowsDigest": hex_of(ROWS),
     "workTokens": [40],
     "environment": HERE,
@@ -97,7 +100,9 @@ def test_another_environment_excuses_other_bytes(there: dict[str, Any]) -> None:
     report = _judged(there)
     assert report.verdict is Verdict.INCONCLUSIVE
     assert report.differences and not report.remarks
-    assert _judged(there, WEIGHTS).verdict is Verdict.REPRODUCED
+    older = there["recipe"] != RECIPE
+    same = Verdict.INCONCLUSIVE if older else Verdict.REPRODUCED
+    assert _judged(there, WEIGHTS).verdict is same
 
 
 def test_other_rules_of_sentences_excuse_other_rows() -> None:
@@ -105,6 +110,8 @@ def test_other_rules_of_sentences_excuse_other_rows() -> None:
     packages = HERE["packages"] | {"sentencex": "9.0.1"}
     other = _judged(HERE | {"packages": packages}, rows_digest=OTHER)
     assert other.verdict is Verdict.INCONCLUSIVE and not other.rows_match
+    same = _judged(HERE | {"packages": packages}, WEIGHTS, rows_digest=OTHER)
+    assert same.verdict is Verdict.DIFFERENT, "the same bytes came from the same rows"
     assert _judged(HERE, rows_digest=OTHER).verdict is Verdict.DIFFERENT
 
 
@@ -181,10 +188,13 @@ def test_every_measurement_is_a_claim(claimed: dict[str, Any], named: str) -> No
     assert report.verdict is Verdict.INCONCLUSIVE and report.remarks
 
 
-def test_an_older_recipe_without_a_card_is_reproduced() -> None:
+def test_an_older_recipe_is_never_a_reproduction() -> None:
+    """It switches off what is compared, and anybody can claim it: the same bytes prove no more."""
     metrics = METRICS | CARD | {"weightsDigest": hex_of(WEIGHTS)}
     older = replace(MANIFEST, environment=HERE | {"recipe": RECIPE - 1})
-    assert judge(older, metrics).verdict is Verdict.REPRODUCED
+    for card in ({}, CARD, CARD | {"heldOut": {"after": {"loss": 0.001}}}):
+        report = judge(replace(older, measurements=card), metrics)
+        assert report.verdict is Verdict.INCONCLUSIVE and report.differences
     boast = CARD | {"recall": {"asked": 9, "base": 0, "adapter": 9}}
     report = judge(replace(older, measurements=boast), metrics)
     assert report.verdict is Verdict.INCONCLUSIVE and report.remarks
@@ -227,7 +237,27 @@ def test_what_a_trainer_invents_excuses_nothing(there: dict[str, Any], says: str
     # A remark is told beside an honest excuse, and does not undo it.
     elsewhere = _judged({**there, "system": "Linux-aarch64"})
     assert elsewhere.verdict is Verdict.INCONCLUSIVE and elsewhere.remarks
-    assert _judged(there, WEIGHTS).verdict is Verdict.REPRODUCED
+    # The weights are the same; what else the manifest says is nothing that a run writes.
+    assert _judged(there, WEIGHTS).verdict is Verdict.INCONCLUSIVE
+
+
+@pytest.mark.parametrize(
+    ("claimed", "says"),
+    [
+        ({"base_name": "Llama-3-70B-Instruct"}, "a name follows from no digest"),
+        ({"started_at": "2099-13-45T99:00:00Z"}, "is no time"),
+        ({"finished_at": "yesterday"}, "is no time"),
+        ({"finished_at": "2025-12-31T00:00:00Z"}, "ended before it began"),
+        ({"reproducibility": "bitwise-everywhere"}, "is not this version's"),
+    ],
+)
+def test_a_claim_that_was_not_checked_is_never_reproduced(
+    claimed: dict[str, Any], says: str
+) -> None:
+    """Protects readers of the manifest: a success says that all of it is true."""
+    report = _judged(HERE, WEIGHTS, **claimed)
+    assert report.verdict is Verdict.INCONCLUSIVE and says in report.remarks[0], report
+    assert _judged(HERE, WEIGHTS).verdict is Verdict.REPRODUCED
 
 
 def test_other_bytes_where_all_is_alike_convict() -> None:
@@ -297,7 +327,11 @@ def test_a_manifest_that_contradicts_the_chain_convicts(
 
 
 async def untrained(
-    folder: Path, sealed: bytes, works: Sequence[Mapping[str, Any]] = (), **state: Any
+    folder: Path,
+    sealed: bytes,
+    works: Sequence[Mapping[str, Any]] = (),
+    commitment: Hash32 = OTHER,
+    **state: Any,
 ) -> AuditReport:
     """Audit what the chain names, on a machine that cannot train."""
     registered = replace(STATE, **{"manifest_hash": manifest_hash(sealed), **state})
@@ -308,7 +342,7 @@ async def untrained(
         base_model="none",
         cache_dir=folder,
         registered=registered,
-        commitments={ContentId(1): OTHER},
+        commitments={ContentId(1): commitment},
     )
 
 
@@ -364,6 +398,37 @@ async def test_chunks_that_the_committed_work_has_not_convict(tmp_path: Path) ->
         )  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("settings", "measured", "says"),
+    [
+        ({"magic": 1}, {}, "'magic' is not a training setting"),
+        ({"steps": "8"}, {}, "steps"),
+        ({"rank": 0}, {}, "rank"),
+        ({"steps": 10**9}, {}, "steps"),
+        ({}, {"questions": hex_of(OTHER)}, "committed questions that hash to"),
+    ],
+)
+async def test_a_registered_manifest_that_cannot_be_repeated_is_inconclusive(
+    tmp_path: Path, settings: dict[str, Any], measured: dict[str, Any], says: str
+) -> None:
+    """The chain names it, and the auditor did not write it: it is no input error of theirs, by
+    which a trainer would escape every script that audits."""
+    path = tmp_path / "work.txt"
+    path.write_text("The lamp is lit at dusk.\n\nThe tide turns at noon.\n")
+    work, salt, creator = parse_work("text", path.read_bytes()), OTHER, public_address(b"\x09" * 32)
+    named = SourceWork(ContentId(1), work.commitment(creator, salt), len(work.chunks), 40)
+    given = {"path": str(path), "contentId": 1, "kind": "text", "creator": creator}
+    odd = replace(MANIFEST, works=(named,), settings=settings, measurements=measured)
+    report = await untrained(
+        tmp_path,
+        seal_manifest(odd, KEY),
+        [given | {"salt": hex_of(salt)}],
+        commitment=named.commitment,
+    )
+    assert report.verdict is Verdict.INCONCLUSIVE and says in report.remarks[0], report
+    assert not (tmp_path / "run").exists()
+
+
 async def test_what_the_chain_names_and_is_no_manifest_is_never_a_success(tmp_path: Path) -> None:
     """A false signature convicts; what this version cannot read proves nothing. Another file than
     the chain's is the auditor's mistake, and the message says how to get the right one."""
@@ -371,6 +436,14 @@ async def test_what_the_chain_names_and_is_no_manifest_is_never_a_success(tmp_pa
     other = json.loads(seal_manifest(replace(MANIFEST, base_name="x"), KEY))["signatures"]
     forged = json.dumps({**json.loads(sealed), "signatures": other}).encode()
     assert (await untrained(tmp_path, forged)).verdict is Verdict.DIFFERENT
+    another = replace(MANIFEST, trainer=public_address(b"\x08" * 32))
+    signed = json.loads(seal_manifest(another, b"\x08" * 32))
+    theirs = base64.b64encode(rfc8785.dumps(MANIFEST.statement())).decode()
+    report = await untrained(tmp_path, json.dumps(signed | {"payload": theirs}).encode())
+    assert report.verdict is Verdict.DIFFERENT and "as its trainer" in report.remarks[0]
+    for more in ({"note": 1}, {"signatures": [json.loads(sealed)["signatures"][0] | {"x": 1}]}):
+        report = await untrained(tmp_path, json.dumps(json.loads(sealed) | more).encode())
+        assert report.verdict is Verdict.INCONCLUSIVE and "holds members" in report.remarks[0]
     report = await untrained(tmp_path, b"{}")
     assert report.verdict is Verdict.INCONCLUSIVE and "the chain names" in report.remarks[0]
     with pytest.raises(InvalidRequest, match="viz adapter provenance 1 --format manifest"):

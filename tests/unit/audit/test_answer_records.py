@@ -54,6 +54,20 @@ def test_a_signature_that_is_none_is_a_finding(base: LoadedBase, signature: str)
     assert "not signed by the node" in audited(read, Judge(base, None)).findings[0]
 
 
+@pytest.mark.parametrize("where", [(), ("receipt",), ("receipt", "receipt")])
+def test_a_member_that_no_signature_covers_is_a_finding(
+    base: LoadedBase, where: tuple[str, ...]
+) -> None:
+    """Nobody may believe what somebody wrote beside a receipt."""
+    record = record_of(base).to_json()
+    inside = record
+    for name in where:
+        inside = inside[name]
+    inside["tip"] = 1
+    read = AnswerEvidence.read(json.dumps(record).encode())
+    assert "a member 'tip'" in audited(read, Judge(base, None)).findings[0]
+
+
 def test_a_long_answer_has_a_record_that_is_read(base: LoadedBase) -> None:
     """Long answers tell more about the weights than short ones."""
     record = replace(record_of(base), text="When is the lamp lit? " * 1_000)

@@ -14,11 +14,13 @@ from tests.fakes.blobs import MemoryBlobStore
 from viz.domain.units import Cid
 from viz.errors import (
     BlobCorrupt,
+    BlobDenied,
     BlobNotFound,
     BlobTooLarge,
     InvalidRequest,
     NodeRefused,
     NodeUnreachable,
+    StorageUnavailable,
 )
 from viz.storage.sources import SourcedBlobs
 from viz.storage.unixfs import CHUNK_BYTES, root_of
@@ -93,6 +95,38 @@ async def test_a_store_without_the_blob_is_asked_last(tmp_path: Path) -> None:
     nodes = Nodes()
     nodes.answers["http://good"] = serving(await stored())
     fetched = sourced(nodes, tmp_path, Searching())
+    assert await fetched.fetch(ROOT, tmp_path / "out", urls=["http://good"], max_bytes=len(DATA))
+
+
+class Saying(MemoryBlobStore):
+    """A store whose every answer is an error."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+    async def has(self, cid: Cid) -> bool:
+        raise self.error
+
+    async def block(self, cid: Cid) -> bytes:
+        raise self.error
+
+
+async def test_what_this_node_denies_it_fetches_from_nobody(tmp_path: Path) -> None:
+    """A destroyed blob would come back from whoever still serves it."""
+    nodes = Nodes()
+    nodes.answers["http://good"] = serving(await stored())
+    fetched = sourced(nodes, tmp_path, Saying(BlobDenied("its use has ended")))
+    with pytest.raises(BlobDenied):
+        await fetched.fetch(ROOT, tmp_path / "out", urls=["http://good"], max_bytes=len(DATA))
+    assert nodes.asked == [] and not (tmp_path / "out").exists()
+
+
+async def test_a_store_that_cannot_answer_is_asked_last(tmp_path: Path) -> None:
+    """A daemon that hangs would cost its timeout twice before a gateway is asked."""
+    nodes = Nodes()
+    nodes.answers["http://good"] = serving(await stored())
+    fetched = sourced(nodes, tmp_path, Saying(StorageUnavailable("the daemon hangs")))
     assert await fetched.fetch(ROOT, tmp_path / "out", urls=["http://good"], max_bytes=len(DATA))
 
 

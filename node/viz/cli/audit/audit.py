@@ -90,10 +90,11 @@ def adapter(
 ) -> None:
     """Train an adapter again from its manifest and compare the bytes with the chain's digest.
 
-    Exit code 0: the bytes and the report card are the same. 13: the manifest is false, since it
-    contradicts the chain or the works, or the training rows differ, or the bytes or the report card
-    differ on the same hardware and versions. 14: the bytes or the card differ, but so do hardware
-    or versions, so nothing is proved. The manifest is the one that the chain names (`viz adapter
+    Exit code 0: the bytes, the report card and all else that the manifest says are the same. 13:
+    the manifest is false, since it contradicts the chain or the works, or the training rows differ,
+    or the bytes or the report card differ on the same hardware and versions. 14: the bytes or the
+    card differ, but so do hardware or versions, or the manifest says what was not checked, so
+    nothing is proved. The manifest is the one that the chain names (`viz adapter
     provenance ID --format manifest`).
     """
     from viz.domain.manifest import MAX_MANIFEST_BYTES
@@ -247,7 +248,10 @@ def _say(adapter_id: int, report: dict[str, Any]) -> None:
         ]:
             say(f"finding  {remark}", style="red")
     if report["verdict"] == "inconclusive" and report["foundWeights"]:
+        same = report["foundWeights"] == report["claimedWeights"] and report["rowsMatch"]
         out.print(
-            "The bytes or the report card differ, but so do hardware or versions: repeat the audit "
-            "on those of the manifest."
+            "The weights are the same. What the remarks and differences name is not proved by that."
+            if same
+            else "The bytes or the report card differ, but so do hardware or versions: repeat the "
+            "audit on those of the manifest."
         )

@@ -184,7 +184,7 @@ def _read_receipts(path: Path, unknown: list[str]) -> Sequence[PublicReceipt]:
     """Return a file's receipts; add to ``unknown`` each kind of member that no signature covers."""
     from viz.domain.receipt_audit import PublicReceipt
     from viz.domain.strict_json import load_json
-    from viz.protocol.payment import receipt_to_json, receipts_from_json
+    from viz.protocol.payment import receipts_from_json, unsigned_members
 
     raw = read_given(path, MAX_FILE_BYTES)
     with about(path, "Give what `viz channel receipts FILE` wrote"):
@@ -195,9 +195,7 @@ def _read_receipts(path: Path, unknown: list[str]) -> Sequence[PublicReceipt]:
         read = receipts_from_json(value, MAX_FILE_RECEIPTS)
     names = set(value) - {"receipts"}
     for item, each in zip(value["receipts"], read, strict=True):
-        known = receipt_to_json(each)
-        names |= set(item) - set(known)
-        names |= set(item["receipt"]) - set(known["receipt"])
+        names |= unsigned_members(item, each)
     unknown += [
         f"{path} has a member {name[:60]!r}, which no receipt has" for name in sorted(names)
     ]

@@ -22,6 +22,7 @@ from viz.errors import AdapterNotTaught, MemorisationLimitExceeded
 from viz.training.environment import reproducibility_class
 from viz.training.run import TrainingRun, TrainingSettings
 
+TIME_FORM: Final = "%Y-%m-%dT%H:%M:%SZ"
 MEASURED: Final = (
     "heldOut",
     "recall",
@@ -121,4 +122,4 @@ def result_of(
 
 
 def _time(seconds: int) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return datetime.fromtimestamp(seconds, UTC).strftime(TIME_FORM)
