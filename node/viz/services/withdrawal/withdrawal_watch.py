@@ -247,7 +247,8 @@ class WithdrawalWatch:
         if not known and not await self._may_have(destruction, whole, now_s):
             return
         content = works[content_id] if await self._is_withdrawn(content_id, works) else None
-        if content is None:
+        # Also if all use had ended before: a block may vanish, and the withdrawal with it.
+        if content is None or now_s < content.withdrawn_at + FINAL_S:
             return
         own_s = await self._last_use.own_end(content)
         custody_s = await self._last_use.custody_end(content, now_s)

@@ -13,6 +13,7 @@ from tests.integration.chain.testnet import CLOSE_DELAY_S, Testnet, terms
 from viz.chain.contracts import Chain
 from viz.chain.keys import development_account
 from viz.chain.rpc import Rpc
+from viz.cli.creator.certificates import require_of
 from viz.domain.destruction import HeldItem
 from viz.domain.eip712 import settlement_domain
 from viz.domain.ports.chain import ContentState, Deployment, WeightsAddress
@@ -252,6 +253,29 @@ async def test_an_adapter_on_offer_keeps_its_trainers_copies(net: Testnet, tmp_p
     await watch.step()
     assert offers.over and shelf.gone == {work}
     assert shelf.uses[-1] == EndedUse(work, frozenset({adapter}), own=True, custody=True)
+
+
+async def test_what_had_ended_before_the_withdrawal_waits_until_it_is_final(
+    net: Testnet, tmp_path: Path
+) -> None:
+    """Protects the trainer: the block of a withdrawal may vanish, and what was destroyed is gone.
+    The certificate says that the use had ended earlier, and is a true one."""
+    creator, node = net.sender(2), net.sender(NODE)
+    work = await net.register_work(creator, terms(revocation_class=2))
+    adapter = AdapterId(await net.register_adapter(node, [work]))
+    await net.done(node, "AdapterRegistry", "retire", adapter)
+    await pass_time(net, 3 * CLOSE_DELAY_S)
+    await net.done(creator, "ContentRegistry", "withdraw", work)
+    offers, shelf = Offers([adapter]), Shelf()
+    certified = destruction(net, shelf, tmp_path / "certificates")
+    watch = WithdrawalWatch(net.chain, node, offers, Runs({"run": [work]}), destruction=certified)
+    await watch.step()
+    assert offers.over and not shelf.gone
+    await pass_time(net, FINAL_S)
+    await watch.step()
+    assert shelf.gone == {work}
+    (made,) = await certified.certificates(work)
+    require_of(made, node.address, None)
 
 
 async def test_one_works_error_stops_no_others(net: Testnet, tmp_path: Path) -> None:
