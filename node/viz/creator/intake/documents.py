@@ -17,7 +17,7 @@ from viz.creator.intake.archive import Archive
 from viz.creator.intake.decode import decoded
 from viz.creator.intake.entities import with_entities
 from viz.creator.intake.found import Converted
-from viz.creator.intake.front_matter import split
+from viz.creator.intake.front_matter import FrontMatter, split
 from viz.creator.intake.markup import PageText, hardened_xml_parser, html_tree, name_of
 from viz.creator.intake.rsl_rules import inline_statements
 from viz.creator.intake.signals import embedded_signals, epub_signals
@@ -35,31 +35,27 @@ _MAX_PAGES: Final = 5_000
 
 
 def text_file(raw: bytes, encoding: str) -> Converted:
-    """Read plain text; keep its line breaks and layout, and a head that says who may use it."""
+    """Read plain text; keep its line breaks and layout."""
     text, used = decoded(raw, encoding)
-    _rest, told = split(_line_feeds(text))
-    found = Converted("text", text, tools=[_OWN], opt_outs=list(told.opt_outs))
+    found = Converted("text", text, tools=[_OWN])
+    _rest, told = split(_with_lf(text))
+    found.opt_outs += told.opt_outs
+    if told.left_out:
+        found.note("its front matter stays text: name the file .md to have it left out")
+    elif told.kept:
+        found.note(told.kept)
     if used != "utf-8":
         found.note(f"decoded from {used}")
     return found
 
 
-def _line_feeds(text: str) -> str:
-    return text.replace("\r\n", "\n").replace("\r", "\n")
-
-
 def markdown_file(raw: bytes, encoding: str) -> Converted:
     """Read Markdown (CommonMark with tables); HTML in it is treated as in a web page."""
     text, used = decoded(raw, encoding)
-    text, told = split(_line_feeds(text))
+    text, told = _below_head(text)
     found = _of_page(_rendered(text), told.first("title"))
     found.tools.insert(0, f"markdown-it-py {version('markdown-it-py')}")
-    if told.tool:
-        found.tools.append(told.tool)
-    if told.note:
-        found.note(told.note)
-    found.language = told.first("lang", "language")
-    found.opt_outs += told.opt_outs
+    _add_told(found, told)
     if used != "utf-8":
         found.note(f"decoded from {used}")
     return found
@@ -68,10 +64,36 @@ def markdown_file(raw: bytes, encoding: str) -> Converted:
 def html_file(raw: bytes, encoding: str) -> Converted:
     """Read an HTML file; all of its text is part of the work."""
     text, used = decoded(raw, encoding, declares=True)
-    found = _of_page(text)
+    # Generators of sites read front matter above a page, too.
+    text, told = _below_head(text)
+    found = _of_page(text, told.first("title"))
+    _add_told(found, told)
     if used != "utf-8":
         found.note(f"decoded from {used}")
     return found
+
+
+def _with_lf(text: str) -> str:
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _below_head(text: str) -> tuple[str, FrontMatter]:
+    """Return the text below its front matter, and that. Raises InvalidWork if there is none."""
+    text, told = split(_with_lf(text))
+    if not text.strip():
+        beside = "front matter, and no text below that" if told.left_out else "no text"
+        raise InvalidWork(f"it has {beside}")
+    return text, told
+
+
+def _add_told(found: Converted, told: FrontMatter) -> None:
+    """Add what front matter says, and what became of it."""
+    if told.tool:
+        found.tools.append(told.tool)
+    for note in filter(None, (told.left_out, told.kept)):
+        found.note(note)
+    found.language = told.first("lang", "language") or found.language
+    found.opt_outs += told.opt_outs
 
 
 def docx_file(file: BinaryIO) -> Converted:

@@ -1,26 +1,33 @@
 """Read front matter: what site generators find at the beginning of a Markdown file.
 
-Owns which name, at any depth, has which value in a head that ``heads`` found, and whether it is
-front matter at all. ``signals`` judges names and values as it judges a page's meta elements. YAML's
-tags make nothing, its text stays as it is written, and what its aliases repeat is bounded. Front
-matter that cannot be read reserves training; text between two thematic breaks stays text, and so
-does a head that nothing closes, whatever it says. Pure.
+Owns which name, at any depth, has which value; ``heads`` finds where it begins and ends. JSON is
+read as YAML. ``signals`` judges names and values as it judges a page's meta elements. YAML's tags
+make nothing, its text stays as it is written, and what its aliases repeat is bounded. Front matter
+that cannot be read reserves training; text between two thematic breaks stays text. Lines at a
+text's beginning whose name only a rule has count too, and stay text. Pure.
 """
 
 from __future__ import annotations
 
-import contextlib
 import re
 import tomllib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any, Final
 
 import yaml
 
 from viz.creator.intake.found import OptOut
-from viz.creator.intake.heads import TextHead, find_head
+from viz.creator.intake.heads import (
+    HeadBounds,
+    HeadLanguage,
+    find_head,
+    is_speech,
+    is_usual,
+    leading_lines,
+    looks_named,
+)
 from viz.creator.intake.signals import (
     is_rule,
     is_usage,
@@ -32,32 +39,40 @@ from viz.domain.display import counted
 from viz.domain.strict_json import load_json
 
 _WHERE: Final = "front matter"
+_AT_BEGINNING: Final = "a line at the beginning"
+_NEVER_CLOSED: Final = "front matter that no line closes is part of the text"
 _MOST_CHARACTERS: Final = 1 << 15
 _MOST_VALUES: Final = 20_000
 _DEEPEST: Final = 64
 # How a page's meta elements, written as data, call the name whose value is their ``content``.
 _NAME_OF_PAIR: Final = frozenset({"name", "property", "http-equiv"})
-# For front matter that no parser reads: a line with a name, and each name before a value.
-_NAMED_LINE: Final = re.compile(r"""["']?\w[\w.-]*["']?[ \t]*(?::(?:[ \t]|$)|=)""")
-_OTHER_LINE: Final = (" ", "\t", "#", "-", "]", "}")
+# For front matter that no parser reads: each name before a value, and each line with one.
 _NAME: Final = re.compile(r"""(?:^|[{\[,])[ \t-]*["']?(\w[\w.-]{0,60})["']?[ \t]*[:=]""", re.M)
-# A name with a value, in a head of lines; the name of a page's TDMRep may have its prefix.
-_LINE: Final = re.compile(
-    r"""^["']?((?:tdm:)?\w[\w .-]{0,60}?)["']?[ \t]*[:=][ \t]*["']?([^\n"']*)""", re.M
-)
 _ENTRY_LINE: Final = re.compile(r"""^[ \t]*(?:[-\[{]|["']?\w[\w.-]*["']?[ \t]*[:=]).*""", re.M)
+
+# A line of a text that may be a head without fences: its value is a word, preferences, or tags.
+_PLAIN: Final = re.compile(
+    r""" {0,3}(?:[-*>#%;/|{]+[ \t]*)?["'*_]*(?P<name>(?:tdm:)?[a-z][\w .:-]{0,60}?)"""
+    r"""["'*_]*[ \t]*[:=](?P<value>.*)""",
+    re.I,
+)
+_RULE_VALUE: Final = re.compile(r"[\w?/:-]+|(?:[\w-]+\s*[:=]\s*[\w?\"'-]+\s*(?:[,;&]\s*|$))+")
+_TAG: Final = r"(?:(?:no|max-|un)[a-z-]+(?::\S+)?|index|follow|all)"
+_TAGS: Final = re.compile(rf"{_TAG}(?:[\s,;]+{_TAG})*", re.I)
 
 
 @dataclass(frozen=True, slots=True)
 class FrontMatter:
     """The front matter of a text: each value with its names, the outermost first.
 
-    ``note`` tells what the text has lost by it or kept of it, and is empty if that is nothing.
+    ``left_out`` tells what the text has lost by it, and is empty if that is nothing; ``kept`` tells
+    why front matter stays text.
     """
 
     entries: Sequence[tuple[tuple[str, ...], str]] = ()
     opt_outs: Sequence[OptOut] = ()
-    note: str = ""
+    left_out: str = ""
+    kept: str = ""
     tool: str = ""
 
     def first(self, *names: str) -> str:
@@ -71,48 +86,116 @@ class _Pairs(list[tuple[str, Any]]):
 
 
 def split(text: str) -> tuple[str, FrontMatter]:
-    """Return the text without its front matter, and the front matter; line ends are LF."""
-    head = find_head(text)
-    if head is None:
-        return text, FrontMatter()
-    closed, toml = head.rest is not None, head.language == "toml"
-    rest = text if head.rest is None else head.rest
+    """Return the text without its front matter, and the front matter; line ends are LF.
+
+    What the text keeps is searched for names that only rules have.
+    """
+    search = find_head(text)
+    found = [said for each in search.comments for said in _plain_statements(_dedented(each), 0)]
+    told = next(filter(None, (_read(text, bounds) for bounds in search.closed)), None)
+    after, matter = told or (0, FrontMatter())
+    if matter.left_out:
+        before = text[: search.begin] if search.comments else ""
+        rest = before.replace("\ufeff", "").replace("\u200b", "") + text[after:]
+        found += _plain_statements(text, find_head(text[after:]).begin + after)
+    else:
+        rest = text
+        if search.never_closed:
+            matter = _never_closed(text, search.never_closed)
+        if not matter.opt_outs:
+            found += _plain_statements(text, search.begin)
+    return rest, replace(matter, opt_outs=list(dict.fromkeys([*matter.opt_outs, *found])))
+
+
+def _read(text: str, bounds: HeadBounds) -> tuple[int, FrontMatter] | None:
+    """Return what a possible head says; None if it is no head and says nothing.
+
+    It is no part of the text if ``left_out`` says so; then the text goes on at the number.
+    """
+    head = text[bounds.start : bounds.end]
     try:
-        root, tool = _root(head)
-        entries = list(_entries(root))
+        root, entries = _parsed(head, bounds.language, text.count("\n", 0, bounds.start) + 1)
     except ValueError as error:
-        looks = closed and _looks_named(head.body, toml=toml)
-        if not looks and not _names_rule(head.body):
-            return text, FrontMatter()
+        looks = bounds.fenced and looks_named(head, bounds.language)
+        if not looks and not _names_rule(head):
+            return None
         said = OptOut(_WHERE, "reserved", _WHERE, f"it cannot be read: {error}")
         left_out = "left out: front matter that cannot be read" if looks else ""
-        return rest if looks else text, FrontMatter(opt_outs=[said], note=left_out)
+        return bounds.after, FrontMatter(opt_outs=[said], left_out=left_out)
     found = list(dict.fromkeys(_statements(entries)))
-    if not closed:
-        stays = f"{_WHERE} that no line closes is part of the text" if found else ""
-        return text, FrontMatter(opt_outs=found, note=stays)
-    # A list between two breaks is text.
-    names = sum(bool(each[0]) for each in _inside(root))
-    left_out = f"left out: front matter with {counted(names, 'name')}" if names else ""
-    return rest if names else text, FrontMatter(entries if names else (), found, left_out, tool)
+    # A list between two breaks is text, and so is what two people say there.
+    names = [each[0] for each in _inside(root) if each[0]]
+    if bounds.language == "yaml" and is_speech(head):
+        ruled = [each for each in entries if any(map(is_rule, each[0]))]
+        names, found = [], list(dict.fromkeys(_statements(ruled)))
+    if not bounds.fenced and not (bounds.alone and any(map(_is_known, names))):
+        names = []
+    if not names:
+        return bounds.after, FrontMatter(opt_outs=found)
+    left_out = f"left out: front matter with {counted(len(names), 'name')}"
+    tool = "" if bounds.language == "toml" else f"PyYAML {version('pyyaml')}"
+    return bounds.after, FrontMatter(entries, found, left_out, tool=tool)
 
 
-def _root(head: TextHead) -> tuple[Any, str]:
-    """Return the outermost value of a head, and the library that read it. Raises ValueError."""
-    if len(head.body) > _MOST_CHARACTERS:
+def _never_closed(text: str, bounds: HeadBounds) -> FrontMatter:
+    """Return what front matter says that has no end, and so stays in the text."""
+    head = text[bounds.start : bounds.end]
+    lines = "\n".join(filter(str.strip, head.split("\n")))
+    if bounds.language == "yaml" and not looks_named(lines, "yaml"):
+        # No head, or one below something else: only a name that rules have counts.
+        head = text[bounds.start :].lstrip("\n").partition("\n\n")[0][:_MOST_CHARACTERS]
+        if is_speech(head) or not _names_rule(head):
+            return FrontMatter()
+    # Where the text below looks like a head too, the first paragraph may be one.
+    for part in (head, head.strip("\n").partition("\n\n")[0]):
+        try:
+            _root, entries = _parsed(part, bounds.language, text.count("\n", 0, bounds.start) + 1)
+        except ValueError:
+            continue
+        if entries:
+            return FrontMatter(opt_outs=list(_statements(entries)), kept=_NEVER_CLOSED)
+    if not _names_rule(head):
+        return FrontMatter()
+    said = OptOut(_WHERE, "reserved", _WHERE, "it cannot be read: it is never closed")
+    return FrontMatter(opt_outs=[said], kept=_NEVER_CLOSED)
+
+
+def _plain_statements(text: str, begin: int) -> Iterator[OptOut]:
+    """Yield what lines at a text's beginning say whose names and values only rules have."""
+    for line in leading_lines(text, begin):
+        if not (said := _PLAIN.match(line)):
+            continue
+        name, value = plain_name(said["name"]), said["value"].strip("*_\"', ")
+        if (is_rule(name) and _RULE_VALUE.fullmatch(value)) or _TAGS.fullmatch(value):
+            yield from named_statements(name, value, _AT_BEGINNING)
+
+
+def _dedented(text: str) -> str:
+    return "\n".join(line.strip() for line in text.split("\n"))
+
+
+def _is_known(name: str) -> bool:
+    return is_usual(name) or is_rule(name)
+
+
+def _parsed(
+    head: str, language: HeadLanguage, first_line: int
+) -> tuple[Any, list[tuple[tuple[str, ...], str]]]:
+    """Return the root of front matter, and its values with their names. Raises ValueError."""
+    if len(head) > _MOST_CHARACTERS:
         raise ValueError(f"it is longer than {_MOST_CHARACTERS} characters")
-    body = head.body
-    match head.language:
-        case "toml":
-            return _toml(body), ""
-        case "lines":
-            return _Pairs(_LINE.findall(body)), ""
-        case "json":
-            with contextlib.suppress(ValueError):
-                return load_json(body, object_pairs_hook=_Pairs), ""
+    if language == "toml":
+        root: Any = _toml(head)
+    elif language == "json":
+        head = head if head.lstrip().startswith("{") or not head.strip() else f"{{{head}}}"
+        try:
+            root = load_json(head, object_pairs_hook=_Pairs)
+        except ValueError:
             # YAML is more lenient, but takes no tab for a blank.
-            body = body.replace("\t", " ")
-    return _yaml(body, head.line), f"PyYAML {version('pyyaml')}"
+            root = _yaml(head.replace("\t", " "), first_line)
+    else:
+        root = _yaml(head, first_line)
+    return root, list(_entries(root))
 
 
 def _yaml(head: str, first_line: int) -> Any:
@@ -206,17 +289,6 @@ def _statements(entries: Sequence[tuple[tuple[str, ...], str]]) -> Iterator[OptO
             # As a list of preferences: ``train-ai: n``. A name without a value is a value.
             said = f"{own}={text}" if is_usage(name) else text or own
             yield from named_statements(name, said, _WHERE)
-
-
-def _looks_named(head: str, *, toml: bool) -> bool:
-    """Return whether each line is a name with a value or belongs to one; prose is not."""
-    lines = head.rstrip().split("\n")
-    first = next((each for each in lines if each.strip() and each[0] != "#"), "")
-    if toml:
-        return first.startswith("[") or bool(_NAMED_LINE.match(first))
-    return bool(_NAMED_LINE.match(first)) and all(
-        each.startswith(_OTHER_LINE) or _NAMED_LINE.match(each) for each in lines
-    )
 
 
 def _names_rule(head: str) -> bool:

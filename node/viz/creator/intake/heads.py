@@ -1,113 +1,258 @@
-"""Find the head of a text: where its names with values stand, and in which language.
+"""Find the head of a text: where front matter begins and ends, and in which language it is.
 
-Owns the bounds: YAML, TOML or JSON between fences, a JSON object, lines of names as MultiMarkdown
-has them, and a fence that nothing closes. Blank lines and HTML comments may stand above. Whether
-it is a head or prose that looks like one is ``front_matter``'s to judge. Pure.
+Owns the forms of fences: ``---`` (also with a language, a comment, or up to three blanks before
+it), ``+++``, ``;;;``, and a JSON object that begins the text. Blank lines, byte order marks and
+HTML comments may stand before a head. Also owns what tells a head from a script's speech, whose
+lines look alike. ``front_matter`` reads what is found here. Pure.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
-from textwrap import dedent
 from typing import Final, Literal
 
-HeadLanguage = Literal["yaml", "toml", "json", "lines"]
+from viz.creator.intake.signals import is_rule, plain_name
 
-_ABOVE: Final = re.compile(r"(?:\s|<!--.*?-->)*+", re.DOTALL)
+HeadLanguage = Literal["yaml", "toml", "json"]
+
+_MOST_CHARACTERS: Final = 1 << 15
+# Blank lines, and marks that nobody sees.
+_BLANK: Final = re.compile(r"[\s\ufeff\u200b]*")
 _FENCE: Final = re.compile(
-    r"(?P<mark>---|\+\+\+|;;;)[ \t]*(?P<language>ya?ml|toml|json)?[ \t]*(?:#[^\n]*)?(?:\n|\Z)",
-    re.IGNORECASE,
+    r"(?P<mark>---|\+\+\+|;;;)[ \t]*(?P<language>ya?ml|toml|json5?|)"
+    r"[ \t]*(?:#[^\n]*)?(?:\n|\Z)",
+    re.I,
 )
-_CLOSING: Final = {
-    mark: re.compile(rf"^ {{0,3}}(?:{marks})[ \t]*(?:#.*)?$", re.MULTILINE)
-    for mark, marks in (("---", r"---|\.\.\."), ("+++", r"\+\+\+"), (";;;", ";;;"))
+_BY_WORD: Final[dict[str, HeadLanguage]] = {
+    "yaml": "yaml",
+    "yml": "yaml",
+    "toml": "toml",
+    "json": "json",
+    "json5": "json",
 }
-_LANGUAGES: Final[dict[str, HeadLanguage]] = {"---": "yaml", "+++": "toml", ";;;": "json"}
-_NAMED: Final[dict[str, HeadLanguage]] = {
-    "yaml": "yaml", "yml": "yaml", "toml": "toml", "json": "json"
-}  # fmt: skip
-_OBJECT: Final = re.compile(r"""\{(?=\s*["'])""")
-_BRACE_LINE: Final = re.compile(r"^ {0,3}\}[ \t]*$", re.MULTILINE)
-# A JSON text's strings, and the braces outside of them; a backslash takes the next letter with it.
-_MARK: Final = re.compile(r'"(?:[^"\\]|\\.)*+"?|[{}]', re.DOTALL)
-_REST: Final = re.compile(r"[ \t]*(?:\n|\Z)")
-_ABOVE_LINE: Final = re.compile(r"(?:[ \t]*\n)*+")
-_EMPTY_LINE: Final = re.compile(r"^[ \t]*$", re.MULTILINE)
-_NAMED_LINE: Final = re.compile(r"""["']?\w[\w .:-]{0,60}["']?[ \t]*[:=]""")
-_INDENT: Final = 3
+_BY_MARK: Final[dict[str, HeadLanguage]] = {"-": "yaml", "+": "toml", ";": "json"}
+# A closing line: alone, or with a comment, or with words, which stay text. Not a table's line.
+_CLOSING: Final[dict[str, re.Pattern[str]]] = {
+    "-": re.compile(r"^ {0,3}(?:---(?=[ \t#]|$)|\.\.\.(?=[ \t]*(?:#|$)))[ \t]*(?!\|)", re.M),
+    "+": re.compile(r"^ {0,3}\+\+\+(?=[ \t#]|$)[ \t]*", re.M),
+    ";": re.compile(r"^ {0,3};;;(?=[ \t#]|$)[ \t]*", re.M),
+}
+_MOST_CLOSINGS: Final = 8
+_MOST_LINES: Final = 200
+# ``abstract: |``: what is indented more belongs to the value.
+_BLOCK: Final = re.compile(r"(?:^|[:\-][ \t]+)[|>][\d+-]{0,2}[ \t]*(?:#.*)?$")
+_OBJECT: Final = re.compile(r"""\{\s*(?:"[^"\n]{1,80}"|'[^'\n]{1,80}'|\w[\w.-]{0,60})\s*:""")
+_TOKEN: Final = re.compile(r"""("(?:\\.|[^"\\])*"|'[^'\n]*')|([{\[])|([}\]])""", re.S)
+_BRACE_LINES: Final = re.compile(r"""\{[ \t]*\n\s*["']""")
+_BRACE_LINE: Final = re.compile(r"^\}[ \t]*$", re.M)
+_NAMED_LINE: Final = re.compile(r"""["']?\w[\w.-]*["']?[ \t]*(?::(?:[ \t]|$)|=)""")
+_OTHER_LINE: Final = (" ", "\t", "#", "-", "]", "}")
+_SPEAKER: Final = re.compile(r"""([^\s:"'#\-][^:\n"]{0,40}):[ \t]+(\S.*)""")
+_DATUM: Final = re.compile(
+    r"true|false|null|[\d.:/\-+ TZ]+|https?://\S+|\{.*\}|\[.*\]", re.IGNORECASE
+)
+# Names that heads have, and speakers have not; as ``compact`` writes them.
+_USUAL: Final = frozenset(
+    re.findall(
+        r"\w+",
+        """abstract alias aliases article author authors bibliography byline canonical categories
+        category comments contributor contributors copyright cover created creator creators css
+        date description doi draft edition excerpt featured format genre id identifier image images
+        isbn issn keywords lang language languages lastmod layout licence license locale menu meta
+        metadata modified og output pagetitle params permalink pubdate published publishdate
+        publisher redirect redirectfrom rights robots schema seo series sitemap slug source status
+        subject subtitle summary tag tags taxonomies template theme thumbnail title toc topics type
+        uid updated url uuid version weight""",
+    )
+)
 
 
 @dataclass(frozen=True, slots=True)
-class TextHead:
-    """What may be the head of a text. ``body`` begins in line ``line``, from 1.
+class HeadBounds:
+    """One possible head: its parser reads ``text[start:end]``, and text goes on at ``after``.
 
-    ``rest`` is the text without it; None if nothing marks its end, so that it can only be read.
+    ``fenced``: it is a head by its form, whatever its names are. ``alone``: no other text is on its
+    last line.
     """
 
     language: HeadLanguage
-    body: str
-    line: int
-    rest: str | None
+    start: int
+    end: int
+    after: int
+    fenced: bool = True
+    alone: bool = True
 
 
-def find_head(text: str) -> TextHead | None:
-    """Return what may be the head of a text whose line ends are LF; None if nothing may."""
-    above = _ABOVE.match(text)
-    at = above.end() if above else 0
-    start = text.rfind("\n", 0, at) + 1
-    indent = text[start:at]
-    if indent.strip("\ufeff ") or len(indent) > _INDENT:
-        return None
-    if fence := _FENCE.match(text, at):
-        return _fenced(text, start, fence)
-    if _OBJECT.match(text, at):
-        return _object(text, start, at)
-    if _NAMED_LINE.match(text, at):
-        return _open(text, at, "lines")
-    return None
+@dataclass(frozen=True, slots=True)
+class HeadSearch:
+    """What was found at the beginning of a text.
+
+    ``begin`` is where its first line is that is not blank or a comment. ``closed`` are possible
+    heads, the nearest end first; ``never_closed`` is one that has a beginning and no end.
+    """
+
+    begin: int
+    comments: tuple[str, ...] = ()
+    closed: tuple[HeadBounds, ...] = ()
+    never_closed: HeadBounds | None = None
 
 
-def _fenced(text: str, start: int, fence: re.Match[str]) -> TextHead | None:
-    mark = fence["mark"]
-    language = _NAMED.get((fence["language"] or "").lower(), _LANGUAGES[mark])
-    closing = _CLOSING[mark].search(text, fence.end())
-    if closing is None:
-        return _open(text, fence.end(), language)
-    return _head(text, language, (start, fence.end()), (closing.start(), closing.end()))
-
-
-def _object(text: str, start: int, at: int) -> TextHead | None:
-    """Return the JSON object that begins at ``at``, to the brace that closes it."""
-    depth = 0
-    end = None
-    for mark in _MARK.finditer(text, at):
-        depth += {"{": 1, "}": -1}.get(mark[0], 0)
-        if depth == 0 and mark[0] == "}":
-            end = mark.end()
+def find_head(text: str) -> HeadSearch:
+    """Look for a head at the beginning of a text with LF."""
+    begin, comments = 0, []
+    while True:
+        begin = _after_blank(text, begin)
+        end = text.find("-->", begin) if text.startswith("<!--", begin) else -1
+        if end < 0:
             break
-    if end is None or not _REST.match(text, end):
-        # Something is wrong in it: it ends where its writer thought that it does.
-        closing = _BRACE_LINE.search(text, at)
-        if closing is None:
-            return _open(text, at, "json")
-        end = closing.end()
-    return _head(text, "json", (start, at), (end, end))
+        comments.append(text[begin + 4 : end])
+        begin = end + 3
+    # Up to three blanks may stand before a fence; more make a block of code.
+    line = text.rfind("\n", 0, begin) + 1
+    if len(before := text[line:begin].strip("\ufeff\u200b")) > 3 or before.strip(" "):
+        return HeadSearch(begin, tuple(comments))
+    if fence := _FENCE.match(text, begin):
+        closed, open_ = _fenced(text, fence)
+    elif _OBJECT.match(text, begin):
+        closed, open_ = _object(text, begin)
+    else:
+        closed, open_ = (), None
+    return HeadSearch(begin, tuple(comments), closed, open_)
 
 
-def _head(
-    text: str, language: HeadLanguage, opening: tuple[int, int], closing: tuple[int, int]
-) -> TextHead:
-    """Return the head between two marks, each given by where it begins and where it ends."""
-    line = text.count("\n", 0, opening[1]) + 1
-    body = dedent(text[opening[1] : closing[0]])
-    return TextHead(language, body, line, text[: opening[0]] + text[closing[1] :])
+def _after_blank(text: str, begin: int) -> int:
+    blank = _BLANK.match(text, begin)
+    return blank.end() if blank else begin
 
 
-def _open(text: str, at: int, language: HeadLanguage) -> TextHead | None:
-    """Return the next lines from ``at`` on up to an empty one, as a head that nothing closes."""
-    first = _ABOVE_LINE.match(text, at)
-    at = first.end() if first else at
-    empty = _EMPTY_LINE.search(text, at)
-    body = dedent(text[at : empty.start() if empty else len(text)])
-    return TextHead(language, body, text.count("\n", 0, at) + 1, None) if body.strip() else None
+def _fenced(text: str, fence: re.Match[str]) -> tuple[tuple[HeadBounds, ...], HeadBounds | None]:
+    mark = fence["mark"][0]
+    language = _BY_WORD.get(fence["language"].lower(), _BY_MARK[mark])
+    start, found = fence.end(), []
+    for closing in _CLOSING[mark].finditer(text, start):
+        line_end = text.find("\n", closing.end())
+        line_end = len(text) if line_end < 0 else line_end
+        indented = text[closing.start()] == " "
+        if indented and (
+            closing.start() - start > _MOST_CHARACTERS or _in_block(text, start, closing)
+        ):
+            continue
+        words = text[closing.end() : line_end]
+        comment = not words or words.startswith("#")
+        after = line_end if comment else closing.end()
+        found.append(HeadBounds(language, start, closing.start(), after))
+        if not (indented or words) or len(found) == _MOST_CLOSINGS:
+            break
+    if found:
+        return tuple(found), None
+    return (), _open(language, text, start)
+
+
+def _in_block(text: str, start: int, closing: re.Match[str]) -> bool:
+    """Return whether an indented line belongs to a value that is written as a block."""
+    indent = len(closing[0]) - len(closing[0].lstrip(" "))
+    end = closing.start() - 1
+    for _ in range(_MOST_LINES):
+        begin = text.rfind("\n", 0, max(end, 0)) + 1
+        if begin < start:
+            return False
+        line = text[begin:end]
+        if line.strip() and len(line) - len(line.lstrip(" ")) < indent:
+            return bool(_BLOCK.search(line))
+        end = begin - 1
+    return False
+
+
+def _object(text: str, begin: int) -> tuple[tuple[HeadBounds, ...], HeadBounds | None]:
+    depth, ends = 0, []
+    for token in _TOKEN.finditer(text, begin, begin + _MOST_CHARACTERS):
+        depth += bool(token[2]) - bool(token[3])
+        if depth == 0 and not token[1]:
+            ends.append(token.end())
+            break
+    if by_line := _BRACE_LINE.search(text, begin):
+        ends.append(by_line.start() + 1)
+    found = []
+    for end in dict.fromkeys(ends):
+        line_end = text.find("\n", end)
+        alone = not text[end : line_end if line_end >= 0 else len(text)].strip()
+        fenced = alone and text[end - 2] == "\n" and bool(_BRACE_LINES.match(text, begin))
+        found.append(HeadBounds("json", begin, end, end, fenced, alone))
+    return tuple(found), None if found else _open("json", text, begin)
+
+
+def _open(language: HeadLanguage, text: str, start: int) -> HeadBounds:
+    """Return the lines after a fence that nothing closes which can belong to a head."""
+    end = start
+    while end < len(text) and end - start < _MOST_CHARACTERS:
+        line_end = text.find("\n", end)
+        line_end = len(text) if line_end < 0 else line_end + 1
+        line = text[end : line_end - 1] if line_end < len(text) else text[end:line_end]
+        inside = language != "yaml" and line.strip()
+        if not (inside or not line.strip() or is_head_line(line)):
+            break
+        if language == "json" and not line.strip():
+            break
+        end = line_end
+    return HeadBounds(language, start, end, end)
+
+
+def is_head_line(line: str) -> bool:
+    """Return whether a line is a name with a value, or can belong to one."""
+    return line.startswith(_OTHER_LINE) or bool(_NAMED_LINE.match(line))
+
+
+def looks_named(head: str, language: HeadLanguage) -> bool:
+    """Return whether each line is a name with a value or belongs to one; prose is not."""
+    lines = head.strip("\n").rstrip().split("\n")
+    first = next((each for each in lines if each.strip() and each[0] != "#"), "")
+    if language == "toml":
+        return first.startswith("[") or bool(_NAMED_LINE.match(first))
+    if language == "json":
+        return head.lstrip().startswith(("{", '"'))
+    return bool(_NAMED_LINE.match(first)) and all(map(is_head_line, lines)) and not is_speech(head)
+
+
+def compact(name: str) -> str:
+    """Return a name without case, blanks and marks: ``TDM_Reservation``, ``tdm reservation``."""
+    return re.sub(r"[\W_]+", "", name).casefold()
+
+
+def is_usual(name: str) -> bool:
+    """Return whether heads usually have something of this name."""
+    return compact(name) in _USUAL
+
+
+def is_speech(head: str) -> bool:
+    """Return whether the lines are what people say: ``ANNA: Good morning.``; not a list of data.
+
+    Speakers are written with a capital, or speak more than once.
+    """
+    names: list[str] = []
+    values: list[str] = []
+    for line in head.strip("\n").split("\n"):
+        if not line.strip() or (line[0] in " \t" and names):
+            continue
+        said = _SPEAKER.match(line)
+        if not said:
+            return False
+        names.append(said[1].strip())
+        values.append(said[2].strip())
+    if not names or any(is_usual(name) or is_rule(plain_name(name)) for name in names):
+        return False
+    capital = all(name[0].isalpha() and not name[0].islower() for name in names)
+    repeated = len(set(names)) < len(names)
+    return (capital or repeated) and not all(_DATUM.fullmatch(value) for value in values)
+
+
+def leading_lines(text: str, begin: int) -> Iterator[str]:
+    """Yield the lines at a text's beginning so far as they can be a head without fences."""
+    for line in text[begin : begin + _MOST_CHARACTERS].split("\n")[:_MOST_LINES]:
+        plain = line.strip()
+        if plain and ":" not in plain and "=" not in plain and not is_head_line(line):
+            if not set(plain) <= set("-+;.{}[],"):
+                return
+            continue
+        yield line

@@ -23,6 +23,8 @@ KINDS_BY_ENDING: Final[dict[str, SourceKind]] = {
     ".mdown": "markdown",
     ".mkd": "markdown",
     ".mkdn": "markdown",
+    ".mdwn": "markdown",
+    ".mdtext": "markdown",
     ".html": "html",
     ".htm": "html",
     ".xhtml": "html",
