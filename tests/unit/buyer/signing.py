@@ -55,6 +55,7 @@ def receipt(
     *,
     name: str = "",
     tokens: tuple[int, int] = (1, 1),
+    said: str | None = None,
 ) -> SignedReceipt:
     """The node's receipt that comes next, for so much of one adapter.
 
@@ -68,14 +69,15 @@ def receipt(
         "seq": voucher_signer.channel.seq + 1,
         "usage_hash": usage_hash(lines),
         "request_hash": salted_hash(salt, request),
-        **dict.fromkeys(("quote_hash", "response_hash"), ZERO_HASH),
+        "quote_hash": ZERO_HASH,
+        "response_hash": ZERO_HASH if said is None else salted_hash(ZERO_HASH, said.encode()),
         "prompt_tokens": tokens[0],
         "completion_tokens": tokens[1],
         "time_s": 1,
     }
-    said = Receipt(amount_units=units, total_units=total, **values)
+    made = Receipt(amount_units=units, total_units=total, **values)
     return SignedReceipt(
-        said, lines, salt, ZERO_HASH, sign(NODE_KEY, voucher_signer.domain.digest(said))
+        made, lines, salt, ZERO_HASH, sign(NODE_KEY, voucher_signer.domain.digest(made))
     )
 
 

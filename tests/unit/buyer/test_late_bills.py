@@ -11,7 +11,9 @@ import pytest
 from tests.unit.buyer.signing import (
     ASKED,
     CAP,
+    QUESTION,
     Node,
+    Restarting,
     asking,
     left,
     receipt,
@@ -405,3 +407,67 @@ def test_what_is_signed_may_be_billed_above_the_cap_of_one_answer(
     ledger.channel = replace(ledger.channel, vector=vector, points=points)
     assert voucher_signer.take_late(receipt(voucher_signer, ASKED, CAP + 9))
     assert voucher_signer.standing.lost_units == CAP + 2 and not voucher_signer.fault
+
+
+def counted(voucher_signer: VoucherSigner, *, said: str, tokens: tuple[int, int]) -> OpenRequest:
+    """Ask, and get a text without its receipt, whose tokens are known."""
+    known: dict[str, Any] = {
+        "text": said.encode(),
+        "tokens": tokens,
+        "arrived_units": 20,
+        "incident": "1",
+    }
+    return left(voucher_signer, 30, most_units=CAP, price=Price(1_000_000, 1_000_000), **known)
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["", "in a later process"])
+@pytest.mark.parametrize(
+    ("request_", "said", "tokens", "fault"),
+    [
+        (QUESTION, "high", (12, 8), ""),
+        (QUESTION, "high", (12, 9), "counts other tokens"),
+        (QUESTION, "high", (12, 7), "counts other tokens"),
+        (QUESTION, "high", (13, 8), "counts too many prompt tokens"),
+        (QUESTION, "high and low", (13, 12), "counts too many prompt tokens"),
+        (QUESTION, "high and low", (12, 12), ""),
+        (b"another body", "high", (13, 9), ""),
+    ],
+)
+async def test_a_late_receipt_is_counted_as_one_in_the_stream(
+    voucher_signer: VoucherSigner,
+    tmp_path: Path,
+    ledger: BuyerLedger,
+    node: Node,
+    request_: bytes,
+    said: str,
+    tokens: tuple[int, int],
+    fault: str,
+    again: bool,
+) -> None:
+    """Twenty tokens too many were paid. A longer text, or another body, is no lie by itself."""
+    await sign_ahead(voucher_signer, 30)
+    counted(voucher_signer, said="high", tokens=(12, 8))
+    signer = Restarting(tmp_path, ledger, node).again() if again else voucher_signer
+    units = sum(tokens)
+    signed = receipt(signer, ASKED, units, request_, tokens=tokens, said=said)
+    if not fault:
+        assert signer.take_late(signed)
+        assert signer.channel.billed_units(ASKED) == units
+        return
+    with pytest.raises(NodeNotTrusted, match=fault):
+        signer.take_late(signed)
+    assert signer.channel.billed_units(ASKED) == 0
+
+
+async def test_a_receipt_that_came_early_is_counted_when_its_answer_ends(
+    voucher_signer: VoucherSigner,
+) -> None:
+    """It is taken for a request that still runs, whose text cannot be compared yet."""
+    await sign_ahead(voucher_signer, 30)
+    with asking(voucher_signer, ASKED, 30) as opened:
+        voucher_signer.keep(opened)
+        signed = receipt(voucher_signer, ASKED, 21, tokens=(12, 9), said="high")
+        assert voucher_signer.take_late(signed) and not voucher_signer.fault
+        opened.text, opened.tokens = b"high", (12, 8)
+        voucher_signer.leave_unreceipted(opened, broken=True)
+    assert "counts other tokens" in voucher_signer.fault

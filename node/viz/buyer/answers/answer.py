@@ -24,7 +24,7 @@ from viz.buyer.answers.admission import AnswerAdmission
 from viz.buyer.answers.context import AnswerContext
 from viz.buyer.answers.received import AnswerChunk, ReceivedAnswer, said_in
 from viz.buyer.answers.stream_payer import StreamPayer
-from viz.buyer.ledger.open_request import TEXT_KEPT_BYTES, OpenRequest
+from viz.buyer.ledger.open_request import OpenRequest
 from viz.buyer.terms.checks import ExpectedReceipt, check_receipt, is_for, own_link
 from viz.buyer.terms.request import AskedRequest
 from viz.buyer.vouchers.undelivered import Undelivered
@@ -138,6 +138,7 @@ class PaidAnswer:
         except BaseException as error:
             if self._admission.sent:
                 # The node may have admitted the request, so a bill may follow.
+                self._payer.ended()
                 self._open_request.provoked = isinstance(error, VizError)
                 self._context.voucher_signer.leave_unreceipted(
                     self._open_request, broken=isinstance(error, NodeUnreachable)
@@ -255,8 +256,7 @@ class PaidAnswer:
         return type(error)(f"{said} ({cost})", **error.extensions)
 
     def _leave(self, *, broken: bool = False) -> None:
-        said = self.text.encode()
-        self._open_request.text = said if len(said) <= TEXT_KEPT_BYTES else b""
+        self._payer.ended()
         self._context.voucher_signer.leave_unreceipted(self._open_request, broken=broken)
 
     def _hear_rest(self, response: aiohttp.ClientResponse) -> None:

@@ -68,6 +68,11 @@ class ReceivedAnswer:
         """
         return sum(map(self._counter.text_tokens, self.texts))
 
+    def recount(self) -> None:
+        """Have ``tokens`` be what ``count`` returns, at the end of the answer."""
+        for index, whole in self._texts.items():
+            self._tokens[index] = self._counter.text_tokens(whole)
+
     def read(self, size: int) -> None:
         """Count bytes as they are read from the wire.
 

@@ -15,7 +15,7 @@ from typing import Final
 
 from viz.buyer.answers.context import AnswerContext
 from viz.buyer.answers.received import ReceivedAnswer
-from viz.buyer.ledger.open_request import OpenRequest
+from viz.buyer.ledger.open_request import TEXT_KEPT_BYTES, OpenRequest
 from viz.buyer.terms.checks import Agreed, agreed_list_price
 from viz.buyer.terms.counting import Counter
 from viz.buyer.terms.request import AskedRequest
@@ -95,6 +95,19 @@ class StreamPayer:
             raise self._above_cap(self.agreed.price.amount_units(self.prompt_tokens, pieces))
         if pieces % max(1, self._context.limits.ahead_tokens // 2) == 0:
             self._now.set()
+
+    def ended(self) -> None:
+        """Count what arrived anew, and note it for a receipt that may come later."""
+        opened, text = self._open_request, "".join(self.arrival.texts).encode()
+        self.arrival.recount()
+        excused_units = opened.excused_units
+        self._update_bound()
+        # The answer may have ended in a way that excuses less.
+        opened.excused_units = min(opened.excused_units, excused_units)
+        if len(text) <= TEXT_KEPT_BYTES:
+            opened.text = text
+            if self._counter.exact:
+                opened.tokens = self.prompt_tokens, self.arrival.tokens
 
     def _update_bound(self) -> None:
         """Set the amounts of the open request: what has arrived, and one step more."""

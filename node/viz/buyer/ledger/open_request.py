@@ -38,11 +38,13 @@ class OpenRequest:
     ``excused_units``: what arrived and what was on the line. If the answer breaks off after some
     text, that amount is ``on_line_units``. ``reach_units`` is the most that its bill may be: what
     was signed for the adapter when it ended let an honest node run so far ahead of what arrived.
-    ``text`` is what arrived, as far as it is kept to tell equal requests apart.
+    ``text`` is what arrived, as far as it is kept, and ``tokens`` the exact counts of prompt and
+    text; None if the tokenizer is not known here, the text is too long, or its process was killed.
 
     The bill: ``seq`` is the number of the receipt that billed it, 0 for none, and ``billed_units``
     is that receipt's amount. ``delivered``: its own answer brought the receipt. ``weighed``: the
-    bill was held against what arrived (``viz.buyer.vouchers.undelivered``).
+    bill was held against what arrived (``viz.buyer.vouchers.undelivered``). ``early``: a receipt
+    that was read while the answer still arrived, and is counted again when that ends.
 
     The end: ``name`` is the name of its record in the ledger. ``incident`` is the incident in which
     the node did not finish the answer. ``unknown``: its process ended before the answer did, so
@@ -91,6 +93,8 @@ class OpenRequest:
     price: Price | None = None
     counted_units: Units | None = None
     held: str = ""
+    tokens: tuple[int, int] | None = None
+    early: SignedReceipt | None = None
 
     @property
     def broke(self) -> bool:
@@ -141,6 +145,22 @@ class OpenRequest:
         counts = receipt.prompt_tokens, receipt.completion_tokens
         return self.price is not None and receipt.amount_units > self.price.amount_units(*counts)
 
+    def miscount_of(self, signed: SignedReceipt) -> str:
+        """Say what a receipt counts falsely; empty if nothing, or if that cannot be told here.
+
+        A receipt for another request or text is no lie by itself: a server on the way may have
+        changed them, and a node that did not see a break computed further than what arrived.
+        """
+        receipt = signed.receipt
+        asked = salted_hash(signed.request_salt, self.request)
+        if self.tokens is None or receipt.request_hash != asked:
+            return ""
+        prompt_tokens, text_tokens = self.tokens
+        if receipt.prompt_tokens > prompt_tokens:
+            return "counts too many prompt tokens"
+        said = receipt.response_hash == salted_hash(signed.response_salt, self.text)
+        return "counts other tokens" if said and receipt.completion_tokens != text_tokens else ""
+
     def bound_units(
         self, unused_units: Units, credit_units: Units | None = None, *, named: bool = False
     ) -> Units:
@@ -187,16 +207,35 @@ class Match(NamedTuple):
 
     open_request: OpenRequest
     beyond_units: Units
+    miscount: str = ""
+
+    def counted(self, signed: SignedReceipt) -> Match:
+        """Return the match after the receipt's counts were compared with those of this buyer.
+
+        What a false count bills beyond what arrived is beyond the bound, one unit at least.
+        """
+        if not (miscount := self.open_request.miscount_of(signed)):
+            return self
+        more_units = signed.receipt.amount_units - self.open_request.fair_units
+        return Match(self.open_request, max(self.beyond_units, more_units, 1), miscount)
 
     def refusal(self, signed: SignedReceipt, deployment: Deployment) -> NodeNotTrusted:
         """Return why the receipt is not taken, and what takes it all the same."""
         billed_units = signed.receipt.amount_units
         accounted = amount(billed_units - self.beyond_units, deployment)
+        allow = (
+            f"To pay the other {amount(self.beyond_units, deployment)} all the same: `viz channel "
+            "forgive --allow AMOUNT`"
+        )
+        if self.miscount:
+            fair = amount(self.open_request.fair_units, deployment)
+            return NodeNotTrusted(
+                f"receipt {signed.receipt.seq} {self.miscount}: it bills "
+                f"{amount(billed_units, deployment)}, and what arrived costs {fair}. {allow}"
+            )
         return NodeNotTrusted(
             f"receipt {signed.receipt.seq} bills {amount(billed_units, deployment)} for an answer "
-            f"of which {accounted} are accounted for by what arrived and one step. To pay the "
-            f"other {amount(self.beyond_units, deployment)} all the same: `viz channel forgive "
-            "--allow AMOUNT`"
+            f"of which {accounted} are accounted for by what arrived and one step. {allow}"
         )
 
 

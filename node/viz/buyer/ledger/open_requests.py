@@ -316,7 +316,7 @@ class OpenRequests:
     def note(self, open_request: OpenRequest, seq: int, units: Units) -> None:
         """Note which receipt billed a request, so that no other can; ``seq`` 0 undoes this."""
         open_request.seq, open_request.billed_units = seq, units if seq else 0
-        open_request.weighed = False
+        open_request.weighed, open_request.early = False, None
         if seq:
             self._awaiting.discard(open_request)
             self._given_up.pop(open_request, None)

@@ -1,10 +1,11 @@
 """Keep on disk the requests that are not billed yet, so that a later bill finds its request.
 
 Owns one file per request below the channel's directory: a line of JSON, then the body as it was
-sent. A receipt names the salted hash of this body.
+sent. A receipt names the salted hashes of this body, and of the text that answered it: what arrived
+of that is kept too, with its exact counts, so that a later process counts a bill again.
 
 Invariants: a request is on disk (fsync) before it is sent; its file is removed when its receipt is
-kept, so that what was asked stays on disk only as long as a bill may come.
+kept, so that what was asked and said stays on disk only as long as a bill may come.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ from __future__ import annotations
 import json
 import secrets
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Final
 
-from viz.buyer.ledger.open_request import EARLIER_S, OpenRequest
+from viz.buyer.ledger.open_request import EARLIER_S, TEXT_KEPT_BYTES, OpenRequest
 from viz.domain.pricing import Price
 from viz.domain.units import AdapterId
 from viz.errors import BooksMismatch, InvalidRequest
@@ -24,6 +26,8 @@ from viz.protocol.wire import Reader, parse_json
 
 ASKED: Final = "asked"
 _SUFFIX: Final = ".request"
+# JSON writes a control character in six bytes.
+MAX_HEAD_BYTES: Final = 6 * TEXT_KEPT_BYTES + 4_096
 
 
 class RequestJournal:
@@ -60,6 +64,9 @@ class RequestJournal:
             head["completionPrice"] = str(price.completion_price_units)
         if open_request.counted_units is not None:
             head["counted"] = str(open_request.counted_units)
+        if (tokens := open_request.tokens) is not None:
+            head["promptTokens"], head["textTokens"] = tokens
+            head["text"] = open_request.text.decode()
         whole = json.dumps(head).encode() + b"\n" + open_request.request
         write_private(path, whole, path.with_suffix(".new"))
 
@@ -94,12 +101,16 @@ class RequestJournal:
 
 def _read(path: Path) -> OpenRequest:
     head, _, body = path.read_bytes().partition(b"\n")
-    reader = Reader(parse_json(head), "a request under way")
+    reader = Reader(parse_json(head, max_bytes=MAX_HEAD_BYTES), "a request under way")
     ended = reader.boolean("ended")
     prompt_price = reader.optional("promptPrice", reader.units)
     completion_price = reader.optional("completionPrice", reader.units)
     priced = prompt_price is not None and completion_price is not None
     price = Price(prompt_price or 0, completion_price or 0) if priced else None
+    prompt_tokens = reader.optional("promptTokens", reader.integer)
+    text_tokens = reader.optional("textTokens", reader.integer)
+    read_text = partial(reader.text, max_chars=TEXT_KEPT_BYTES)
+    counted = prompt_tokens is not None and text_tokens is not None
     return OpenRequest(
         AdapterId(reader.integer("adapter")),
         body,
@@ -123,4 +134,6 @@ def _read(path: Path) -> OpenRequest:
         price=price,
         counted_units=reader.optional("counted", reader.units),
         held=reader.optional("held", reader.text) or "",
+        text=(reader.optional("text", read_text) or "").encode(),
+        tokens=(prompt_tokens or 0, text_tokens or 0) if counted else None,
     )

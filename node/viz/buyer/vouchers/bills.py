@@ -65,8 +65,9 @@ class Bills:
         """Keep a receipt that did not come with its answer, if it matches one of our requests.
 
         Returns False if its answer is still arriving and will bring it. Raises as ``take`` does,
-        and NodeNotTrusted if no request matches or if it bills more than an honest node can have
-        delivered (``OpenRequest.bound_units``) and what the buyer forgives.
+        and NodeNotTrusted if no request matches, or if its counts are not those of what arrived
+        (``OpenRequest.miscount_of``), or it bills more than an honest node can have delivered
+        (``OpenRequest.bound_units``), and the buyer does not forgive that much.
         """
         ledger = self._ledger
         after, link = with_receipt(ledger.channel, self._domain, signed)
@@ -77,7 +78,8 @@ class Bills:
         match = self._open_requests.match(signed, unused, rest, on_credit=ledger.standing.credits)
         if match is None:
             return False
-        open_request, beyond_units = match
+        match = match.counted(signed)
+        open_request, beyond_units, _ = match
         standing = ledger.standing
         if beyond_units > standing.forgiven_units:
             raise match.refusal(signed, self._deployment)
@@ -85,6 +87,8 @@ class Bills:
             ledger.commit_standing(standing.billed_beyond(beyond_units))
         ledger.commit_receipt(after, link, open_request.name)
         self._open_requests.note(open_request, link.seq, signed.receipt.amount_units)
+        if not open_request.ended_at_s:
+            open_request.early = signed
         if open_request.incident:
             _log.warning(
                 "an answer that had broken off was billed",

@@ -107,6 +107,9 @@ class Undelivered:
             lost_units = units - (open_request.excused_units or open_request.arrived_units)
             after = standing.billed_left(seq, max(0, lost_units))
             after = after.lost(max(0, lost_units), self._all_bills)
+        early = open_request.early
+        if early is not None and (fault := open_request.miscount_of(early)):
+            after = after.distrusting(f"receipt {early.receipt.seq} {fault}")
         self._ledger.commit_standing(after)
 
     # the account
