@@ -70,6 +70,13 @@ class DayBudget:
         self._deployment = deployment
         self._reserved: set[Reservation] = set()
         self._unsaved: dict[str, Units] = {}
+        # What the record should hold under a name, and could not be told.
+        self._unheld: dict[str, tuple[str, Units]] = {}
+
+    def close(self) -> None:
+        """Write what could not be written before; call it when no more is asked. Blocks."""
+        if self._unsaved or self._unheld:
+            self._changed(lambda record: record)
 
     @property
     def spent_units(self) -> Units:
@@ -96,7 +103,7 @@ class DayBudget:
         return sum(each.units for each in tuple(self._reserved))
 
     def _spent_units(self, record: NetworkRecord, day: str) -> Units:
-        own = {each.name for each in tuple(self._reserved)}
+        own = {*(each.name for each in tuple(self._reserved)), *tuple(self._unheld)}
         # Those of the day before too: an answer that began then is recorded on this day.
         held = record.held_on(day).items()
         others = sum(units for name, (_, units) in held if name not in own)
@@ -155,7 +162,8 @@ class DayBudget:
             yield reservation
         finally:
             self._reserved.discard(reservation)
-            self._changed(lambda record: record.holding(name, day, 0))
+            if not self._changed(lambda record: record.holding(name, day, 0)):
+                self._unheld[name] = day, 0
 
     def spend(self, reservation: Reservation, units: Units) -> None:
         """Record what a part of a request cost. If the disk fails, this process still counts it."""
@@ -168,11 +176,15 @@ class DayBudget:
             lambda record: record.spending(day, units).holding(held.name, held.day, held.held_units)
         ):
             self._unsaved[day] = self._unsaved.get(day, 0) + units
+            self._unheld[held.name] = held.day, held.held_units
 
     def _changed(self, change: RecordChange) -> bool:
         """Change the record, and write what could not be before; return whether that worked."""
 
         def whole(record: NetworkRecord) -> NetworkRecord:
+            for name, (day, units) in self._unheld.items():
+                if name in record.held:
+                    record = record.holding(name, day, units)
             after = change(record)
             for day, units in self._unsaved.items():
                 after = after.spending(day, units)
@@ -181,6 +193,7 @@ class DayBudget:
         try:
             self._file.change(whole)
             self._unsaved.clear()
+            self._unheld.clear()
         except (StoreError, BooksMismatch) as error:
             _log.warning("today's spending could not be recorded", reason=error.detail)
             return False

@@ -137,7 +137,7 @@ async def network_buyer(
         unspent_units = await asyncio.to_thread(left_on_disk, home, deployment)
         pool = NodePool(connect, budget, wallet=wallet, unspent_units=unspent_units, held=held)
         ends.push_async_callback(pool.aclose)
-        yield NetworkBuyer(
+        buyer = NetworkBuyer(
             finder,
             pool,
             file,
@@ -146,6 +146,8 @@ async def network_buyer(
             deployment=deployment,
             clock=clock,
         )
+        ends.callback(buyer.day.close)
+        yield buyer
 
 
 def left_on_disk(home: Path, deployment: Deployment) -> dict[Address, Units]:

@@ -7,8 +7,8 @@ Otherwise the command opens the channel's files itself.
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -187,11 +187,13 @@ async def channel_control(
     from viz.buyer.control.commands import ChannelControl
 
     async with client_at(node, folder, deployment_file, secret(), rpc_url, caps) as client:
-        yield ChannelControl(client, side=counted_node(client, folder))
+        with counted_node(client, folder) as side:
+            yield ChannelControl(client, side=side)
 
 
-def counted_node(client: BuyerClient, folder: Path | None) -> CountedNode:
-    """Return the side that asks a client's node; the day's sum of the data folder has what it pays.
+@contextmanager
+def counted_node(client: BuyerClient, folder: Path | None) -> Iterator[CountedNode]:
+    """Yield the side that asks a client's node; the day's sum of the data folder has what it pays.
 
     The commands with --node have no limit by day of their own.
     """
@@ -201,7 +203,10 @@ def counted_node(client: BuyerClient, folder: Path | None) -> CountedNode:
     from viz.clock import SystemClock
 
     day = DayBudget(Budget(0), NetworkFile(home_of(folder)), SystemClock(), client.deployment)
-    return CountedNode(client, day)
+    try:
+        yield CountedNode(client, day)
+    finally:
+        day.close()
 
 
 def recorder_of(control: object) -> ChannelControl:

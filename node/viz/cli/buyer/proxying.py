@@ -93,7 +93,7 @@ async def serve_node(
 
     async with AsyncExitStack() as ends:
         client = await ends.enter_async_context(opening)
-        side = counted_node(client, folder)
+        side = ends.enter_context(counted_node(client, folder))
         base = await ends.enter_async_context(door.serving(side))
         control = ChannelControl(client, say_cost, side=side)
         await ends.enter_async_context(

@@ -151,6 +151,33 @@ def test_a_full_disk_ends_no_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert process.spent_units == 500
 
 
+@pytest.mark.parametrize("stops", [False, True], ids=["at the next answer", "at the stop"])
+def test_what_a_full_disk_left_held_is_freed_by_the_next_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stops: bool
+) -> None:
+    """All answers were paid and recorded, and half of the day's limit stayed held for two days."""
+
+    def full(*_: object) -> NetworkRecord:
+        raise StoreError("the disk is full")
+
+    process = budget(tmp_path, Clock())
+    with process.reserve(300, 300, 5_000) as paid, process.reserve(300, 300, 5_000):
+        process.spend(paid, 100)
+        monkeypatch.setattr(process._file, "change", full)
+        process.spend(paid, 50)
+    assert held_at(tmp_path, Clock.now) == 500 and process.spent_units == 150
+    with pytest.raises(BudgetSpent), process.reserve(851, 851, 5_000):
+        pass
+    monkeypatch.undo()
+    if stops:
+        process.close()
+    else:
+        with process.reserve(850, 850, 5_000) as rest:
+            process.spend(rest, 1)
+    record = NetworkFile(tmp_path).read()
+    assert not record.held and list(record.days.values()) == [150 if stops else 151]
+
+
 def test_an_answer_over_midnight_counts_for_other_processes(tmp_path: Path) -> None:
     """It is recorded on the day on which it ends, and another had all of that day's limit."""
     clock = Clock()
