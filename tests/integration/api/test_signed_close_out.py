@@ -12,7 +12,7 @@ from tests.integration.api.harness import ADAPTER, DEPOSIT, NODE_KEY, Buyer, Nod
 
 from viz.errors import ChainUnreachable
 from viz.protocol import payment
-from viz.services.payments.channel_close import CLOSE_VALID_S
+from viz.services.payments.channel_close import CLOSE_VALID_S, HANDED_AGAIN_S
 
 FORGED = 40
 
@@ -107,3 +107,20 @@ async def test_a_time_that_cannot_be_read_keeps_the_deadline(tmp_path: Path) -> 
         await asyncio.sleep(0)
         view = await node.parts.vouchers.view(buyer.signer, private=False)
         assert view.deposit_units == DEPOSIT + 7
+
+
+async def test_a_close_that_is_asked_for_again_is_the_same_while_it_is_valid(
+    tmp_path: Path,
+) -> None:
+    """Each run of a command that had no gas signed a new one, and no sale was ever possible."""
+    async with running_node(tmp_path) as node:
+        buyer = await Buyer(node).ready()
+        first = await buyer.close()
+        node.clock.now += CLOSE_VALID_S - HANDED_AGAIN_S
+        again = await buyer.close()
+        assert (again.close, again.signature) == (first.close, first.signature)
+        record = await node.store.channel(buyer.signer)
+        assert record is not None and record.closed_until == first.close.deadline_s
+        node.clock.now += 1
+        later = await buyer.close()
+        assert later.close.deadline_s == node.clock.now + CLOSE_VALID_S

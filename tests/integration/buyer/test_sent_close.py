@@ -117,6 +117,7 @@ async def test_a_wallet_without_gas_has_another_key_send_it(
     rpc = ("--rpc", net.anvil.url)
     poor = await typed(monkeypatch, tmp_path, await desk_of(net), *rpc)
     assert poor.exit_code == CHAIN and "--gas-key" in poor.stderr
+    assert "end this cause, and then run this command again. Or do nothing: until" in poor.stderr
     assert await balance(net) == 0
     key = ("--gas-key", str(tmp_path / "rich.json"))
     done = await typed(monkeypatch, tmp_path, await desk_of(net), *rpc, *key)

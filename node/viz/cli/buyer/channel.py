@@ -243,8 +243,9 @@ async def _send_close(
         settled = amount(signed.close.settled_units, here)
         told = type(error)(
             f"{error.detail}. The node agreed to close at {settled}, which is not known to be on "
-            f"your chain: run this command again. Until {moment(signed.close.deadline_s)} by the "
-            "chain's time the node sells nothing on this channel, and takes no deposit",
+            "your chain: end this cause, and then run this command again. Or do nothing: until "
+            f"{moment(signed.close.deadline_s)} by the chain's time the node sells nothing on this "
+            "channel and takes no deposit, and after it the channel can be used as before",
             **error.extensions,
         )
         told.answered = error.answered

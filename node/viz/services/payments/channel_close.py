@@ -19,7 +19,7 @@ from viz.domain.ports.ledger import ChannelRecord
 from viz.domain.ports.services import Claimer
 from viz.domain.ports.transactions import Call, ChainWriter, Outcome
 from viz.domain.typed_data import Close
-from viz.domain.units import ZERO_ADDRESS
+from viz.domain.units import ZERO_ADDRESS, Address, Units
 from viz.errors import ChainError, ChannelUnknown, InvalidRequest, InvalidSignature
 from viz.protocol.credential import CloseRequest
 from viz.protocol.messages import CloseAnswer
@@ -32,6 +32,8 @@ from viz.services.payments.relay_budget import RelayBudget
 CLOSE_VALID_S: Final = 300
 # A buyer who closes sends no more vouchers, so its running answers end within the wait for one.
 CLOSE_WAIT_S: Final = 30.0
+# A Close that is valid for so long is handed out again: whoever asks twice has time to send it.
+HANDED_AGAIN_S: Final = 60
 
 
 class ChannelClose:
@@ -59,6 +61,8 @@ class ChannelClose:
         self._claimer = claimer
         self._key = key
         self._chain_time = chain_time
+        # By signer, those that this process signed and did not submit.
+        self._signed: dict[Address, CloseAnswer] = {}
 
     async def close(self, wanted: CloseRequest) -> CloseAnswer:
         """Close a channel at its payer's signed request: stop selling, claim, sign Close, submit.
@@ -66,7 +70,9 @@ class ChannelClose:
         A final voucher is for what was billed, without what was signed ahead. It replaces the best
         voucher in the commit that ends the sales, before anything is claimed. So if the node is
         killed in between, it can still claim what it billed. The Close is submitted if the channel
-        earned that cost. Else the answer has only the node's signature, which anybody can submit.
+        earned that cost. Else the answer has only the node's signature, which anybody can submit;
+        if it is asked for again while it is valid, the same one is handed out, so that asking does
+        not keep the channel from sales.
         Raises WrongDomain, InvalidRequest (also if nothing is left to return, or the claim costs
         more than it earns), InvalidSignature, ChannelUnknown, ChannelBusy (answers are running),
         PaymentRequired (less is signed than was delivered), StaleVoucher, DepositExceeded,
@@ -91,7 +97,9 @@ class ChannelClose:
             raise InvalidRequest(f"the close request expired; the chain's time is {now_s}")
         if not is_signed_by(self._domain.digest(request), wanted.signature, opened.channel.payer):
             raise InvalidSignature(f"the close is not signed by the payer {opened.channel.payer}")
-        await self._end_sales(opened, wanted, now_s + CLOSE_VALID_S)
+        kept = self._kept(request.signer, now_s)
+        until_s = kept.close.deadline_s if kept else now_s + CLOSE_VALID_S
+        await self._end_sales(opened, wanted, until_s)
         opened.notify()
         self._claimer.close_requested(request.signer)
         # Claim before signing: the Close states a settled total, and returns all the rest.
@@ -104,19 +112,37 @@ class ChannelClose:
         seen = await self._chain.channel(request.signer, self._node, confirmed=False)
         if seen is None or seen.settled_units != end_units:
             raise ChainError("the last claim is not on chain yet: ask again in a moment")
-        until_s = await self._chain_time() + CLOSE_VALID_S
-        await self._channels.commit(
-            opened, "sign-close", lambda channel, _: ChannelUpdate(begin_close(channel, until_s))
-        )
-        close = Close(request.signer, self._node, end_units, until_s)
-        signature = sign(self._key, self._domain.digest(close))
+        close, signature = await self._sign(opened, end_units)
         args = (close.signer, close.node, close.settled_units, close.deadline_s, signature)
         call = Call("Settlement", "closeNow", args)
         payer = opened.channel.payer
         sent = await self._budget.close(self._writer, payer, request.signer, end_units, call)
         await self._channels.get(request.signer, fresh=True)
         done = sent.hash if sent is not None and sent.outcome is Outcome.MINED else b""
-        return CloseAnswer(close, signature, done)
+        answer = CloseAnswer(close, signature, done)
+        if not done:
+            self._signed[request.signer] = answer
+        return answer
+
+    async def _sign(self, opened: ActiveChannel, end_units: Units) -> tuple[Close, bytes]:
+        now_s, signer = await self._chain_time(), opened.channel.signer
+        kept = self._kept(signer, now_s)
+        if kept is not None and kept.close.settled_units == end_units:
+            return kept.close, kept.signature
+        until_s = now_s + CLOSE_VALID_S
+        await self._channels.commit(
+            opened, "sign-close", lambda channel, _: ChannelUpdate(begin_close(channel, until_s))
+        )
+        close = Close(signer, self._node, end_units, until_s)
+        return close, sign(self._key, self._domain.digest(close))
+
+    def _kept(self, signer: Address, now_s: int) -> CloseAnswer | None:
+        """Return the Close that is signed and valid for a while; forget those that are over."""
+        least_s = now_s + HANDED_AGAIN_S
+        self._signed = {
+            key: each for key, each in self._signed.items() if each.close.deadline_s >= least_s
+        }
+        return self._signed.get(signer)
 
     async def _end_sales(self, opened: ActiveChannel, wanted: CloseRequest, until_s: int) -> None:
         final = None
