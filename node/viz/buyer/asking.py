@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from viz.buyer.answer_length import ask_fitting
 from viz.buyer.answers.answer import PaidAnswer
@@ -13,9 +13,13 @@ from viz.buyer.answers.received import AnswerChunk
 from viz.buyer.client import BuyerClient
 from viz.domain.ports.chain import Deployment
 from viz.domain.units import Units
+from viz.errors import VizError
 from viz.protocol.answer_evidence import AnswerEvidence
 from viz.protocol.wire import Json
 
+# In the extensions of an error that ended an answer: who was paid before, and what was deposited.
+PARTS: Final = "parts"
+DEPOSITS: Final = "deposits"
 Write = Callable[[str], Awaitable[None]]
 
 
@@ -182,6 +186,11 @@ async def pass_on(
     finally:
         if ended:
             ended(side, answer)
+
+
+def costs_in(error: VizError) -> Json:
+    """Return what was paid and deposited before the error that ended an answer, as JSON."""
+    return {key: error.extensions[key] for key in (PARTS, DEPOSITS) if key in error.extensions}
 
 
 def chosen_line(model: str, name: str, price: str) -> str:

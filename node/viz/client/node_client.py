@@ -1,7 +1,8 @@
 """Call a node's HTTP interface.
 
 Owns requests, timeouts and size bounds. It sends what it is given, and does not judge what is worth
-paying. It never follows a redirect, because a credential is for one node only.
+paying. A refusal names the node before the node's words. It never follows a redirect, because a
+credential is for one node only.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from viz.protocol.messages import (
     session_challenge_from_json,
 )
 from viz.protocol.owner_actions import ACCOUNT_PATH, AccountView
-from viz.protocol.problems import error_of, page_of_another
+from viz.protocol.problems import error_of, page_of_another, told_by
 from viz.protocol.sse import EVENT_STREAM
 from viz.protocol.wire import Json
 
@@ -55,10 +56,18 @@ class NodeClient:
         self._http = http
         self._dialled = origin_of(url)
         self.origin = origin_of(origin) if origin else self._dialled
+        self._node: Address | None = None
+
+    @property
+    def who(self) -> str:
+        """The node's URL and, once it has described itself, the address that it names."""
+        return self._dialled if self._node is None else f"{self._dialled} ({self._node})"
 
     async def info(self) -> NodeInfo:
         """Return the node's description of itself; it is not verified."""
-        return read_as(NodeInfo.from_json, await self._call("GET", payment.NODE_PATH))
+        info = read_as(NodeInfo.from_json, await self._call("GET", payment.NODE_PATH))
+        self._node = info.node
+        return info
 
     async def require_model(self, model: str) -> None:
         """Raise what the node says against a model: AdapterSuspended, AdapterEnded and others."""
@@ -170,7 +179,7 @@ class NodeClient:
                 )
             async with began as response:
                 if response.status not in (200, 402):
-                    raise await problem_of(response)
+                    raise told_by(await problem_of(response), self.who)
                 if response.status == 200 and response.content_type != EVENT_STREAM:
                     raise page_of_another(response.status)
                 yield response
@@ -202,6 +211,9 @@ class NodeClient:
                 f"{self._dialled} does not answer {method} {path} ({_why(error)}): is the node "
                 "running there?"
             ) from error
+        except VizError as error:
+            told_by(error, self.who)
+            raise
 
 
 def _bearer(token: AccessToken) -> str:

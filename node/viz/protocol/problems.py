@@ -90,6 +90,17 @@ def error_of(body: object, status: int, *, unknown: type[VizError] = NodeRefused
     return error
 
 
+def told_by(error: VizError, who: str) -> VizError:
+    """Return the error; if another side answered it, say in front of its words who it was.
+
+    Without that a stranger's words would read as this program's own.
+    """
+    if error.answered and not error.detail.startswith(who):
+        error.detail = f"{who} says: {error.detail}"
+        error.args = (error.detail,)
+    return error
+
+
 def page_of_another(status: int) -> NodeUnreachable:
     """Return the error for a page of a server in front of the node, which is no word of the node.
 

@@ -287,7 +287,10 @@ async def test_an_answer_goes_on_where_a_server_before_its_node_wrote_into_it(
         answer = await read(buyer, chat(max_tokens=120))
     first, second = answer.parts
     assert second.node == network.address("c") and "broke off" in first.fault
-    assert len(answer.text) == answer.usage["completion_tokens"] == 120
+    assert len(answer.text) == 120
+    # The bill says what was sent, also what did not arrive.
+    billed = first.completion_tokens + second.completion_tokens
+    assert answer.usage["completion_tokens"] == billed >= 120 and first.billed
 
 
 async def test_what_the_request_itself_gets_wrong_is_asked_of_one_node(network: Network) -> None:

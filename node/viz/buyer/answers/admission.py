@@ -47,6 +47,7 @@ from viz.protocol.payment import (
     VOUCHER_HEADER,
     price_to_header,
 )
+from viz.protocol.problems import told_by
 
 ADMISSIONS: Final = 6
 # Attempts more, and for how long, while another answer of the same adapter runs and each demand is
@@ -223,7 +224,7 @@ class AnswerAdmission:
     async def _answer_challenge(
         self, response: aiohttp.ClientResponse, token: AccessToken, *, rode: bool
     ) -> None:
-        refusal = await problem_of(response)
+        refusal = told_by(await problem_of(response), self._context.api.who)
         if not refusal.answered:
             self.sent = True  # it is not the node's word, so the node may have begun
             raise refusal

@@ -48,7 +48,7 @@ from viz.protocol.payment import (
     NeedVoucher,
     receipt_from_json,
 )
-from viz.protocol.problems import error_of
+from viz.protocol.problems import error_of, told_by
 from viz.protocol.sse import ServerEvent, SseReader
 
 BILL_WAIT_S: Final = 3.0
@@ -130,6 +130,18 @@ class PaidAnswer:
     def counted(self) -> tuple[int, int]:
         """The tokens of the prompt and of the text so far, as this buyer counts them."""
         return self._payer.prompt_tokens, self._arrival.count()
+
+    @property
+    def billed_tokens(self) -> tuple[int, int] | None:
+        """The bill's tokens of prompt and answer; None without a bill."""
+        if self.receipt is not None:
+            return self.receipt.receipt.prompt_tokens, self.receipt.receipt.completion_tokens
+        return self._open_request.billed_tokens if self._admission.sent else None
+
+    @property
+    def counts_exactly(self) -> bool:
+        """Whether ``counted`` is by the model's tokenizer; else it is a bound."""
+        return self._admission.counter.exact
 
     async def __aenter__(self) -> Self:
         try:
@@ -291,7 +303,7 @@ class PaidAnswer:
             return None
         chunk = said_in(event, dict)
         if "error" in chunk:
-            raise error_of(chunk, 200)
+            raise told_by(error_of(chunk, 200), self._context.api.who)
         if self._arrival.take(chunk):
             self._open_request.waits_since_s = 0.0
             self._payer.grew()

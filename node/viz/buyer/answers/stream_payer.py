@@ -21,6 +21,7 @@ from viz.buyer.terms.counting import Counter
 from viz.buyer.terms.request import AskedRequest
 from viz.domain.display import amount
 from viz.domain.node_channel import PresentedVoucher
+from viz.domain.pricing import Price
 from viz.domain.units import BASE_MODEL, Units
 from viz.errors import NodeNotTrusted, NodeRefused, PriceAboveCap
 from viz.protocol.payment import NeedVoucher
@@ -59,18 +60,27 @@ class StreamPayer:
         self.prompt_tokens = prompt_tokens
         self.arrival = ReceivedAnswer(asked.choices, 0)
         self.agreed: Agreed
+        # The first price that the node told for this request.
+        self._told: Price | None = None
 
     # what it may cost
 
     def agree(self, agreed: Agreed) -> None:
         """Set the price of the next attempt, and the bounds by it; raise PriceAboveCap."""
-        context, adapter_id = self._context, self._open_request.adapter_id
-        context.prices.agree(adapter_id, self._asked.model, agreed.price, context.limits)
+        context, adapter_id, model = self._context, self._open_request.adapter_id, self._asked.model
+        context.prices.check(adapter_id, model, agreed.price, context.limits, told=self._told)
+        self._told = self._told or agreed.price
         self.agreed = agreed
         self._update_bound()
 
+    def _accept(self) -> None:
+        """Record the price, at which the node sells; raise StoreError."""
+        context, adapter_id = self._context, self._open_request.adapter_id
+        context.prices.agree(adapter_id, self._asked.model, self.agreed.price, context.limits)
+
     def begin(self) -> ReceivedAnswer:
         """Note that the node began the answer; return the object that collects it."""
+        self._accept()
         cap = self._context.limits.request_units
         payable = self.agreed.price.completion_tokens_for(cap, 0)
         most = self._max_tokens()
@@ -177,6 +187,7 @@ class StreamPayer:
         The node uses a payment for whichever request comes first. So the requests that begin
         together are paid for together.
         """
+        self._accept()
         others = self._context.voucher_signer.beside(self._open_request)
         await self._cover(need, sum(each.first_units for each in others if not each.began))
         self._paid_to_begin(need.required_units)

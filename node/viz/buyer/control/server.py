@@ -29,7 +29,7 @@ import structlog
 from aiohttp import WSMsgType, web
 from aiohttp.typedefs import Handler
 
-from viz.buyer.asking import Write
+from viz.buyer.asking import Write, costs_in
 from viz.buyer.wallet.wallet import Signable, Wallet
 from viz.domain.eip712 import Domain
 from viz.domain.units import Address, Units
@@ -144,9 +144,8 @@ class _Conversation:
             done = await self._do(await self._heard.get())
             await self._ws.send_json({"done": done})
         except VizError as error:
-            await self._ws.send_json(
-                {"error": {"code": error.code, "detail": error.detail[:MAX_DETAIL_CHARS]}}
-            )
+            said = {"code": error.code, "detail": error.detail[:MAX_DETAIL_CHARS]}
+            await self._ws.send_json({"error": said | costs_in(error)})
         except ConnectionResetError:
             pass
         except Exception as error:  # noqa: BLE001  one command's failure must not end the proxy

@@ -42,9 +42,10 @@ class OpenRequest:
     text; None if the tokenizer is not known here, the text is too long, or its process was killed.
 
     The bill: ``seq`` is the number of the receipt that billed it, 0 for none, and ``billed_units``
-    is that receipt's amount. ``delivered``: its own answer brought the receipt. ``weighed``: the
-    bill was held against what arrived (``viz.buyer.vouchers.undelivered``). ``early``: a receipt
-    that was read while the answer still arrived, and is counted again when that ends.
+    is that receipt's amount, ``billed_tokens`` its tokens of prompt and answer, if it came late.
+    ``delivered``: its own answer brought the receipt. ``weighed``: the bill was held against what
+    arrived (``viz.buyer.vouchers.undelivered``). ``early``: a receipt that was read while the
+    answer still arrived, and is counted again when that ends.
 
     The end: ``name`` is the name of its record in the ledger. ``incident`` is the incident in which
     the node did not finish the answer. ``unknown``: its process ended before the answer did, so
@@ -75,6 +76,7 @@ class OpenRequest:
     ended_at_s: float = 0.0
     seq: int = 0
     billed_units: Units = 0
+    billed_tokens: tuple[int, int] | None = None
     leaving_units: Units | None = None
     excused_units: Units = 0
     reach_units: Units = 0

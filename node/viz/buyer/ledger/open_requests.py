@@ -220,7 +220,7 @@ class OpenRequests:
                 open_request.adapter_id, open_request.seq, open_request.billed_units
             )
         if other is not None:
-            self.note(other, open_request.seq, open_request.billed_units)
+            self._hand_over(open_request, other)
         open_request.seq, open_request.billed_units = seq, units
         open_request.delivered = True
         return other
@@ -237,7 +237,7 @@ class OpenRequests:
         )
         found = _nearest(equals, open_request.billed_units)
         if found is not None:
-            self.note(found, open_request.seq, open_request.billed_units)
+            self._hand_over(open_request, found)
             self.note(open_request, 0, 0)
         return found
 
@@ -316,11 +316,18 @@ class OpenRequests:
     def note(self, open_request: OpenRequest, seq: int, units: Units) -> None:
         """Note which receipt billed a request, so that no other can; ``seq`` 0 undoes this."""
         open_request.seq, open_request.billed_units = seq, units if seq else 0
-        open_request.weighed, open_request.early = False, None
+        open_request.billed_tokens = open_request.early = None
+        open_request.weighed = False
         if seq:
             self._awaiting.discard(open_request)
             self._given_up.pop(open_request, None)
             self._refused.pop(open_request, None)
+
+    def _hand_over(self, billed: OpenRequest, other: OpenRequest) -> None:
+        """Note the bill of one request for another that is equal."""
+        tokens = billed.billed_tokens
+        self.note(other, billed.seq, billed.billed_units)
+        other.billed_tokens = tokens
 
     @property
     def _known(self) -> tuple[OpenRequest, ...]:

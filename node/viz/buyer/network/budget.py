@@ -67,7 +67,7 @@ class DayBudget:
         self, budget: Budget, file: NetworkFile, clock: Clock, deployment: Deployment
     ) -> None:
         self._budget, self._file, self._clock = budget, file, clock
-        self._deployment = deployment
+        self.deployment = deployment
         self._reserved: set[Reservation] = set()
         self._unsaved: dict[str, Units] = {}
         # What the record should hold under a name, and could not be told.
@@ -153,7 +153,7 @@ class DayBudget:
             if not set(self._file.read().held) - own:
                 raise
             # What processes that were killed hold may be far above what can be taken.
-            shrink_all_held(self._file.home, self._deployment)
+            shrink_all_held(self._file.home, self.deployment)
             kept = self._changed(hold)
         if not kept and self._budget.day_units is not None:
             hold(self._file.read())
@@ -201,7 +201,7 @@ class DayBudget:
 
     def _refusal(self, least_units: Units, left_units: Units, held_units: Units) -> BudgetSpent:
         least, left, held = (
-            amount(each, self._deployment) for each in (least_units, left_units, held_units)
+            amount(each, self.deployment) for each in (least_units, left_units, held_units)
         )
         said = f"this answer may cost {least}, and {left} are left of what may be spent today"
         if not held_units:

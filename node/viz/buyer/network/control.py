@@ -36,7 +36,7 @@ class NetworkControl:
 
         If the request does not name a model by its id, ``tell`` gets a line with the chosen model
         and its price before the answer begins. If a part of the answer is not ``billed``, ``cost``
-        is the most that can be taken for the answer.
+        is the most that can be taken for the answer. ``deposits`` are those signed for it.
         """
         buyer, wanted = self._buyer, body.get("model")
         model = await buyer.model(str(wanted)) if wanted else await buyer.usual_model()
@@ -53,6 +53,7 @@ class NetworkControl:
             "cost": str(sum(part.units for part in answer.parts)),
             "billed": answer.cost_units is not None,
             "parts": [part.to_json() for part in answer.parts],
+            "deposits": [each.to_json() for each in answer.deposits],
         }
 
     async def show(self) -> Json:

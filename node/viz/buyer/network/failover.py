@@ -13,7 +13,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -26,13 +26,15 @@ from viz.buyer.client import BuyerClient
 from viz.buyer.ledger.folders import ChannelHeld
 from viz.buyer.network.budget import DayBudget, Reservation
 from viz.buyer.network.continuation import goes_on, length_of
+from viz.buyer.network.parts import AnswerPart, DepositMade, at_node, with_costs
 from viz.buyer.network.pool import NodePool
 from viz.domain.display import amount
-from viz.domain.units import Address, Units
+from viz.domain.units import Units
 from viz.errors import (
     AdapterEnded,
     BooksMismatch,
     BudgetSpent,
+    ChainUnreachable,
     InvalidKeyFile,
     InvalidRequest,
     NodeUnreachable,
@@ -61,34 +63,6 @@ _OF_THE_REQUEST: Final = (
 )
 _log = structlog.get_logger()
 Note = Callable[[MarketOffer, "float | None"], None]
-
-
-@dataclass(frozen=True, slots=True)
-class AnswerPart:
-    """One node's part of an answer: what it was paid, for how many tokens.
-
-    If the part is not ``billed`` yet, ``units`` is the most that can be taken for it, and the
-    tokens are this buyer's own count. ``fault`` says why the node did not finish.
-    """
-
-    node: Address
-    url: str
-    units: Units
-    billed: bool
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    fault: str = ""
-
-    def to_json(self) -> Json:
-        said: Json = {
-            "node": self.node,
-            "url": self.url,
-            "cost": str(self.units),
-            "billed": self.billed,
-            "promptTokens": self.prompt_tokens,
-            "completionTokens": self.completion_tokens,
-        }
-        return said | ({"fault": self.fault} if self.fault else {})
 
 
 class NetworkAnswer:
@@ -123,6 +97,7 @@ class NetworkAnswer:
         self._head: AnswerChunk = {}
         self._wanted, self.model = model, model.model
         self.parts: list[AnswerPart] = []
+        self.deposits: list[DepositMade] = []
 
     @property
     def text(self) -> str:
@@ -149,8 +124,9 @@ class NetworkAnswer:
         }
 
     def parts_json(self) -> list[Json]:
-        """Return who was paid for which part if several nodes were, else ``[]``."""
-        return [part.to_json() for part in self.parts] if len(self.parts) > 1 else []
+        """Return who was paid for which part if several nodes were, or if counts are estimated."""
+        told = len(self.parts) > 1 or any(part.estimated for part in self.parts)
+        return [part.to_json() for part in self.parts] if told else []
 
     @property
     def client(self) -> BuyerClient | None:
@@ -160,10 +136,16 @@ class NetworkAnswer:
     async def __aenter__(self) -> Self:
         try:
             await self._begin(None)
-        except BaseException:
+        except BaseException as error:
             await self._stack.aclose()
+            if isinstance(error, VizError):
+                raise self._told(error) from error
             raise
         return self
+
+    def _told(self, error: VizError) -> VizError:
+        """Return the error that ends the answer, with what was paid before it."""
+        return with_costs(error, self.parts, self.deposits, self._budget.deployment)
 
     # one node after the other
 
@@ -174,11 +156,13 @@ class NetworkAnswer:
         """
         last = broken
         while self._offers:
+            if self.parts and self._client is not None:
+                self._require_left(self._client)  # before anything is signed elsewhere
             self._offer = self._offers.pop(0)
             body = await self._next_body()
             self._began_s, self._first_ms = time.monotonic(), None
             try:
-                self._client = await self._pool.ready(self._offer)
+                self._client = await self._pool.ready(self._offer, self.deposits.append)
                 self._part = await self._enter(self._client, body)
             except ChannelHeld as error:
                 # The buyer's own doing: it says nothing of the node, and is no reason to deposit at
@@ -188,10 +172,15 @@ class NetworkAnswer:
                 _log.info("a channel is in use", node=self._offer.node, reason=error.detail)
                 continue
             except VizError as error:
+                if _is_own_chain(error):
+                    raise  # it says nothing of the node, and every other would wait for it too
+                of_the_request = self._is_of_the_request(error)
+                if error.answered or not of_the_request:
+                    error = at_node(error, self._offer)
                 # That an adapter ended holds for all nodes; that one is down does not.
                 last = last if isinstance(last, AdapterEnded) else error
-                if self._is_of_the_request(error):
-                    raise
+                if of_the_request:
+                    raise error
                 self._note(self._offer, None)
                 _log.info(
                     "a node refuses the request",
@@ -205,6 +194,26 @@ class NetworkAnswer:
             return
         raise last or NodeUnreachable("no node is left to ask")
 
+    def _require_left(self, client: BuyerClient) -> None:
+        """Raise PriceAboveCap if what arrived cost all that the answer may cost."""
+        spent_units, most_units = self._spent_units(), client.limits.request_units
+        if min(most_units - spent_units, self._reservation.units) > 0:
+            return
+        here = client.deployment
+        raise PriceAboveCap(
+            f"what arrived of the answer cost {amount(spent_units, here)}, and "
+            + (
+                f"one answer may cost {amount(most_units, here)}: raise --max-per-request "
+                "(--max-cost)"
+                if most_units <= spent_units
+                else "nothing is left of what may be spent today: raise --max-per-day"
+            )
+            + " to have it continued at another node"
+        )
+
+    def _spent_units(self) -> Units:
+        return sum(part.units for part in self.parts)
+
     async def _next_body(self) -> dict[str, Any]:
         if not self._texts or self._client is None or self._served is None:
             return self._body
@@ -217,21 +226,9 @@ class NetworkAnswer:
         self._served = await self._offer_at(client)
         context_tokens = client.info.base_of(self._served).context_tokens
         body = at_most({**body, "model": self._served.model}, context_tokens)
-        spent_units = sum(part.units for part in self.parts)
-        left_units = client.limits.request_units - spent_units
+        self._require_left(client)
+        left_units = client.limits.request_units - self._spent_units()
         cap_units = min(left_units, self._reservation.units)
-        if cap_units <= 0:
-            here = client.deployment
-            most = amount(client.limits.request_units, here)
-            raise PriceAboveCap(
-                f"what arrived of the answer cost {amount(spent_units, here)}, and "
-                + (
-                    f"one answer may cost {most}: raise --max-per-request (--max-cost)"
-                    if left_units <= 0
-                    else "nothing is left of what may be spent today: raise --max-per-day"
-                )
-                + " to have it continued at another node"
-            )
         limits = replace(client.limits, request_units=cap_units)
         for again in (True, False):
             answer = client.ask(body, self._path, limits=limits)
@@ -244,7 +241,8 @@ class NetworkAnswer:
                 body = at_most(body, room_in(refusal, context_tokens))
             except BaseException as error:
                 # Also if the caller left: the node may have been paid for the beginning.
-                self._end_part(answer, error if isinstance(error, VizError) else None)
+                if isinstance(error, VizError) or answer.most_units:
+                    self._end_part(answer, error if isinstance(error, VizError) else None)
                 raise
         raise NodeUnreachable("the node refuses every length")
 
@@ -283,14 +281,18 @@ class NetworkAnswer:
                         yield seen
                 await self._done(None)
                 return
-            except VizError as error:
+            except VizError as failure:
+                error = failure if _is_own_chain(failure) else at_node(failure, self._offer)
                 await self._done(error)
                 if self._is_whole():
                     _log.warning("the answer is whole, its bill is not", reason=error.detail)
                     return
                 if not self._can_go_on(error):
-                    raise
-                await self._begin(error)
+                    raise self._told(error) from failure
+                try:
+                    await self._begin(error)
+                except VizError as last:
+                    raise self._told(last) from failure
 
     async def _read(self, part: PaidAnswer) -> AsyncIterator[AnswerChunk]:
         chunks = aiter(part)
@@ -330,7 +332,8 @@ class NetworkAnswer:
         return len(self._finished) >= (choices if isinstance(choices, int) else 1)
 
     def _can_go_on(self, error: VizError) -> bool:
-        if isinstance(error, PriceAboveCap) or self._is_of_the_request(error):
+        own = isinstance(error, PriceAboveCap) or _is_own_chain(error)
+        if own or self._is_of_the_request(error):
             return False
         # Several choices would each need a request of their own, so they are only started again.
         return not self._texts or (self._body.get("n") or 1) == 1
@@ -342,15 +345,14 @@ class NetworkAnswer:
         if part is None:
             return
         self._end_part(part, error)
-        self._note(self._offer, None if error is not None else self._first_ms or 0.0)
+        if error is None or not _is_own_chain(error):
+            self._note(self._offer, None if error is not None else self._first_ms or 0.0)
 
     def _end_part(self, part: PaidAnswer, error: VizError | None) -> None:
         units = part.most_units
         if units or error is None:
-            prompt, completion = part.counted
-            if part.receipt is not None:
-                receipt = part.receipt.receipt
-                prompt, completion = receipt.prompt_tokens, receipt.completion_tokens
+            billed_tokens = part.billed_tokens
+            prompt, completion = billed_tokens or part.counted
             self.parts.append(
                 AnswerPart(
                     self._offer.node,
@@ -360,6 +362,7 @@ class NetworkAnswer:
                     prompt,
                     completion,
                     error.detail if error is not None else "",
+                    estimated=billed_tokens is None and not part.counts_exactly,
                 )
             )
         self._budget.spend(self._reservation, units)
@@ -376,3 +379,8 @@ class NetworkAnswer:
         if part is not None:
             # The caller stopped reading: this is not the node's fault.
             self._end_part(part, None)
+
+
+def _is_own_chain(error: VizError) -> bool:
+    """Return whether the buyer's own endpoint of the chain fails, which is no node's fault."""
+    return isinstance(error, ChainUnreachable) and not error.answered

@@ -39,7 +39,12 @@ from viz.protocol.messages import NodeInfo, adapter_named
 from viz.protocol.payment import MODELS_PATH, NODE_PATH
 from viz.services.market.discovery import Discovery, NodeOffers, unchecked_models
 from viz.services.market.node_claims import check_node
-from viz.services.market.remote_nodes import MAX_DESCRIPTION_BYTES, Awaited, origin_in
+from viz.services.market.remote_nodes import (
+    MAX_DESCRIPTION_BYTES,
+    NAMED_A_ROUND,
+    Awaited,
+    origin_in,
+)
 
 # What was found is used this long. A request for an unknown model searches again sooner.
 FRESH_S: Final = 300.0
@@ -93,6 +98,8 @@ class NodeFinder:
         self._urls = list(dict.fromkeys(map(origin_of, urls)))
         self._met, self._are_named = met, named
         self._known: dict[str, NodeOffers] = {}
+        # Why nodes were left out, by URL, as the log has it.
+        self._left_out: dict[str, str] = {}
         # The URLs of other nodes that answered in the last search.
         self._answering: list[str] = []
         self._discovery = (
@@ -248,7 +255,7 @@ class NodeFinder:
     ) -> list[NodeOffers]:
         """Ask nodes what they sell; log and leave out those whose answer cannot be used."""
         room = asyncio.Semaphore(ASKED_AT_ONCE)
-        faults: list[str] = []
+        left_out: list[tuple[str, Address | None, str]] = []
 
         async def describe(url: str, node: Address | None) -> NodeOffers | None:
             http, timeout_s = self._strangers_http, STRANGER_TIMEOUT_S
@@ -267,17 +274,28 @@ class NodeFinder:
                 if node is not None and info.node != node:
                     raise InvalidRequest(f"another node answers there: {info.node}")
             except VizError as error:
-                told = _log.info if self._are_named or not known else _log.debug
-                told("a node is left out", url=url, reason=error.detail)
-                faults.append(error.detail)
+                if known and not self._are_named:
+                    _log.debug("a node is left out", url=url, reason=error.detail)
+                elif known and isinstance(error, NodeUnreachable):
+                    _log.info("a node is left out", url=url, reason=error.detail)
+                else:
+                    left_out.append((url, node, error.detail))
                 return None
             took_ms = (time.monotonic() - began_s) * 1_000
             return NodeOffers.described(info, url, took_ms, self._clock.now_s())
 
         found = await asyncio.gather(*(describe(*each) for each in asked))
-        if faults and not known:
-            _log.warning("nodes are left out", count=len(faults), one=faults[0])
+        self._name(left_out)
         return [each for each in found if each is not None]
+
+    def _name(self, left_out: Iterable[tuple[str, Address | None, str]]) -> None:
+        """Name nodes that are left out in the log, each once for a reason, a bounded number."""
+        new = [each for each in left_out if self._left_out.get(each[0]) != each[2]]
+        self._left_out |= {url: reason for url, _, reason in new[:NAMED_A_ROUND]}
+        for url, node, reason in new[:NAMED_A_ROUND]:
+            _log.warning("a node is left out", url=url[:256], node=node, reason=reason)
+        if (more := len(new) - NAMED_A_ROUND) > 0:
+            _log.warning("more nodes are left out", count=more)
 
     async def _named_by_found(self) -> list[Address]:
         """Return the nodes named in the markets of those that were found.

@@ -18,10 +18,12 @@ import structlog
 
 from viz.buyer.client import BuyerClient
 from viz.buyer.network.budget import Budget
+from viz.buyer.network.parts import DepositMade
+from viz.buyer.wallet.signing import SIGNED_DEPOSIT
 from viz.buyer.wallet.wallet import Wallet
 from viz.domain.display import amount
 from viz.domain.units import ZERO_ADDRESS, Address, Units
-from viz.errors import BalanceTooLow, ChannelUnknown, DepositExceeded, NodeNotTrusted
+from viz.errors import BalanceTooLow, ChannelUnknown, DepositExceeded, NodeNotTrusted, VizError
 from viz.protocol.market import MarketOffer
 
 MAX_DEPOSITS: Final = 8
@@ -107,9 +109,12 @@ class NodePool:
         known = turn.client if turn is not None else None
         return node not in self._unspent_units and (known is None or not known.channel.limit_units)
 
-    async def ready(self, offer: MarketOffer) -> BuyerClient:
+    async def ready(
+        self, offer: MarketOffer, deposited: Callable[[DepositMade], None]
+    ) -> BuyerClient:
         """Return a node's client whose channel can pay; make the deposit if necessary.
 
+        ``deposited`` is called with a deposit that was signed, also if its fate is not known.
         Raises what connecting and depositing raise, NodeNotTrusted if another node answers,
         ChannelUnknown without a deposit and without a wallet, DepositExceeded if it is used up.
         """
@@ -120,7 +125,7 @@ class NodePool:
             client = turn.client or await self._connected(offer, turn)
             client.require_trust()
             if offer.prompt_price_units or offer.completion_price_units:
-                await self._fund(client)
+                await self._fund(client, offer, deposited)
             return client
 
     async def _connected(self, offer: MarketOffer, turn: _Turn) -> BuyerClient:
@@ -143,7 +148,9 @@ class NodePool:
         turn.client, turn.url = client, offer.url
         return client
 
-    async def _fund(self, client: BuyerClient) -> None:
+    async def _fund(
+        self, client: BuyerClient, offer: MarketOffer, deposited: Callable[[DepositMade], None]
+    ) -> None:
         channel, info, here = client.channel, client.info, client.deployment
         if _left(client) > 0 and channel.payer != ZERO_ADDRESS:
             return
@@ -176,6 +183,11 @@ class NodePool:
         except BalanceTooLow:
             self._deposits -= 1  # nothing was signed
             raise
+        except VizError as error:
+            if SIGNED_DEPOSIT in error.extensions:
+                deposited(DepositMade(offer.node, offer.url, units, confirmed=False))
+            raise
+        deposited(DepositMade(offer.node, offer.url, units))
         _log.info("deposited", node=info.node, units=amount(units, here))
 
     async def aclose(self) -> None:

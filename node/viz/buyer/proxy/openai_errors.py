@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from aiohttp import web
 
+from viz.buyer.asking import costs_in
 from viz.errors import PromptTooLong, VizError
 from viz.protocol.problems import openai_type
 
@@ -24,11 +25,15 @@ def problem(error: VizError) -> web.Response:
 
 
 def error_body(error: VizError) -> dict[str, Any]:
-    """Return the error object for one of Viz's own errors, with the parameter that it names."""
+    """Return the error object for one of Viz's own errors, with the parameter that it names.
+
+    ``viz`` beside it has what was paid before an answer ended (``costs_in``).
+    """
     given = error.extensions.get("param")
     param = given[:MAX_PARAM_CHARS] if isinstance(given, str) else None
     code = CONTEXT_CODE if isinstance(error, PromptTooLong) else error.code
-    return body(error.detail, openai_type(type(error)), code, param)
+    said = body(error.detail, openai_type(type(error)), code, param)
+    return said | ({"viz": costs} if (costs := costs_in(error)) else {})
 
 
 def refusal(

@@ -16,7 +16,7 @@ _log = structlog.get_logger()
 def say_cost(side: AskedSide, answer: StreamedAnswer) -> None:
     """Log what an answer cost, in the token's amounts, and what is left of the deposits.
 
-    If several nodes wrote it, each one's part is logged too.
+    If several nodes wrote it, or if tokens are ``estimated``, each part is logged too.
     """
     here = side.deployment
     left = amount(side.unspent_units(), here)
@@ -28,6 +28,7 @@ def say_cost(side: AskedSide, answer: StreamedAnswer) -> None:
             billed=part["billed"],
             prompt_tokens=part["promptTokens"],
             completion_tokens=part["completionTokens"],
+            estimated=part["estimated"],
             fault=part.get("fault", ""),
         )
     if answer.cost_units is None:

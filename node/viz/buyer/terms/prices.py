@@ -1,11 +1,12 @@
-"""Keep the prices that a buyer agreed to, and refuse higher ones until the buyer agrees again.
+"""Keep the prices that a buyer accepted by paying, and refuse higher ones until it accepts them.
 
 Owns the caps on prices, the record of what was agreed for each adapter, and the messages about a
 price that changed. The amounts of requests are ``viz.buyer.vouchers.voucher_signer``'s.
 
 Invariants: no price above a cap is paid. If the buyer named no cap, no price is paid that is more
-than a quarter above the lowest one paid for this adapter before, however slowly it rose. Every
-change of a price that is paid is reported.
+than a quarter above the lowest one paid for this adapter before, however slowly it rose, or above
+the one that the node told first for the same request. A price that a node told and did not sell at
+is not accepted: it holds for that request only. Every change of a price that is paid is reported.
 """
 
 from __future__ import annotations
@@ -60,30 +61,55 @@ class Prices:
         """Return whether this offer was paid for before, at whatever price."""
         return kept_for(self._known, offer.adapter_id, offer.model) is not None
 
-    def agree(self, adapter_id: AdapterId, model: str, price: Price, limits: Limits) -> None:
-        """Agree to a price and record it before anything is signed; raise PriceAboveCap."""
-        known, key = kept_for(self._known, adapter_id, model), record_key(adapter_id, model)
+    def check(
+        self,
+        adapter_id: AdapterId,
+        model: str,
+        price: Price,
+        limits: Limits,
+        *,
+        told: Price | None = None,
+    ) -> None:
+        """Raise PriceAboveCap if a price may not be paid.
+
+        ``told`` is what the node told first for this request, if that was another price.
+        """
         self._check_caps(model, price, limits)
+        known = kept_for(self._known, adapter_id, model)
+        if known is not None:
+            here = "the price that this folder last accepted from this node is"
+            self._check_rise(model, price, known.agreed, here, limits)
+        if told is not None:
+            here = "for this request this node first told"
+            self._check_rise(model, price, told, here, limits)
+
+    def agree(self, adapter_id: AdapterId, model: str, price: Price, limits: Limits) -> None:
+        """Accept a price and record it, as the node sells at it; raise PriceAboveCap."""
+        self.check(adapter_id, model, price, limits)
+        known, key = kept_for(self._known, adapter_id, model), record_key(adapter_id, model)
         if known is None:
             self._keep(key, AgreedPrice(price, price))
-            _log.info("agreed to a price", model=model, price=self._both(price))
+            _log.info("accepted a price", model=model, price=self._both(price))
             return
-        rose = (
-            not limits.prompt_price_stated
-            and _is_above(price.prompt_price_units, known.agreed.prompt_price_units),
-            not limits.completion_price_stated
-            and _is_above(price.completion_price_units, known.agreed.completion_price_units),
-        )
-        if any(rose):
-            raise PriceAboveCap(
-                f"{model} costs {self._both(price)} now, and you agreed to "
-                f"{self._both(known.agreed)}: nothing was paid. To agree, ask again with "
-                f"{self._options(price, rose)}"
-            )
         if price == known.last:
             return
         self._say(f"{model} costs {self._both(price)} now; it was {self._both(known.last)}")
         self._keep(key, AgreedPrice(_lowest(known.agreed, price, limits), price))
+
+    def _check_rise(
+        self, model: str, price: Price, before: Price, said: str, limits: Limits
+    ) -> None:
+        rose = (
+            not limits.prompt_price_stated
+            and _is_above(price.prompt_price_units, before.prompt_price_units),
+            not limits.completion_price_stated
+            and _is_above(price.completion_price_units, before.completion_price_units),
+        )
+        if any(rose):
+            raise PriceAboveCap(
+                f"{model} costs {self._both(price)} now, and {said} {self._both(before)}: nothing "
+                f"is paid at that price. To accept it, ask again with {self._options(price, rose)}"
+            )
 
     def _check_caps(self, model: str, price: Price, limits: Limits) -> None:
         caps = Price(limits.prompt_price_units, limits.completion_price_units)
@@ -94,7 +120,7 @@ class Prices:
             )
             raise PriceAboveCap(
                 f"{model} costs {self._both(price)}, and this buyer pays at most "
-                f"{self._both(caps)}: nothing was paid. To allow it, ask again with "
+                f"{self._both(caps)}: nothing is paid at that price. To allow it, ask again with "
                 f"{self._options(price, over)}"
             )
 

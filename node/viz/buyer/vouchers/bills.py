@@ -89,6 +89,8 @@ class Bills:
         self._open_requests.note(open_request, link.seq, signed.receipt.amount_units)
         if not open_request.ended_at_s:
             open_request.early = signed
+        counts = signed.receipt.prompt_tokens, signed.receipt.completion_tokens
+        open_request.billed_tokens = counts
         if open_request.incident:
             _log.warning(
                 "an answer that had broken off was billed",

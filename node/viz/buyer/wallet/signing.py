@@ -34,6 +34,8 @@ from viz.protocol.credential import Deposit
 from viz.protocol.messages import NodeInfo
 from viz.protocol.wire import Reader
 
+# In the extensions of an error that came after a deposit was signed: its amount.
+SIGNED_DEPOSIT: Final = "signedDeposit"
 AUTHORIZATION_VALID_S: Final = 3_600
 CLOSE_VALID_S: Final = 3_600
 # Block times are ahead of wall clocks by seconds, and on a busy test chain by minutes.
@@ -131,7 +133,7 @@ class PendingDeposit:
             f"{deposit.payer} is signed, and the node can send it until {_end(deposit)}: "
             "`viz channel open` for the same amount sends the same signature again, and it counts "
             "once; another deposit at this node is refused until then",
-            **error.extensions,
+            **{**error.extensions, SIGNED_DEPOSIT: str(deposit.amount_units)},
         )
         told.answered = error.answered
         return told

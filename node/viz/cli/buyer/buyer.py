@@ -38,6 +38,7 @@ from viz.cli.buyer.networking import (
 from viz.cli.buyer.proxying import (
     ProxyDoor,
     cost_words,
+    print_deposits,
     print_market,
     print_parts,
     serve_network,
@@ -66,7 +67,7 @@ from viz.cli.own_chain import trusted_deployment
 from viz.client.node_address import checked
 from viz.domain.display import amount, counted, prices
 from viz.domain.units import BASE_MODEL
-from viz.errors import BooksMismatch, ConfigError, InvalidRequest
+from viz.errors import BooksMismatch, ConfigError, InvalidRequest, VizError
 from viz.given_file import read_secret
 from viz.written_file import require_new
 
@@ -206,8 +207,12 @@ def ask(
     if model:
         body["model"] = model
 
+    arrived: list[str] = []
+
     async def write(text: str) -> None:
-        if not as_json:
+        if as_json:
+            arrived.append(text)
+        else:
             sys.stdout.write(plain(text, keep="\n\t"))
             sys.stdout.flush()
 
@@ -215,6 +220,8 @@ def ask(
         err.print(plain(line), markup=False, soft_wrap=True)
 
     async def work() -> None:
+        from viz.buyer.asking import costs_in
+
         secret = partial(password, password_file)
         async with AsyncExitStack() as ends:
             control = await ends.enter_async_context(
@@ -223,7 +230,15 @@ def ask(
                 else network_control(folder, deployment, secret, rpc, caps, spends)
             )
             recorder = recorder_of(control) if record is not None else None
-            done, here = await control.ask(body, write, tell), control.deployment
+            here = control.deployment
+            try:
+                done = await control.ask(body, write, tell)
+            except VizError as error:
+                if as_json and (costs := costs_in(error)):
+                    said = {"code": error.code, "detail": error.detail}
+                    unit = {"decimals": here.token_decimals, "symbol": here.token_symbol}
+                    show({"error": said, "text": "".join(arrived), **costs, **unit}, as_json=True)
+                raise
             if record is not None and recorder is not None:
                 write_record(recorder, record)
             found = done | {"decimals": here.token_decimals, "symbol": here.token_symbol}
@@ -232,6 +247,7 @@ def ask(
                 cost = cost_words(int(done["cost"]), here, billed=done.get("billed", True))
                 say(f"{done['model']}, {cost}", style="dim")
                 print_parts(done.get("parts", []), here)
+                print_deposits(done.get("deposits", []), here)
 
     run(work())
 

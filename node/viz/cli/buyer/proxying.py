@@ -165,17 +165,26 @@ def cost_words(units: Units, here: Deployment, *, billed: bool) -> str:
 
 
 def print_parts(parts: Sequence[dict[str, Any]], here: Deployment) -> None:
-    """Print who was paid for which part of an answer, if several nodes were."""
-    if len(parts) < 2:
+    """Print who was paid for which part, if several nodes were or tokens are only bounded."""
+    if len(parts) < 2 and not any(part.get("estimated") for part in parts):
         return
     for part in parts:
         cost = cost_words(int(part["cost"]), here, billed=part["billed"])
         say(
-            f"  {part['node']}: {counted(part['promptTokens'], 'token')} of prompt, "
+            f"  {part['node']}: {'at most ' if part.get('estimated') else ''}"
+            f"{counted(part['promptTokens'], 'token')} of prompt, "
             f"{part['completionTokens']} of the answer, {cost}"
             + (", broke off" if part.get("fault") else ""),
             style="dim",
         )
+
+
+def print_deposits(deposits: Sequence[dict[str, Any]], here: Deployment) -> None:
+    """Print what was deposited for an answer, and where."""
+    for each in deposits:
+        waits = "" if each["confirmed"] else ", not confirmed yet"
+        said = f"deposited {amount(int(each['amount']), here)} at {each['node']} ({each['url']})"
+        say(f"  {said}, yours until you sign for it{waits}", style="dim")
 
 
 def print_market(models: Sequence[MarketModel], here: Deployment) -> None:

@@ -29,7 +29,7 @@ from viz.domain.ports.chain import ChainReader, NodeEntry
 from viz.domain.ports.clock import Clock
 from viz.domain.ports.peers import PeerHttp
 from viz.domain.units import BASE_MODEL, Address
-from viz.errors import InvalidRequest, NodeNotTrusted, VizError
+from viz.errors import InvalidRequest, NodeNotTrusted, NodeUnreachable, VizError
 from viz.protocol.messages import NodeInfo
 from viz.protocol.payment import NODE_PATH
 from viz.services.market.node_claims import check_node
@@ -42,6 +42,8 @@ ASK_TIMEOUT_S: Final = 10.0
 MAX_DESCRIPTION_BYTES: Final = 2 * 1024 * 1024
 # Nothing on chain bounds how many base models a node names, and each is a model of the market.
 MAX_BASES: Final = 16
+# So many nodes that a buyer's round leaves out are named in the log.
+NAMED_A_ROUND: Final = 5
 # A node that contradicted the chain is asked again after this time; one that failed, after a time
 # that doubles with each failure.
 LIED_S: Final = 3_600
@@ -110,12 +112,14 @@ class RemoteNodes:
 
         ``at_once`` nodes are asked at the same time; one that is silent for ``timeout_s`` seconds
         has failed. ``first`` are the nodes to ask before all others, but for those ``awaited``.
-        Without ``names_each`` the log has one warning for all nodes that a round leaves out.
+        Without ``names_each`` the log names at most ``NAMED_A_ROUND`` nodes that a round leaves
+        out, and counts the others.
         """
         self._awaited = awaited or Awaited(frozenset(), http, timeout_s)
         self._first = self._awaited.nodes.union(first)
         self._round_s, self._names_each = round_s, names_each
-        self._left_out: list[str] = []
+        self._left_out: list[tuple[Address, str, str]] = []
+        self._told: dict[Address, str] = {}
         self._chain, self._http, self._clock, self._own = chain, http, clock, own
         self._at_once, self._timeout_s = at_once, timeout_s
         self._known: dict[Address, KnownRemote] = {}
@@ -134,14 +138,26 @@ class RemoteNodes:
         again_s = self._clock.now_s() + LIED_S
         if (known := self._known.get(node)) is not None:
             self._known[node] = replace(known, info=None, fault=fault, ask_again_s=again_s)
-        self._left_out.append(fault)
-        tell = _log.warning if self._names_each else _log.info
-        tell("a node is left out", node=node, url=url[:256], reason=fault)
+        self._name(node, url, fault)
+
+    def _name(self, node: Address, url: str, fault: str) -> None:
+        """Name a node that is left out in the log, once for each reason; or have ``sum_up`` do."""
+        if self._told.get(node) == fault:
+            return
+        if len(self._told) >= ENTRIES_READ:
+            self._told.clear()
+        self._told[node] = fault
+        if self._names_each:
+            _log.warning("a node is left out", node=node, url=url[:256], reason=fault)
+        else:
+            self._left_out.append((node, url, fault))
 
     def sum_up(self) -> None:
-        """Tell in one line how many nodes were left out since the last time, if none was named."""
-        if self._left_out and not self._names_each:
-            _log.warning("nodes are left out", count=len(self._left_out), one=self._left_out[0])
+        """Name the nodes that were left out since the last time, if none was named yet."""
+        for node, url, fault in self._left_out[:NAMED_A_ROUND]:
+            _log.warning("a node is left out", node=node, url=url[:256], reason=fault)
+        if (more := len(self._left_out) - NAMED_A_ROUND) > 0:
+            _log.warning("more nodes are left out", count=more)
         self._left_out = []
 
     def unasked(self) -> set[Address]:
@@ -258,7 +274,10 @@ class RemoteNodes:
         self._known[known.entry.node] = replace(
             known, failures=failures, ask_again_s=again_s, fault=error.detail
         )
-        if failures == 1:
+        if not isinstance(error, NodeUnreachable) and not self._names_each:
+            # It answers with what is no description: a buyer is told of it as of a lie.
+            self._name(known.entry.node, known.entry.url, error.detail)
+        elif failures == 1:
             _log.info(
                 "a node does not answer",
                 node=known.entry.node,

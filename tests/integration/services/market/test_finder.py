@@ -149,7 +149,7 @@ async def test_a_flooded_directory_hides_no_node_that_the_buyer_paid(
     chain: FakeChain, outbound: Outbound, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A paid node is asked first, beyond the bound of a round, which strangers fill; and their odd
-    entries are told in one line, not one each."""
+    entries are told in a few lines, each of which names one, not one each."""
     monkeypatch.setattr(remote_nodes, "ASKED_A_ROUND", 0)
     paid = Remote(B, info(B, [base_offer(2)]))
     async with serving(paid):
@@ -163,7 +163,11 @@ async def test_a_flooded_directory_hides_no_node_that_the_buyer_paid(
                 await finder_of(chain, outbound).models()
     assert {each.node for model in models for each in model.offers} == {B}
     warned = [each for each in logs if each["log_level"] == "warning"]
-    assert [each["count"] for each in warned] == [8, 8]
+    named = [each for each in warned if each["event"] == "a node is left out"]
+    assert len(named) == 2 * remote_nodes.NAMED_A_ROUND
+    assert all(each["node"] and each["url"] == "http://node.example/path" for each in named)
+    more = 8 - remote_nodes.NAMED_A_ROUND
+    assert [each["count"] for each in warned if each not in named] == [more, more]
 
 
 async def test_one_node_that_was_found_names_the_others(
@@ -266,3 +270,32 @@ async def test_an_allowed_node_that_failed_is_asked_in_the_next_round(
             with pytest.raises(NodeUnreachable):
                 await finder.models()
     assert (len(allowed.asked), len(other.asked)) == (3, 2)
+
+
+def lying(_: web.Request) -> web.StreamResponse:
+    return web.json_response({**info(B, [base_offer(2)]).to_json(), "adapters": None})
+
+
+@pytest.mark.parametrize("reads_chain", [True, False])
+async def test_a_node_that_describes_itself_wrongly_is_named_once(
+    chain: FakeChain, outbound: Outbound, monkeypatch: pytest.MonkeyPatch, reads_chain: bool
+) -> None:
+    """The log had one line without URL or address for all, or none for a malformed answer."""
+    monkeypatch.setattr(finder_module, "AGAIN_S", -1.0)
+    monkeypatch.setattr(remote_nodes, "FAILED_S", 0)
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        return lying(request)
+
+    liar = Remote(B, answer)
+    async with serving(liar):
+        announce(chain, liar)
+        met = {} if reads_chain else {B: liar.url}
+        changes: dict[str, Any] = {} if reads_chain else {"chain": None}
+        finder = finder_of(chain, outbound, met=met, **changes)
+        with structlog.testing.capture_logs() as logs:
+            for _ in range(2):
+                with pytest.raises(NodeUnreachable):
+                    await finder.models(again=True)
+    (warned,) = (each for each in logs if each["log_level"] == "warning")
+    assert (warned["node"], warned["url"]) == (B, liar.url) and "adapters" in warned["reason"]
