@@ -6,15 +6,19 @@ reported with its number; no turn is invented.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from importlib.metadata import version
 from typing import Any, Final
 
 from viz.creator.intake.clean import cleaned
 from viz.creator.intake.decode import decoded
-from viz.creator.intake.found import Converted
+from viz.creator.intake.found import Converted, OptOut
+from viz.creator.intake.front_matter import record_statements
 from viz.domain.strict_json import load_json
 from viz.domain.work import MAX_LINE_BYTES, MAX_MESSAGES
 from viz.errors import InvalidWork
@@ -33,6 +37,8 @@ _ROLES: Final = {
 }
 _TEXT_PARTS: Final = ("text", "input_text", "output_text")
 _NAMED: Final = 5
+# A cheap look before a record's members are gone through; what is written with escapes passes too.
+_PERHAPS_RULE: Final = re.compile(r"tdm|no.?ai|train|usage|signal|pref|\\u", re.IGNORECASE)
 ChatTurns = list[dict[str, str]]
 
 
@@ -45,6 +51,7 @@ def chats_file(raw: bytes, encoding: str) -> Converted:
     text, _ = decoded(raw, encoding)
     found = Converted("dialogue", "", tools=[f"viz-node {version('viz-node')}"])
     counts: Counter[str] = Counter()
+    found.opt_outs += _reservations(text)
     lines: list[str] = []
     left_out: list[tuple[int, str]] = []
     for number, record in _records(text):
@@ -75,6 +82,21 @@ def chats_file(raw: bytes, encoding: str) -> Converted:
         found.note(f"record {number} is left out: it {why}")
     found.text = "\n".join(lines) + "\n"
     return found
+
+
+def _reservations(text: str) -> list[OptOut]:
+    """Return what records say about training, also those that are left out; each with the first."""
+    whole = text.lstrip()[:1] == "["
+    found: dict[OptOut, OptOut] = {}
+    for number, line in enumerate([text] if whole else text.split("\n"), start=1):
+        if not _PERHAPS_RULE.search(line):
+            continue
+        with contextlib.suppress(ValueError, RecursionError):
+            for said in record_statements(line):
+                found.setdefault(
+                    said, replace(said, where="a record" if whole else f"line {number}")
+                )
+    return list(found.values())
 
 
 def _records(text: str) -> Iterator[tuple[int, Any]]:

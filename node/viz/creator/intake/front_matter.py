@@ -14,6 +14,7 @@ import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
+from itertools import pairwise
 from typing import Any, Final
 
 import yaml
@@ -29,6 +30,7 @@ from viz.creator.intake.heads import (
     looks_named,
 )
 from viz.creator.intake.signals import (
+    is_answer,
     is_rule,
     is_usage,
     named_statements,
@@ -56,7 +58,8 @@ _PLAIN: Final = re.compile(
     r"""["'*_]*[ \t]*[:=](?P<value>.*)""",
     re.I,
 )
-_RULE_VALUE: Final = re.compile(r"[\w?/:-]+|(?:[\w-]+\s*[:=]\s*[\w?\"'-]+\s*(?:[,;&]\s*|$))+")
+_WORD: Final = re.compile(r"[\w?/:-]+")
+_PREFERENCES: Final = re.compile(r"(?:[\w-]+\s*[:=]\s*[\w?\"'-]+\s*(?:[,;&]\s*|$))+")
 _TAG: Final = r"(?:(?:no|max-|un)[a-z-]+(?::\S+)?|index|follow|all)"
 _TAGS: Final = re.compile(rf"{_TAG}(?:[\s,;]+{_TAG})*", re.I)
 
@@ -166,7 +169,10 @@ def _plain_statements(text: str, begin: int) -> Iterator[OptOut]:
         if not (said := _PLAIN.match(line)):
             continue
         name, value = plain_name(said["name"]), said["value"].strip("*_\"', ")
-        if (is_rule(name) and _RULE_VALUE.fullmatch(value)) or _TAGS.fullmatch(value):
+        # `No AI: a manifesto` is a title; only what a program would write counts.
+        sure = is_answer(value) or _PREFERENCES.fullmatch(value) or said["name"] == "noai"
+        is_tdm = name.startswith("tdm") and _WORD.fullmatch(value)
+        if (is_rule(name) and (sure or is_tdm)) or _TAGS.fullmatch(value):
             yield from named_statements(name, value, _AT_BEGINNING)
 
 
@@ -225,7 +231,24 @@ def _toml(head: str) -> dict[str, Any]:
         raise ValueError("it is not valid TOML") from error
 
 
-def _entries(root: Any) -> Iterator[tuple[tuple[str, ...], str]]:
+def record_statements(record: str) -> list[OptOut]:
+    """Return what the members of a JSON record, at any depth, say about training.
+
+    Also of a list of records. A member that is there twice counts twice. Raises ValueError.
+    """
+    root = load_json(record, object_pairs_hook=_Pairs, max_values=None)
+    entries = _entries(root, most=len(record))
+    # Whatever else is in a record can be what people say.
+    ruled = [
+        each
+        for each in entries
+        if any(is_rule(f"{a}:{b}" if a else b) for a, b in pairwise(("", *each[0])))
+        or any(map(is_rule, each[0]))
+    ]
+    return list(dict.fromkeys(_statements(ruled, "record")))
+
+
+def _entries(root: Any, most: int = _MOST_VALUES) -> Iterator[tuple[tuple[str, ...], str]]:
     """Yield each value with the names above it. Raises ValueError if there are too many."""
     left: list[tuple[tuple[str, ...], Any]] = [((), root)]
     seen = 0
@@ -236,7 +259,7 @@ def _entries(root: Any) -> Iterator[tuple[tuple[str, ...], str]]:
             yield names, inside
             continue
         seen += 1 + len(inside)
-        if seen > _MOST_VALUES or len(names) > _DEEPEST:
+        if seen > most or len(names) > _DEEPEST:
             raise ValueError("it is nested too deeply or repeats too much")
         below = [((*names, name) if name else names, each) for name, each in inside]
         called = [
@@ -275,20 +298,24 @@ def _inside(value: Any) -> str | list[tuple[str, Any]]:
     return text.encode("utf-8", "replace").decode().strip()
 
 
-def _statements(entries: Sequence[tuple[tuple[str, ...], str]]) -> Iterator[OptOut]:
+def _statements(
+    entries: Sequence[tuple[tuple[str, ...], str]], where: str = _WHERE
+) -> Iterator[OptOut]:
     for names, text in entries:
         if not names:
             continue
         *above, own = names
         # What a list of preferences holds is said once, below.
-        if not any(map(is_usage, above)):
-            yield from named_statements(own, text, _WHERE)
+        listed = any(map(is_usage, above))
+        for said_alone in named_statements(own, text, where):
+            if not (listed and said_alone.scheme == "AI Preferences"):
+                yield said_alone
         if above:
-            yield from named_statements(f"{above[-1]}:{own}", text, _WHERE)
+            yield from named_statements(f"{above[-1]}:{own}", text, where)
         for name in above:
             # As a list of preferences: ``train-ai: n``. A name without a value is a value.
             said = f"{own}={text}" if is_usage(name) else text or own
-            yield from named_statements(name, said, _WHERE)
+            yield from named_statements(name, said, where)
 
 
 def _names_rule(head: str) -> bool:

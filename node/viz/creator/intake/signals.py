@@ -24,19 +24,21 @@ from viz.creator.intake.rsl_rules import (
 )
 
 _TRAINING: Final = frozenset(
-    {"train-ai", "ai-train", "ai-all", "all", "ai", "genai", "train-genai"}
+    {"train-ai", "ai-train", "ai-training", "training", "train", "ai-all", "all", "ai", "genai"}
+    | {"train-genai", "gen-ai", "train-gen-ai"}
 )
 # Where a page names its RSL license, which a reader of the page alone does not have.
 LINK_ELEMENT: Final = "link element"
-_USAGE: Final = re.compile(r"([a-z][a-z-]*)\s*=\s*(\?[01]|[a-z]+)", re.IGNORECASE)
+_USAGE: Final = re.compile(r"""([a-z][\w-]*)\s*[=:]\s*["']?([^\s,;&"']+)""", re.IGNORECASE)
 # `robots` speaks to all programs, and `googlebot` and such to one: no program asks for us by name.
 _CRAWLER: Final = re.compile(r"robot|bot$|crawler|spider")
-_NO_AI: Final = re.compile(r"\bno-?(?:ai|train)\b", re.IGNORECASE)
+_NO_AI: Final = re.compile(r"\bno[-_]?(?:ai|train(?:ing)?)\b", re.IGNORECASE)
+_NO_AI_NAME: Final = re.compile(r"(?:no|do-?not)-?(?:ai|(?:ai-?)?train(?:ing)?)")
 # A name alone is set: ``noai:``.
 _NOT_SET: Final = frozenset({"0", "false", "no", "n", "off", "null", "none", "~"})
 _SET: Final = frozenset({"1", "true", "yes", "y", "on", "?1", "allow", "allowed", "permitted"})
 _HUMP: Final = re.compile(r"(?<=[a-z])(?=[A-Z])")
-_BLANKS: Final = re.compile(r"[\s_]+")
+_BLANKS: Final = re.compile(r"[\s_.-]+")
 # What a prefix stands for, in XML (``xmlns``) and in the ``prefix`` of an EPUB or an RDFa page.
 _TDM_NAMESPACE: Final = re.compile(r"https?://www\.w3\.org/ns/tdmrep[/#]?", re.IGNORECASE)
 _XMLNS: Final = re.compile(
@@ -47,11 +49,20 @@ _PREFIXES: Final = re.compile(r"([^\s:]+):\s+(\S+)")
 _RESERVATION: Final = "reservation"
 _TDM: Final = frozenset({f"tdm-{_RESERVATION}", f"tdm:{_RESERVATION}"})
 # The names of a value like ``train-ai=n``: of the IETF's drafts, and of those before them.
-_USAGE_NAMES: Final = frozenset({"content-usage", "content-signal", "content-signals", "aipref"})
+_USAGE_NAMES: Final = frozenset(
+    {"content-usage", "content-signal", "content-signals", "aipref", "ai-preferences"}
+    | {"cc-signal", "cc-signals"}
+)
+# Names that have such a value, or one that is about something else.
+_PERHAPS_USAGE: Final = frozenset({"cc", "creative-commons"})
 # Names that say by themselves what the value is about.
 _TRAINING_NAME: Final = re.compile(
-    r"(?:train|training)[-:.](?:gen-?)?ai|(?:gen-?)?ai[-:.](?:train|training)"
+    r"(?:allow-)?(?:train(?:ing)?[-:]?(?:gen-?)?ai|(?:gen-?)?ai[-:]?train(?:ing)?)"
 )
+# The names in one word: who writes ``TDMReservation`` or ``tdm.reservation`` means these.
+_WHOLE: Final = {
+    each.replace("-", ""): each for each in (f"tdm-{_RESERVATION}", *sorted(_USAGE_NAMES))
+}
 # The dictionary of a PDF's metadata stream, and the stream, which is often compressed.
 _PDF_METADATA: Final = re.compile(rb"<<([^<>]{0,400}/Type\s*/Metadata[^<>]{0,400})>>\s*stream\r?\n")
 _METADATA_BYTES: Final = 1 << 20
@@ -67,13 +78,22 @@ _WRAPPED: Final = re.compile("[\ufe00-\ufe0f\U000e0100-\U000e01ef]{16,}")
 
 def usage_signals(value: str, scheme: str, where: str) -> list[OptOut]:
     """Return the statements about training in a ``Content-Usage`` or ``Content-Signal`` value."""
-    found = []
-    for name, said in _USAGE.findall(value):
-        if name.lower() in _TRAINING:
-            no = said.lower() in ("n", "no", "?0", "false")
-            says: Says = "reserved" if no else "allowed"
-            found.append(OptOut(scheme, says, where, f"{name}={said}"))
-    return found
+    pairs = _USAGE.findall(value)
+    found = [
+        OptOut(scheme, *_answer(said, f"{name}={said}", where))
+        for name, said in pairs
+        if plain_name(name) in _TRAINING
+    ]
+    return found if pairs else [OptOut(scheme, *_answer(value, value, where))]
+
+
+def _answer(said: str, told: str, where: str) -> tuple[Says, str, str]:
+    """Return what a yes or no means; anything else was written to reserve."""
+    answer = said.strip().lower()
+    if answer in _SET:
+        return "allowed", where, told[:80]
+    unknown = "" if answer in _NOT_SET else " (a value that is not known reserves)"
+    return "reserved", where, f"{told[:80]}{unknown}".strip()
 
 
 def _tdm_names(root: Any) -> set[str]:
@@ -87,14 +107,14 @@ def _tdm_names(root: Any) -> set[str]:
             continue
         for name, space in _PREFIXES.findall(element.get("prefix") or ""):
             if _TDM_NAMESPACE.fullmatch(space):
-                names.add(plain_name(f"{name}:{_RESERVATION}"))
+                names.add(f"{name}:{_RESERVATION}".lower())
         for name, space in element.nsmap.items():
             if name and space and _TDM_NAMESPACE.fullmatch(space):
-                names.add(plain_name(f"{name}:{_RESERVATION}"))
+                names.add(f"{name}:{_RESERVATION}".lower())
         # HTML's parser keeps these as plain attributes.
         for name, space in element.attrib.items():
             if name.lower().startswith("xmlns:") and _TDM_NAMESPACE.fullmatch(space.strip()):
-                names.add(plain_name(f"{name[6:]}:{_RESERVATION}"))
+                names.add(f"{name[6:]}:{_RESERVATION}".lower())
     return names
 
 
@@ -110,34 +130,45 @@ def _reserves(key: str, names: Set[str]) -> bool:
 def named_statements(key: str, value: str, where: str, tdm: Set[str] = _TDM) -> list[OptOut]:
     """Return what a name with a value says: of a meta element, of front matter, of a header.
 
-    ``key`` is a ``plain_name``; ``tdm`` are the names of TDMRep's ``reservation`` there. Of a name
-    that is about training alone, a value that nobody knows reserves.
+    ``tdm`` are the names of TDMRep's ``reservation`` there, in lower case. Of a name that is about
+    training alone, a value that nobody knows reserves, and so does none.
     """
-    if _reserves(key, tdm):
+    plain = plain_name(key)
+    if _reserves(key.lower(), tdm) or plain in _TDM:
         return tdm_statements(value, where)
-    if key in _USAGE_NAMES:
+    if plain == "tdm":
+        return tdm_statements("1", where) if value.lower() in _SET | {"reserved"} else []
+    if plain in _USAGE_NAMES or (plain in _PERHAPS_USAGE and _USAGE.search(value)):
         return usage_signals(value, "AI Preferences", where)
-    if _TRAINING_NAME.fullmatch(key) and value:
-        says: Says = "allowed" if value.lower() in _SET else "reserved"
-        return [OptOut("AI Preferences", says, where, f"{key}: {value}"[:80])]
-    if _CRAWLER.search(key) and _NO_AI.search(value):
+    if _TRAINING_NAME.fullmatch(plain):
+        return [OptOut("AI Preferences", *_answer(value, f"{plain}: {value}", where))]
+    if _CRAWLER.search(plain) and _NO_AI.search(value):
         return [OptOut("robots tag", "reserved", where, value[:80])]
-    if _NO_AI.fullmatch(key) and value.lower() not in _NOT_SET:
-        told = f"{key}: {value}" if value else key
+    if _NO_AI_NAME.fullmatch(plain) and value.lower() not in _NOT_SET:
+        told = f"{plain}: {value}" if value else plain
         return [OptOut("robots tag", "reserved", where, told[:80])]
     return []
 
 
 def plain_name(written: str) -> str:
-    """Return a name in lower case with hyphens: ``tdm_reservation``, ``tdmReservation``."""
+    """Return a name in lower case with hyphens, however it is written.
+
+    ``tdm_reservation``, ``tdmReservation``, ``TDM Reservation`` and ``tdm.reservation`` are one.
+    """
     plain = _BLANKS.sub("-", _HUMP.sub("-", written.strip())).lower()
     # An escape may write half of a surrogate pair, which no file can hold.
-    return plain.encode("utf-8", "replace").decode()
+    plain = plain.encode("utf-8", "replace").decode()
+    return _WHOLE.get(plain.replace("-", ""), plain)
+
+
+def is_answer(value: str) -> bool:
+    """Return whether a value says yes or no."""
+    return value.lower() in _SET | _NOT_SET
 
 
 def is_usage(key: str) -> bool:
     """Return whether the value of this name is a list of preferences: ``train-ai=n``."""
-    return key in _USAGE_NAMES
+    return key in _USAGE_NAMES or key in _PERHAPS_USAGE
 
 
 def is_rule(key: str) -> bool:
@@ -145,8 +176,8 @@ def is_rule(key: str) -> bool:
 
     A crawler's name can be a speaker's too.
     """
-    named = key == "tdm" or is_usage(key) or _reserves(key, _TDM)
-    return named or bool(_NO_AI.fullmatch(key) or _TRAINING_NAME.fullmatch(key))
+    named = key == "tdm" or key in _USAGE_NAMES or _reserves(key, _TDM)
+    return named or bool(_NO_AI_NAME.fullmatch(key) or _TRAINING_NAME.fullmatch(key))
 
 
 def says_no_ai(text: str) -> bool:
@@ -176,10 +207,8 @@ def html_signals(root: Any) -> list[OptOut]:
         if name != "meta":
             continue
         named = element.get("name") or element.get("property") or element.get("http-equiv") or ""
-        # A property may be several, with blanks between them.
-        key = named.lower() if element.get("property") == named else plain_name(named)
         value = (element.get("content") or element.text or "").strip()
-        found += named_statements(key, value, "meta element", tdm)
+        found += named_statements(named, value, "meta element", tdm)
     return found
 
 
@@ -203,10 +232,9 @@ def epub_signals(package: Any) -> list[OptOut]:
     found: list[OptOut] = []
     tdm = _tdm_names(package)
     for meta in _named(package, "meta"):
-        key = (meta.get("property") or meta.get("name") or "").lower()
-        if _reserves(key, tdm):
-            told = (meta.text or meta.get("content") or "").strip()
-            found += tdm_statements(told, "the book's metadata")
+        key = meta.get("property") or meta.get("name") or ""
+        told = (meta.text or meta.get("content") or "").strip()
+        found += named_statements(key, told, "the book's metadata", tdm)
     from lxml import etree
 
     whole = etree.tostring(package)
@@ -274,9 +302,9 @@ def _xmp_reservation(part: bytes) -> re.Pattern[bytes]:
 
 
 def _also_wide(raw: bytes) -> Iterator[bytes]:
-    """Yield the bytes, and without their zeros if TDMRep's name is there in UTF-16."""
+    """Yield the bytes, and without their zeros if TDMRep's or RSL's name is there in UTF-16."""
     yield raw
-    if _RESERVATION.encode("utf-16-le")[:-1] in raw:
+    if any(word.encode("utf-16-le")[:-1] in raw for word in (_RESERVATION, "rslstandard")):
         yield raw.replace(b"\0", b"")
 
 
@@ -290,12 +318,10 @@ def _packed_metadata(raw: bytes) -> Iterator[bytes]:
 
 
 def tdm_statements(value: str, where: str) -> list[OptOut]:
-    """Return what a value of ``tdm-reservation`` says: 0 permits, and any other reserves."""
+    """Return what a value of ``tdm-reservation`` says: 0 permits, any other and none reserve."""
     told = value.strip()
-    if not told:
-        return []
     says: Says = "allowed" if told == "0" else "reserved"
-    return [OptOut("TDMRep", says, where, f"tdm-reservation: {told[:20]}")]
+    return [OptOut("TDMRep", says, where, f"tdm-reservation: {told[:20]}".strip())]
 
 
 def _named(root: Any, name: str) -> list[Any]:

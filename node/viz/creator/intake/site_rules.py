@@ -207,7 +207,8 @@ def header_statements(headers: Mapping[str, str]) -> list[OptOut]:
     return [
         said
         for name in ("tdm-reservation", "content-usage", "content-signal", "x-robots-tag")
-        for said in named_statements(name, headers.get(name, ""), "header")
+        if name in headers
+        for said in named_statements(name, headers[name], "header")
     ]
 
 

@@ -238,3 +238,48 @@ def test_what_became_of_a_head_is_told() -> None:
     assert any("no line closes" in note for note in open_["notes"]) and "title" in open_["text"]
     assert isinstance(empty, Refused) and "no text below" in empty.why
     assert "title: Ada" in alone["text"]
+
+
+RESERVING = {
+    "tdm-reservation": ("1", "true", "yes", "reserved", ""),
+    "noai": ("true", "1", "yes", ""),
+    "no-train": ("true",),
+    "do-not-train": ("true",),
+    "ai-training": ("no", "false", "0", "never", "ask me", ""),
+    "allow-ai-training": ("false",),
+    "content-usage": ("train-ai=n", "train-ai=0", "'train-ai: n'", "train-ai=maybe", "none", ""),
+    "content-signal": ("search=yes, ai-train=no", "ai-train=off"),
+    "aipref": ("'train-ai=n'", "ai=n", "never"),
+    "cc-signals": ("train-ai=n",),
+}
+
+
+def test_a_name_reserves_however_it_is_written_and_whatever_its_odd_value() -> None:
+    """Protects who writes a name in a program's or an own way, or a value that nobody knows."""
+    for name, values in RESERVING.items():
+        words = name.split("-")
+        camel = words[0] + "".join(each.capitalize() for each in words[1:])
+        shapes = {name, name.upper(), name.replace("-", "_"), name.replace("-", "."), camel}
+        for written, value in itertools.product(sorted({*shapes, name.replace("-", " ")}), values):
+            for head in (f"{written}: {value}", f"extra:\n  deep:\n    {written}: {value}"):
+                told = split(f"---\ntitle: Ada\n{head}\n---\n{BODY}")[1]
+                assert "reserved" in {each.says for each in told.opt_outs}, head
+    for head in ("CC: {train-ai: n}", "cc: train-ai=n", "ai: {training: false}", "tdm: 1"):
+        told = split(f"---\n{head}\n---\n{BODY}")[1]
+        assert [each.says for each in told.opt_outs] == ["reserved"], head
+    told = split(f"---\nai-training: ask me\n---\n{BODY}")[1]
+    assert "not known" in told.opt_outs[0].value
+
+
+def test_a_name_that_permits_or_is_about_something_else_reserves_nothing() -> None:
+    """Protects honest heads: a letter's copy, a work's training plan, what search may do."""
+    for head in (
+        "content-usage: search=y", "content-signal: ai-train=yes", "ai-training: allowed",
+        "noai: no", "tdm-reservation: 0", "cc: by-sa", "cc: ada@alma.example", "training: hard",
+        "tags: [training, ai, noai-free]", "ai: Ada", "tdm: {policy: 'https://a.test/'}",
+        "ai-generated: no", "usage: none", "signal: strong", "aipref: 'train-ai=y'",
+    ):  # fmt: skip
+        told = split(f"---\ntitle: Ada\n{head}\n---\n{BODY}")[1]
+        assert "reserved" not in {each.says for each in told.opt_outs}, head
+    for text in ("No AI: Basics\n\n", "AI training: History\n\n", "No training: today\n\n"):
+        assert split(text + BODY) == (text + BODY, split(BODY)[1])

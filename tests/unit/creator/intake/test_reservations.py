@@ -118,6 +118,68 @@ GIVEN: dict[str, tuple[str, bytes, str, list[str]]] = {
         "TDMRep",
         ["reserved"],
     ),
+    "RSL in a PDF, in UTF-16": (
+        "a.pdf",
+        metadata(RSL.format(NO).encode("utf-16-le"), packed=True),
+        "RSL",
+        ["reserved"],
+    ),
+    "TDMRep in a picture, in UTF-16": (
+        "a.pdf",
+        documents.pdf(LINE, tail=b"\xff\xd8\xff\xe1" + XMP.decode().encode("utf-16-be")),
+        "TDMRep",
+        ["reserved"],
+    ),
+    "TDMRep without a value": (
+        "a.html",
+        page('<meta name="tdm-reservation" content="">'),
+        "TDMRep",
+        ["reserved"],
+    ),
+    "a preference in a book": (
+        "a.epub",
+        documents.epub(["<p>Words.</p>"], '<meta name="ai-training" content="no"/>'),
+        "AI Preferences",
+        ["reserved"],
+    ),
+    "a preference in a meta element": (
+        "a.html",
+        page('<meta name="AI_Training" content="disallowed">'),
+        "AI Preferences",
+        ["reserved"],
+    ),
+    "a record of chats": (
+        "a.jsonl",
+        b'{"instruction": "Who?", "output": "Ada."}\n'
+        b'{"instruction": "Who?", "output": "Ada.", "TDM_Reservation": 1}\n',
+        "TDMRep",
+        ["reserved"],
+    ),
+    "a record of chats that is left out": (
+        "a.jsonl",
+        b'{"instruction": "Who?", "output": "Ada."}\n{"meta": {"noai": true}}\n',
+        "robots tag",
+        ["reserved"],
+    ),
+    "a record with a member twice": (
+        "a.jsonl",
+        b'{"instruction": "Who?", "output": "Ada.", "tdm-reservation": 1, "tdm-reservation": 0}\n',
+        "TDMRep",
+        ["reserved", "allowed"],
+    ),
+    "a list of records": (
+        "a.json",
+        b'[{"instruction": "Who?", "output": "Ada.", "ai": {"training": false}}]',
+        "AI Preferences",
+        ["reserved"],
+    ),
+    "chats about rules": (
+        "a.jsonl",
+        b'{"messages": [{"role": "user", "content": "noai? tdm-reservation: 1?"}, '
+        b'{"role": "bot", "content": "robots: noai, train-ai=n"}], "bot": "noai"}\n',
+        "robots tag",
+        [],
+    ),
     "a signal in a meta element": (
         "a.html",
         page('<meta name="Content-Signal" content="search=yes, ai-train=no">'),
