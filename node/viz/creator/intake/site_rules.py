@@ -207,7 +207,7 @@ def header_statements(headers: Mapping[str, str]) -> list[OptOut]:
     return [
         said
         for name in ("tdm-reservation", "content-usage", "content-signal", "x-robots-tag")
-        if name in headers
+        if headers.get(name)  # an empty header is none
         for said in named_statements(name, headers[name], "header")
     ]
 
