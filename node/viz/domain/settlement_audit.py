@@ -144,7 +144,8 @@ def _transaction(
         if units:
             expected[account] = expected.get(account, 0) + units
 
-    failed = [event for event in together if event.name == "TransferFailed"]
+    # The contract tells of the transfers that failed right before the distribution that sent them.
+    failed: list[Event] = []
     for event in together:
         args = event.args
         if event.name == "Claimed":
@@ -153,8 +154,11 @@ def _transaction(
             earned += int(args["amount"])
             _earn(books, event)
         elif event.name == "Distributed":
-            for owner, units in _distribute(books, event):
+            for owner, units in _arrived(books, _distribute(books, event), failed):
                 pay(owner, units)
+            failed = []
+        elif event.name == "TransferFailed":
+            failed.append(event)
         elif event.name == "Collected":
             _collect(books, event, times.get(event.block_number))
             pay(Address(args["to"]), int(args["amount"]))
@@ -166,10 +170,7 @@ def _transaction(
                 books.findings.append(f"{_where(event)} {wrong}")
         else:
             _registered(books, event)
-    for event in failed:
-        account, units = Address(event.args["account"]), int(event.args["amount"])
-        pay(account, -units)
-        books.balances[account] = books.balances.get(account, 0) + units
+    _arrived(books, [], failed)
     where = f"transaction {hex_of(transaction)}"
     if claimed > earned:
         books.findings.append(f"{where} took {claimed} units from channels and {earned} arrived")
@@ -276,7 +277,10 @@ def _earn(books: RebuiltBooks, event: Event) -> None:
 
 
 def _distribute(books: RebuiltBooks, event: Event) -> list[tuple[Address, Units]]:
-    """Return the accounts that a distribution must have paid, with the amounts."""
+    """Return the transfers that a distribution makes: to whom, and the amount.
+
+    Works next to each other in the table of shares that have one owner are paid together.
+    """
     adapter_id, accrued = AdapterId(event.args["adapterId"]), int(event.args["accrued"])
     adapter = books.adapters.get(adapter_id)
     if adapter is None:
@@ -293,13 +297,36 @@ def _distribute(books: RebuiltBooks, event: Event) -> list[tuple[Address, Units]
             f"{_where(event)} says that {event.args['paid']} units were paid, and the shares give "
             f"{paid}"
         )
-    found = []
+    found: list[tuple[Address, Units]] = []
     for content_id, units in parts:
+        if not units:
+            continue
         owner = books.owners.get(content_id, ZERO_ADDRESS)
         if owner == ZERO_ADDRESS:
             books.findings.append(f"{_where(event)} pays work {content_id}, which nobody owns")
-        found.append((owner, units))
+        with_last = found.pop()[1] if found and found[-1][0] == owner else 0
+        found.append((owner, with_last + units))
     return found
+
+
+def _arrived(
+    books: RebuiltBooks, sent: list[tuple[Address, Units]], failed: Iterable[Event]
+) -> list[tuple[Address, Units]]:
+    """Credit the transfers of a distribution that failed; return the others.
+
+    Only a transfer that the distribution makes can have failed, and each only once.
+    """
+    left = list(sent)
+    for event in failed:
+        account, units = Address(event.args["account"]), int(event.args["amount"])
+        if (account, units) not in left:
+            books.findings.append(
+                f"{_where(event)} keeps {units} units for {account}, and no distribution sent them"
+            )
+            continue
+        left.remove((account, units))
+        books.balances[account] = books.balances.get(account, 0) + units
+    return left
 
 
 def _collect(books: RebuiltBooks, event: Event, time_s: int | None) -> None:
