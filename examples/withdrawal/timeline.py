@@ -225,6 +225,11 @@ async def _end(story: Story, works: dict[int, ContentId], adapter_id: int, blob:
         f"work {works[BRUNO]} is of class 1: no new adapter after its notice period, and the "
         f"operator's copy stays ({len(bakery)} files)"
     )
+    # Both works' grants have ended by now: what the node destroyed does not make that less plain.
+    path = f"/operator/v1/adapters/{adapter_id}/succession"
+    status, plan = await story.node.ask("GET", path)
+    if status != 403 or "no work" not in plan["detail"]:
+        raise DemoError(f"a successor when no work is left: {status} {plan}")
     payer = net.sender(BUYER).address
     signer = net.sender(SESSION).address
     await net.done(BUYER, "Settlement", "requestClose", signer, net.sender(NODE).address)

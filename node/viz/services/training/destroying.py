@@ -49,10 +49,11 @@ def build_destruction(
     node: Address,
 ) -> WorkDestruction:
     """Return the node's destruction; certificates are signed with ``key`` in ``domain``."""
+    # Runs before opened works: a run's record takes a work's id from the record beside its file.
     holders = (
         adapters,
-        WorkHoldingsHere(ledger, blobs, keys, works),
         TrainingHoldings(ledger, adapters, settings.trainings_dir, settings.data_dir),
+        WorkHoldingsHere(ledger, blobs, keys, works),
         ListingHoldings(ledger),
     )
     return WorkDestruction(

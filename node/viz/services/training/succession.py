@@ -1,15 +1,16 @@
 """Plan the successor of an adapter: a training on those of its works that may still be used.
 
 Owns which works are left out: those whose grant no longer permits a new adapter, and those whose
-withdrawal retires adapters. Trains nothing; reads the chain and the ledger.
+withdrawal retires adapters. Which works an adapter has is read from the chain: the records of its
+run lose what they say of a work when that is destroyed. Trains nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from viz.domain.license import RevocationClass
 from viz.domain.ports.chain import ChainReader
@@ -34,8 +35,9 @@ async def plan_succession(
 ) -> Succession:
     """Return the plan of an adapter's successor.
 
-    Raises UnknownAdapter, InvalidRequest if the adapter was not trained here or all its works may
-    still be used, LicenseError if no work is left.
+    Before the adapter's end and after it. Raises UnknownAdapter, InvalidRequest if the adapter was
+    not trained here, a work's file is not known, or all its works may still be used, LicenseError
+    if no work is left.
     """
     state = await chain.adapter(adapter_id)
     if state is None:
@@ -43,26 +45,43 @@ async def plan_succession(
     digest = hex_of(state.weights_digest)
     found = [r for r in await ledger.trainings() if r.result.get("weightsDigest") == digest]
     if not found:
-        raise InvalidRequest(
-            f"adapter {adapter_id} was not trained here, so its works' files are not known: train "
-            "its successor with `viz train`, and publish it with --succeeds"
-        )
-    works = await asyncio.to_thread(lambda: list(run_works(found[-1])))
-    left, without = [], list[ContentId]()
-    for content_id, work in works:
-        if await _may_stay(content_id, chain, trainer):
-            left.append(dict(work))
-        else:
-            without.append(content_id)
+        raise InvalidRequest(f"adapter {adapter_id} was not trained here, {_BY_HAND}")
+    left, without = list[ContentId](), list[ContentId]()
+    for content_id, _ in state.shares:
+        may_stay = await _may_stay(content_id, chain, trainer)
+        (left if may_stay else without).append(content_id)
     if not without:
         raise InvalidRequest(
             f"every work of adapter {adapter_id} may still be used: it needs no successor"
         )
     if not left:
-        raise LicenseError(f"no work of adapter {adapter_id} may still be used")
+        raise LicenseError(
+            f"no work of adapter {adapter_id} may still be used, so it can have no successor"
+        )
+    works = await asyncio.to_thread(_works_of, found)
+    if unknown := [content_id for content_id in left if content_id not in works]:
+        named = ", ".join(map(str, unknown))
+        raise InvalidRequest(f"this node has no record of the file of work {named}, {_BY_HAND}")
+    request = _request(found[-1], [works[content_id] for content_id in left])
     return Succession(
-        _request(found[-1], left), state.royalty_bps, state.trainer_bps, tuple(without)
+        request | {"base": hex_of(state.base_model)},
+        state.royalty_bps,
+        state.trainer_bps,
+        tuple(without),
     )
+
+
+_BY_HAND: Final = (
+    "so what to train on is not known: train the successor with `viz train`, and publish it with "
+    "--succeeds"
+)
+
+
+def _works_of(records: Sequence[TrainingRecord]) -> dict[ContentId, dict[str, Any]]:
+    """Return the works of runs with the same weights, as the newest record has them. Blocks."""
+    return {
+        content_id: dict(work) for record in records for content_id, work in run_works(record)
+    }
 
 
 async def _may_stay(content_id: ContentId, chain: ChainReader, trainer: Address) -> bool:
