@@ -36,6 +36,8 @@ OPERATOR_FILE: Final = "operator.token"
 FOREIGN: Final = "another user's program listens there, so nothing was sent to it"
 _REMEDY: Final = "start one with `viz up`, or check --node"
 _TIMEOUT_S: Final = 120
+# For what a node answers from its ledger or its disk: a short question, a short answer.
+QUESTION_S: Final = 30
 MAX_ANSWER_BYTES: Final = 32 << 20
 MAX_EVENT_BYTES: Final = 4 << 20
 _CHUNK_BYTES: Final = 64 << 10
@@ -44,8 +46,11 @@ RPC_VARIABLE: Final = "VIZ_RPC_URL"
 
 
 async def get_as(read: Callable[[Any], T], node: str, path: str, *, remedy: str = _REMEDY) -> T:
-    """Return what the answer to a GET says; raise as ``ask``, and NodeRefused if it is none."""
-    return read_as(read, await ask("GET", node, path, remedy=remedy))
+    """Return what the answer to a GET says; raise as ``ask``, and NodeRefused if it is none.
+
+    It waits ``QUESTION_S`` at most.
+    """
+    return read_as(read, await ask("GET", node, path, timeout_s=QUESTION_S, remedy=remedy))
 
 
 async def get_bytes(node: str, path: str, *, remedy: str = _REMEDY) -> bytes:
@@ -81,7 +86,9 @@ async def _whole(
 ) -> T:
     try:
         return await asyncio.wait_for(in_daemon_thread(read, name="http"), timeout_s)
-    except (OSError, HTTPException, TimeoutError, ValueError) as error:
+    except TimeoutError as error:
+        raise silent(node, timeout_s) from error
+    except (OSError, HTTPException, ValueError) as error:
         raise unreachable(node, error, remedy) from error
     finally:
         exchange.abandon()
@@ -209,6 +216,14 @@ async def events(
         raise unreachable(node, error) from error
     finally:
         exchange.abandon()
+
+
+def silent(node: str | Path, waited_s: float) -> NodeUnreachable:
+    """Return the NodeUnreachable for a node that took the question and gave no whole answer."""
+    return NodeUnreachable(
+        f"the node at {node} gave no whole answer within {waited_s:g} seconds: it hangs or is too "
+        "busy; try again later, or ask another node"
+    )
 
 
 def unreachable(node: str | Path, error: Exception, remedy: str = _REMEDY) -> NodeUnreachable:

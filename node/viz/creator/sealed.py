@@ -25,6 +25,7 @@ from typing import Any
 
 from viz.client.exchange import exchange
 from viz.client.node_address import origin_of
+from viz.creator.certificate_checks import require_possible
 from viz.domain.eip712 import (
     content_registry_domain,
     public_address,
@@ -231,9 +232,9 @@ async def end_custody(
 ) -> DestructionCertificate:
     """Have a custodian destroy what it holds of a work; return its certificate, verified.
 
-    Raises NodeNotTrusted, InvalidSignature for a certificate that another node signed,
-    NodeUnreachable or NodeRefused if no answer of the node came, and the class that the node's
-    problem names.
+    Raises NodeNotTrusted for a certificate that another node signed or that cannot be true,
+    InvalidSignature, NodeUnreachable or NodeRefused if no answer of the node came, and the class
+    that the node's problem names.
     """
     owner = public_address(key)
     asked = await _challenge(custodian.url, owner)
@@ -251,6 +252,7 @@ async def end_custody(
             f"the certificate from {custodian.url} is of work {work} at {node}: it says nothing of "
             f"work {content_id} at {custodian.node}"
         )
+    require_possible(made)
     return made
 
 

@@ -7,27 +7,29 @@ from dataclasses import replace
 import pytest
 from tests.fakes.chain import DEPLOYMENT, address_of
 
-from viz.cli.creator.certificates import (
-    APART_S,
-    WithdrawalOnChain,
-    require_of,
-    say_certificate,
-)
-from viz.domain.destruction import LISTING, HeldItem
+from viz.cli.creator.certificates import say_certificate
+from viz.creator.certificate_checks import APART_S, CertainTime, require_of
+from viz.domain.destruction import LISTING, HeldItem, LeftItem
 from viz.domain.eip712 import public_address, settlement_domain
 from viz.domain.units import ContentId
 from viz.errors import NodeNotTrusted
 from viz.protocol.destruction import DestructionCertificate, certify
 
 KEY = b"\x11" * 32
+NODE = public_address(KEY)
 WHERE = settlement_domain(DEPLOYMENT.chain_id, DEPLOYMENT.settlement)
 CUSTODY = (HeldItem("key of the sealed work", "bafy"), HeldItem("place in custody", "3"))
 WEIGHTS = HeldItem("weights", "fae0")
 DUE_S, TIME_S = 1_800_600_000, 1_800_700_000
+LATER = CertainTime(TIME_S)
 
 
 def certificate(
-    withdrawn_at_s: int, *destroyed: HeldItem, due_at_s: int = DUE_S, time_s: int = TIME_S
+    withdrawn_at_s: int,
+    *destroyed: HeldItem,
+    due_at_s: int = DUE_S,
+    time_s: int = TIME_S,
+    left: tuple[LeftItem, ...] = (),
 ) -> DestructionCertificate:
     return certify(
         KEY,
@@ -38,7 +40,7 @@ def certificate(
         due_at_s=due_at_s,
         time_s=time_s,
         destroyed=destroyed,
-        left=(),
+        left=left,
     )
 
 
@@ -75,10 +77,10 @@ def test_another_account_s_certificate_is_shown_as_such(
     say_certificate(made, this)
     assert f"{public_address(KEY)}, which is NOT this node ({this})" in capsys.readouterr().out
     with pytest.raises(NodeNotTrusted, match="another account's statement"):
-        require_of(made, this, None)
+        require_of(made, this, LATER)
     say_certificate(made, made.certificate.node)
     assert "NOT" not in capsys.readouterr().out
-    require_of(made, made.certificate.node, None)
+    require_of(made, made.certificate.node, LATER)
 
 
 @pytest.mark.parametrize(
@@ -88,17 +90,22 @@ def test_another_account_s_certificate_is_shown_as_such(
         (5, 5, WEIGHTS, True),
         (5, 6, WEIGHTS, False),
         (5, 0, WEIGHTS, False),
-        (0, 5, WEIGHTS, False),
-        (0, 5, CUSTODY[0], True),
+        (0, 0, CUSTODY[0], True),
+        (0, TIME_S + 1, CUSTODY[0], True),
+        (0, TIME_S - APART_S, CUSTODY[0], True),
+        (0, TIME_S - APART_S - 1, CUSTODY[0], False),
         (4, 5, CUSTODY[0], False),
     ],
 )
 def test_the_chain_s_date_of_the_withdrawal_is_compared(
     said: int, on_chain: int | None, destroyed: HeldItem, agrees: bool
 ) -> None:
-    """An owner may end a custody first, and withdraw the work later: that has no date."""
+    """An owner may end a custody first, and withdraw the work later: that has no date.
+
+    After the withdrawal a custody's end has its date too.
+    """
     made = certificate(said, destroyed)
-    chain = None if on_chain is None else WithdrawalOnChain(on_chain, TIME_S)
+    chain = CertainTime(TIME_S, withdrawn_at_s=on_chain)
     if agrees:
         require_of(made, public_address(KEY), chain)
         return
@@ -115,6 +122,9 @@ def test_the_chain_s_date_of_the_withdrawal_is_compared(
         (TIME_S, 1, TIME_S - APART_S - 1, (WEIGHTS,), "before it was withdrawn"),
         (5, TIME_S, TIME_S - APART_S - 1, (WEIGHTS,), "before its use ended"),
         (5, 2**64 - 1, TIME_S, (WEIGHTS,), "before its use ended"),
+        (0, DUE_S, TIME_S, (WEIGHTS,), "never withdrawn .* than what was held for others"),
+        (0, DUE_S, TIME_S, (*CUSTODY, WEIGHTS), "never withdrawn .* what was held for others"),
+        (0, DUE_S, TIME_S, (HeldItem(LISTING, "3"),), "never withdrawn"),
     ],
 )
 def test_a_certificate_with_impossible_dates_is_refused(
@@ -122,8 +132,18 @@ def test_a_certificate_with_impossible_dates_is_refused(
 ) -> None:
     """Protects the owner: the node's signature is right, and what it says cannot have happened."""
     made = certificate(withdrawn_s, *destroyed, due_at_s=due_s, time_s=time_s)
-    with pytest.raises(NodeNotTrusted, match=f"work 3 cannot be true: .*{why}"):
-        require_of(made, public_address(KEY), None)
+    for known in (LATER, CertainTime(TIME_S, withdrawn_at_s=withdrawn_s)):
+        with pytest.raises(NodeNotTrusted, match=f"work 3 cannot be true: .*{why}"):
+            require_of(made, public_address(KEY), known)
+
+
+def test_nothing_is_destroyed_and_left_at_once() -> None:
+    """Protects the owner: the signature covers both lists, and one of them is false."""
+    both = LeftItem(WEIGHTS.kind, WEIGHTS.name, "others use them")
+    made = certificate(5, WEIGHTS, left=(both,))
+    with pytest.raises(NodeNotTrusted, match="weights fae0 was destroyed, and that it was left"):
+        require_of(made, public_address(KEY), LATER)
+    require_of(certificate(5, WEIGHTS, left=(replace(both, name="be10"),)), NODE, LATER)
 
 
 @pytest.mark.parametrize(
@@ -146,13 +166,13 @@ def test_what_an_honest_node_certifies_is_taken(
 ) -> None:
     """Protects the node: each is what some way to a destruction gives."""
     made = certificate(withdrawn_s, *destroyed, due_at_s=due_s, time_s=time_s)
-    require_of(made, public_address(KEY), None)
-    require_of(made, public_address(KEY), WithdrawalOnChain(withdrawn_s, TIME_S))
+    require_of(made, public_address(KEY), LATER)
+    require_of(made, public_address(KEY), CertainTime(TIME_S, withdrawn_at_s=withdrawn_s))
 
 
 def test_what_has_not_happened_is_not_certified() -> None:
     """The chain's newest time bounds it; endpoints of one chain are some blocks apart."""
-    made, chain = certificate(5, WEIGHTS), WithdrawalOnChain(5, TIME_S - APART_S)
+    made, chain = certificate(5, WEIGHTS), CertainTime(TIME_S - APART_S, withdrawn_at_s=5)
     require_of(made, public_address(KEY), chain)
     with pytest.raises(NodeNotTrusted, match="certifies what has not happened"):
         require_of(made, public_address(KEY), replace(chain, newest_s=chain.newest_s - 1))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from viz.cli.console import (
     AsJson,
@@ -16,36 +15,26 @@ from viz.cli.console import (
     say,
     show,
 )
-from viz.cli.http import LOCAL_NODE, NodeUrl, get_as
+from viz.cli.http import LOCAL_NODE, QUESTION_S, NodeUrl, ask, get_as
 from viz.cli.own_chain import CreatorRpcOption, chain_if_given, trusted_deployment
 from viz.domain.display import moment
 from viz.errors import LicenseError, NodeNotTrusted
 
 if TYPE_CHECKING:
+    from viz.creator.certificate_checks import CertainTime
     from viz.domain.ports.chain import Deployment
     from viz.domain.units import Address
-    from viz.protocol.destruction import Certificates, DestructionCertificate
+    from viz.protocol.destruction import DestructionCertificate
 
 COVERS_CUSTODY: Final = (
     "only what the node held for others; adapters that it serves with the work end by their own "
     "dates, and have certificates of their own"
 )
 
-# Two endpoints of a chain are some blocks apart, and the reading of a withdrawal takes time.
-APART_S: Final = 900
-
 COVERS_LISTING: Final = (
     "only the listing with its sample, which ends with any withdrawal; custody and adapters end by "
     "their own dates, and have certificates of their own"
 )
-
-
-@dataclass(frozen=True, slots=True)
-class WithdrawalOnChain:
-    """When the chain says that a work was withdrawn (0: never), and its newest time, in seconds."""
-
-    withdrawn_at_s: int
-    newest_s: int
 
 
 @guarded
@@ -59,14 +48,18 @@ def certificates(
 ) -> None:
     """Show a node's certificates of what it destroyed of a work, and check that it signed them.
 
-    Also that their dates are possible, and with --rpc that they are no later than the chain's, and
-    have its date of the withdrawal. A certificate is a signed statement of the node. It proves who
+    Also that what they say is possible and not of the future, and with --rpc that they have the
+    chain's date of the withdrawal. A certificate is a signed statement of the node. It proves who
     said it, but not that no copy is left.
     """
+    from viz.creator.certificate_checks import require_each_once, require_no_more, require_of
     from viz.domain.eip712 import settlement_domain
+    from viz.protocol.answers import read_as
+    from viz.protocol.destruction import Certificates
 
     trusted = trusted_deployment(deployment, folder)
-    answer, asked, on_chain = run(_read(content_id, node, rpc, trusted), logs=False)
+    raw, asked, known = run(_read(content_id, node, rpc, trusted), logs=False)
+    answer = read_as(Certificates.from_json, raw)
     found = answer.certificates
     where = settlement_domain(trusted.chain_id, trusted.settlement)
     for each in found:
@@ -79,103 +72,46 @@ def certificates(
         for each in found:
             say_certificate(each, asked)
     for each in found:
-        require_of(each, asked, on_chain)
+        require_of(each, asked, known)
+    require_each_once(found)
+    require_no_more(raw, answer.to_json())
 
 
 async def _read(
     content_id: int, node: str, rpc: str, trusted: Deployment
-) -> tuple[Certificates, Address, WithdrawalOnChain | None]:
-    """Return a node's certificates, its address, and what the chain says of the withdrawal.
+) -> tuple[Any, Address, CertainTime]:
+    """Return a node's certificates as JSON values, its address, and what is known of the times.
 
-    The last is None without ``rpc``. Raises NodeNotTrusted for a node of another chain, and
-    LicenseError for a work that the chain does not have.
+    Without ``rpc`` the date of the withdrawal is not known, and the newest time is this machine's.
+    Raises NodeNotTrusted for a node of another chain, and LicenseError for a work that the chain
+    does not have.
     """
     from viz.clock import SystemClock
+    from viz.creator.certificate_checks import CertainTime
+    from viz.domain.ports.chain import DEVELOPMENT_CHAINS
     from viz.domain.trust import require_as_trusted
     from viz.domain.units import ContentId
-    from viz.protocol.destruction import CERTIFICATES_PATH, Certificates
+    from viz.protocol.destruction import CERTIFICATES_PATH
     from viz.protocol.messages import NodeInfo
     from viz.protocol.payment import NODE_PATH
 
     path = CERTIFICATES_PATH.format(content_id=content_id)
-    answer = await get_as(Certificates.from_json, node, path)
+    answer = await ask("GET", node, path, timeout_s=QUESTION_S)
     info = await get_as(NodeInfo.from_json, node, NODE_PATH)
     require_as_trusted(trusted, chain_id=info.chain_id, settlement=info.settlement)
+    now_s = SystemClock().now_s()
     async with chain_if_given(rpc, trusted) as chain:
         if chain is None:
-            return answer, info.node, None
+            # Whoever runs a development chain moves its time, and the certificates' with it.
+            moved = trusted.chain_id in DEVELOPMENT_CHAINS
+            newest_s = max(now_s, info.chain_time_s) if moved else now_s
+            return answer, info.node, CertainTime(newest_s, "the time by this machine's clock")
         content = await chain.content(ContentId(content_id))
         # An endpoint that is behind must not put a true certificate into the future.
-        newest_s = max(await chain.chain_time(), SystemClock().now_s())
+        newest_s = max(await chain.chain_time(), now_s)
     if content is None:
         raise LicenseError(f"there is no work {content_id} on the chain: check the id")
-    return answer, info.node, WithdrawalOnChain(content.withdrawn_at, newest_s)
-
-
-def require_of(
-    made: DestructionCertificate, asked: Address, on_chain: WithdrawalOnChain | None
-) -> None:
-    """Raise NodeNotTrusted if another account signed a certificate than the node that was asked.
-
-    Also if it cannot be true of itself, is of a later time than the chain's, or the chain's date of
-    the withdrawal is another one; None is not compared. An owner may end a custody before the
-    withdrawal, so a certificate of that may have no date.
-    """
-    signed = made.certificate
-    if signed.node != asked:
-        raise NodeNotTrusted(
-            f"the certificate of {moment(signed.time_s)} is signed by {signed.node}, and the node "
-            f"that gave it is {asked}: it is another account's statement, and says nothing of what "
-            "this node destroyed"
-        )
-    if wrong := _impossible(made):
-        raise NodeNotTrusted(
-            f"a certificate of work {signed.content_id} cannot be true: {wrong}. It proves no "
-            "destruction: ask the node's operator for a true one"
-        )
-    if on_chain is None:
-        return
-    if signed.time_s > on_chain.newest_s + APART_S:
-        raise NodeNotTrusted(
-            f"the certificate says that work {signed.content_id} was destroyed "
-            f"{moment(signed.time_s)}, and the chain's newest time is {moment(on_chain.newest_s)}: "
-            "it certifies what has not happened"
-        )
-    withdrawn_at = on_chain.withdrawn_at_s
-    if signed.withdrawn_at_s == withdrawn_at:
-        return
-    if signed.withdrawn_at_s or not made.of_custody_only:
-        said = _date(signed.withdrawn_at_s)
-        raise NodeNotTrusted(
-            f"the certificate of {moment(signed.time_s)} says that work {signed.content_id} was "
-            f"withdrawn {said}, and the chain says {_date(withdrawn_at)}"
-        )
-
-
-def _impossible(made: DestructionCertificate) -> str:
-    """Return why a certificate cannot be true, whatever the chain says; empty if it can.
-
-    ``dueAt`` may be long before the withdrawal: a trainer can retire its adapter before the owner
-    withdraws the work, and its weights are destroyed after that.
-    """
-    signed = made.certificate
-    if not made.destroyed:
-        return "it names nothing that was destroyed"
-    for name, time_s in (("time", signed.time_s), ("dueAt", signed.due_at_s)):
-        if not time_s:
-            return f"its {name} is 0, which is no date"
-    destroyed = moment(signed.time_s)
-    if signed.time_s + APART_S < signed.withdrawn_at_s:
-        withdrawn = moment(signed.withdrawn_at_s)
-        return f"the work was destroyed {destroyed}, before it was withdrawn, {withdrawn}"
-    if signed.time_s + APART_S < signed.due_at_s:
-        due = moment(signed.due_at_s)
-        return f"the work was destroyed {destroyed}, before its use ended, {due} (dueAt)"
-    return ""
-
-
-def _date(withdrawn_at_s: int) -> str:
-    return moment(withdrawn_at_s) if withdrawn_at_s else "never"
+    return answer, info.node, CertainTime(newest_s, withdrawn_at_s=content.withdrawn_at)
 
 
 def say_certificate(made: DestructionCertificate, asked: Address) -> None:

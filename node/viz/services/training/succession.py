@@ -79,9 +79,7 @@ _BY_HAND: Final = (
 
 def _works_of(records: Sequence[TrainingRecord]) -> dict[ContentId, dict[str, Any]]:
     """Return the works of runs with the same weights, as the newest record has them. Blocks."""
-    return {
-        content_id: dict(work) for record in records for content_id, work in run_works(record)
-    }
+    return {content_id: dict(work) for record in records for content_id, work in run_works(record)}
 
 
 async def _may_stay(content_id: ContentId, chain: ChainReader, trainer: Address) -> bool:

@@ -90,6 +90,8 @@ class WorkDestruction:
             gone = listed - {each.item for each in after.left}
             if not gone:
                 return None
+            told = await asyncio.to_thread(self._as_told, sorted(gone))
+            kept = {each.item: each for each in after.left}.values()
             made = certify(
                 self._key,
                 self._domain,
@@ -98,8 +100,8 @@ class WorkDestruction:
                 withdrawn_at_s=withdrawn_at_s,
                 due_at_s=due_at_s,
                 time_s=time_s,
-                destroyed=await asyncio.to_thread(self._as_told, sorted(gone)),
-                left=await asyncio.to_thread(self._as_told, after.left),
+                destroyed=told,
+                left=await asyncio.to_thread(self._as_told, sorted(kept), told),
             )
             await self._write(self._list_of(ended), made.to_json())
             await self._number(ended)
@@ -143,9 +145,21 @@ class WorkDestruction:
             left += tuple(LeftItem(each.kind, each.name, why) for each in items)
         return WorkHoldings(items, left)
 
-    def _as_told(self, items: Sequence[ItemT]) -> list[ItemT]:
-        """Return items as a certificate names them. Blocks."""
-        return [replace(each, name=_without_folders(each.name, self._data_dir)) for each in items]
+    def _as_told(self, items: Sequence[ItemT], told: Sequence[HeldItem] = ()) -> list[ItemT]:
+        """Return items as a certificate names them, none as one that was ``told`` already. Blocks.
+
+        Files of one name from several folders are numbered: an item has one fate.
+        """
+        names = {(each.kind, each.name) for each in told}
+        found = []
+        for each in items:
+            name = bare = _without_folders(each.name, self._data_dir)
+            count = 1
+            while (each.kind, name) in names:
+                name = f"{bare} ({(count := count + 1)})"
+            names.add((each.kind, name))
+            found.append(replace(each, name=name))
+        return found
 
     def _list_of(self, ended: EndedUse) -> Path:
         # Apart: what a withdrawal began to destroy is judged by all that the withdrawal ended. A
@@ -204,13 +218,15 @@ class WorkDestruction:
         return sorted(int(name[1]) for name in found if name)
 
     def _read(self, content_id: ContentId) -> tuple[DestructionCertificate, ...]:
-        found = []
+        found = list[DestructionCertificate]()
         for number in self._numbers(content_id)[:MAX_CERTIFICATES]:
             path = self._folder / f"{content_id}-{number}.json"
             try:
                 with path.open("rb") as file:
                     value = load_json(file.read(MAX_CERTIFICATE_BYTES))
-                found.append(DestructionCertificate.from_json(value))
+                made = DestructionCertificate.from_json(value)
+                if made not in found:
+                    found.append(made)
             except (OSError, ValueError, InvalidRequest) as error:
                 _log.warning("a certificate cannot be read", path=str(path), reason=str(error))
         return tuple(found)

@@ -13,7 +13,7 @@ from tests.integration.chain.testnet import CLOSE_DELAY_S, Testnet, terms
 from viz.chain.contracts import Chain
 from viz.chain.keys import development_account
 from viz.chain.rpc import Rpc
-from viz.cli.creator.certificates import require_of
+from viz.creator.certificate_checks import CertainTime, require_of
 from viz.domain.destruction import HeldItem
 from viz.domain.eip712 import settlement_domain
 from viz.domain.ports.chain import ContentState, Deployment, WeightsAddress
@@ -275,7 +275,7 @@ async def test_what_had_ended_before_the_withdrawal_waits_until_it_is_final(
     await watch.step()
     assert shelf.gone == {work}
     (made,) = await certified.certificates(work)
-    require_of(made, node.address, None)
+    require_of(made, node.address, CertainTime(made.certificate.time_s))
 
 
 async def test_one_works_error_stops_no_others(net: Testnet, tmp_path: Path) -> None:

@@ -131,13 +131,13 @@ async def test_without_any_work_left_there_is_no_successor(node: Node, ended: bo
     if ended:
         await node.end(ONE)
         await node.end(TWO)
-    with pytest.raises(LicenseError, match="no work of adapter 7 .* can have no successor"):
+    with pytest.raises(LicenseError, match=r"no work of adapter 7 .* can have no successor"):
         await node.planned()
 
 
 async def test_only_an_adapter_whose_works_may_all_stay_needs_none(node: Node) -> None:
     """The words that were wrong after an end are right here."""
-    with pytest.raises(InvalidRequest, match="it needs no successor"):
+    with pytest.raises(InvalidRequest, match=r"it needs no successor"):
         await node.planned()
 
 
@@ -145,7 +145,7 @@ async def test_a_work_whose_file_is_not_known_is_named(node: Node) -> None:
     """A successor is never trained on fewer works than may stay, in silence."""
     node.withdraw(ONE)
     node.file(TWO).with_name("work.txt.registration.json").unlink()
-    with pytest.raises(InvalidRequest, match="no record of the file of work 2.*--succeeds"):
+    with pytest.raises(InvalidRequest, match=r"no record of the file of work 2.*--succeeds"):
         await node.planned()
 
 

@@ -124,6 +124,25 @@ async def test_a_certificate_shows_no_folder_of_the_operator(tmp_path: Path) -> 
     found.verify(WHERE)
 
 
+async def test_files_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    """Else one item is destroyed and left at once, which an honest certificate never says."""
+    first, second = (str(tmp_path / name / "work.txt") for name in ("one", "two"))
+    kept = LeftItem("copy", second, "it is the operator's")
+    shelf = Shelf({HeldItem("copy", first)}, left=(kept, kept))
+    found = await destroy(service(shelf, tmp_path / "data" / "certificates"))
+    assert found is not None
+    assert found.destroyed == (HeldItem("copy", "work.txt"),)
+    assert [each.name for each in found.left] == ["work.txt (2)"], "and each is told once"
+
+
+async def test_a_certificate_that_is_there_twice_is_answered_once(tmp_path: Path) -> None:
+    """Protects the node: whoever reads one twice takes it for a false answer."""
+    made = service(Shelf({BOOK}), tmp_path)
+    found = await destroy(made)
+    (tmp_path / "3-2.json").write_bytes((tmp_path / "3-1.json").read_bytes())
+    assert await made.certificates(WORK) == (found,)
+
+
 async def test_an_earlier_certificate_is_verified_as_it_was_signed(tmp_path: Path) -> None:
     """One that names whole paths keeps its signature: nothing in it is written anew."""
     items = (HeldItem("copy", "/home/op/data/works/3/work.txt"),)
