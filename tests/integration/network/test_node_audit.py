@@ -15,11 +15,14 @@ from tests.fakes.tiny_base import make_tiny_base, write_random_adapter
 from tests.integration.chain.testnet import Testnet
 from tests.integration.network.test_audits import DIFFERENT, INCONCLUSIVE, Market, opened
 
+from viz.audit.offer_audit import OWN_WORDS
 from viz.chain.settlement_history import SettlementHistory
+from viz.cli.audit.shown import NodeShows
+from viz.domain.card import ReportCard
 from viz.domain.notices import NoticeKind, Suspension
 from viz.domain.ports.transactions import Event
 from viz.domain.receipt import salted_hash
-from viz.domain.units import Address, Hash32
+from viz.domain.units import AdapterId, Address, Hash32
 from viz.engine.embedded.engine import EmbeddedEngine
 from viz.engine.embedded.settings import EngineSettings
 from viz.errors import ConfigError
@@ -49,7 +52,7 @@ async def test_an_honest_node_s_money_reaches_the_work_s_owner(market: Market) -
     net = market.net
     code, told = await audited(market)
     assert (code, told["verdict"]) == (0, "reproduced"), told
-    assert told["notChecked"] == ["whether the sold weights gave the answer"]
+    assert told["notChecked"] == ["whether the sold weights gave the answer", OWN_WORDS]
     money = told["money"]
     assert int(money["billed"]) > 0 and money["claimed"] == money["billed"]
     (earned,) = money["earned"]
@@ -119,6 +122,22 @@ def other_weights(market: Market, patch: pytest.MonkeyPatch) -> None:
     )
 
 
+def better_card(market: Market, patch: pytest.MonkeyPatch) -> None:
+    """Show a report card, and a manifest that the chain does not name."""
+    catalogue, true = market.node.parts.catalogue, market.node.parts.catalogue.offers
+    card = ReportCard(20, 19, 1, 9, 9)
+    patch.setattr(
+        catalogue,
+        "offers",
+        lambda: tuple(replace(each, card=card) if each.adapter_id else each for each in true()),
+    )
+
+    async def shown(self: NodeShows, adapter_id: AdapterId) -> bytes:
+        return b"{}"
+
+    patch.setattr(NodeShows, "manifest_at", shown)
+
+
 def another_text(market: Market, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(
         "viz.services.payments.metering.salted_hash",
@@ -154,6 +173,7 @@ def money_for(change: dict[str, Any], name: str) -> Lie:
     ("lie", "said"),
     [
         (other_weights, "other weights than the chain says"),
+        (better_card, "is not the one that the chain names"),
         (hidden_receipts, "without the one that it sent"),
         (money_for({"node": THIEF}, "Earned"), f"credits {THIEF}"),
         (money_for({"toContents": 1}, "Earned"), "splits"),
@@ -178,6 +198,20 @@ async def test_a_text_that_its_bill_does_not_fit_proves_nothing(
     code, told = await audited(market)
     assert code == INCONCLUSIVE and not told["findings"], told
     assert any("does not match this request" in each for each in told["missing"]), told["missing"]
+
+
+async def test_a_node_that_sells_at_another_price_than_it_offers_is_told_as_that(
+    market: Market, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own refusal says "read the offer again", which would lead nowhere."""
+    catalogue = market.node.parts.catalogue
+    dear = catalogue.find(f"viz-adapter-{int(market.adapter)}")
+    dear = replace(dear, completion_price_units=dear.completion_price_units + 1)
+    monkeypatch.setattr(catalogue, "find", lambda model: dear)
+    code, told = await audited(market)
+    assert (code, told["findings"]) == (INCONCLUSIVE, []), told
+    (said,) = (each for each in told["missing"] if each.startswith("an answer"))
+    assert "at the price that it offers it for" in said and "Use another node" in said
 
 
 async def test_a_node_that_lies_about_its_offers_is_not_paid(

@@ -217,7 +217,14 @@ class AnswerAdmission:
             context.quotes.drop(self._offer)
         elif isinstance(refusal, QuoteExpired):
             # The node has changed its price since its description was read.
-            self._offer = await context.node.renewed_offer(self.asked.model)
+            renewed = await context.node.renewed_offer(self.asked.model)
+            if agreed_list_price(renewed).price == agreed_list_price(self._offer).price:
+                raise QuoteExpired(
+                    f"the node refuses {self.asked.model} at the price that it offers it for: it "
+                    "sells at another price than it tells, or a server in front of it answers an "
+                    "old description. Use another node, or ask its operator"
+                ) from refusal
+            self._offer = renewed
         else:
             raise refusal
 

@@ -33,7 +33,9 @@ def report_of(
 
 def not_checked(found: dict[str, Any]) -> list[str]:
     """Return what nobody asked to be checked, and a verdict must not be read to include."""
-    return [] if found["replay"] else ["whether the sold weights gave the answer"]
+    answer = [] if found["replay"] else ["whether the sold weights gave the answer"]
+    told: list[str] = found["offers"].get("unchecked", [])
+    return answer + told
 
 
 def say_report(found: dict[str, Any], trusted: Deployment) -> None:

@@ -30,7 +30,6 @@ from viz.cli.console import (
     password,
     run,
 )
-from viz.cli.http import get_as
 from viz.cli.noticed import why_absent
 from viz.cli.own_chain import CreatorRpcOption, own_chain, required_rpc, trusted_deployment
 from viz.client.node_address import checked
@@ -47,12 +46,11 @@ from viz.errors import (
 )
 
 if TYPE_CHECKING:
-    from viz.audit.offer_audit import OfferAudit
     from viz.buyer.client import BuyerClient
     from viz.buyer.probe import ProbeEvidence
     from viz.chain.contracts import Chain
     from viz.domain.ports.chain import Deployment
-    from viz.domain.units import ContentId, Hash32, Units
+    from viz.domain.units import Units
 
 PROMPT = "Say in one sentence what you know."
 TOKENS = 24
@@ -190,7 +188,9 @@ def _verdict(found: dict[str, Any]) -> str:
 async def _audit(
     order: _Order, trusted: Deployment, rpc: str, place: Path, secret: str
 ) -> dict[str, Any]:
+    from viz.audit.offer_audit import audit_offers
     from viz.buyer import probe
+    from viz.cli.audit.shown import NodeShows
 
     found = probe.ProbeEvidence()
     async with (
@@ -202,7 +202,7 @@ async def _audit(
     ):
         if client is None:
             return report_of(found, None, {}, None) | {"findings": [refusal]}
-        offers = await _offers(client, chain, order.node)
+        offers = await audit_offers(client.info, chain, NodeShows(order.node))
         file = _record_file(client, place)
         if order.goes_on:
             found.record = _kept(file)
@@ -245,17 +245,6 @@ async def _client(
             yield client, ""
         finally:
             await client.aclose()
-
-
-async def _offers(client: BuyerClient, chain: Chain, node_url: str) -> OfferAudit:
-    from viz.audit.offer_audit import audit_offers
-    from viz.protocol.license_document.reading import license_from_values
-
-    async def license_at(content_id: ContentId) -> Hash32:
-        said = await get_as(license_from_values, node_url, f"/license/{content_id}")
-        return said.license_hash
-
-    return await audit_offers(client.info, chain, license_at)
 
 
 async def _buy(
