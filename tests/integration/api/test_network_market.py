@@ -49,6 +49,8 @@ WRONG = [
     "base=0x12",
     "node=0x12",
     "limit=0",
+    "limit=1&limit=2",
+    "q=tides&q=bread",
     "limit=101",
     "maxPromptPrice=1e9",
     "after=first",

@@ -263,7 +263,7 @@ async def test_a_node_that_falls_silent_is_left(
             if len(answer.text) >= 30 and not answer.parts:
                 monkeypatch.setattr(network.nodes["b"].engine, "_bound", lambda line: 0)
     first, second = answer.parts
-    assert second.node == network.address("c") and "sent nothing" in first.fault
+    assert second.node == network.address("c") and "sent no text" in first.fault
     assert first.completion_tokens + second.completion_tokens == 120
 
 
@@ -291,6 +291,32 @@ async def test_an_answer_goes_on_where_a_server_before_its_node_wrote_into_it(
     # The bill says what was sent, also what did not arrive.
     billed = first.completion_tokens + second.completion_tokens
     assert answer.usage["completion_tokens"] == billed >= 120 and first.billed
+
+
+@pytest.mark.parametrize("most", [1, 60])
+async def test_an_answer_of_which_every_token_came_is_not_continued(
+    network: Network, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    """A node that dies before it says why it ended: another one was paid for one token more than
+    the request allows, and for the whole prompt again."""
+
+    class Front(SseReader):
+        def feed(self, chunk: bytes) -> list[ServerEvent]:
+            return [
+                ServerEvent("", "<html>504 Gateway Time-out</html>")
+                if '"finish_reason":"length"' in each.data.replace(" ", "")
+                else each
+                for each in super().feed(chunk)
+            ]
+
+    monkeypatch.setattr("viz.buyer.answers.answer.SseReader", Front)
+    ended: list[Any] = []
+    async with network.buyer() as buyer, buyer.ask(chat(max_tokens=most)) as answer:
+        async for chunk in answer:
+            ended += [each.get("finish_reason") for each in chunk.get("choices") or ()]
+    (part,) = answer.parts
+    assert part.node == network.address("b") and network.served("c") == 0
+    assert len(answer.text) == most and ended[-1] == "length"
 
 
 async def test_what_the_request_itself_gets_wrong_is_asked_of_one_node(network: Network) -> None:

@@ -49,6 +49,8 @@ def _query(request: web.Request) -> MarketQuery:
                 f"{name[:40]!r} is not a filter of the market: use {', '.join(sorted(_NAMES))}",
                 param=name[:40],
             )
+        if len(given.getall(name)) > 1:
+            raise InvalidRequest(f"{name!r} is given twice: give it once", param=name)
 
     def read(name: str, reader: Callable[[str], T]) -> T | None:
         text = given.get(name)

@@ -142,6 +142,13 @@ def text_of(choice: Any) -> tuple[int, str]:
     raise NodeRefused("the node sent a chunk that cannot be read")
 
 
+def has_news(chunk: AnswerChunk) -> bool:
+    """Return whether a chunk has text, or ends a choice; raise as ``text_of``."""
+    return any(
+        text_of(choice)[1] or choice.get("finish_reason") for choice in chunk.get("choices") or ()
+    )
+
+
 def said_in(event: ServerEvent, read: Callable[[Json], T]) -> T:
     """Return what an event says, read by ``read``.
 

@@ -71,6 +71,14 @@ def goes_on(body: dict[str, Any], path: str, text: str, left_tokens: int) -> dic
     }
 
 
+def ended_by_length(path: str) -> dict[str, Any]:
+    """Return the chunk that ends an answer of one choice of which every token has come."""
+    ended: dict[str, Any] = {"index": 0, "finish_reason": "length"}
+    if path == CHAT_PATH:
+        return {"object": "chat.completion.chunk", "choices": [{**ended, "delta": {}}]}
+    return {"object": "text_completion", "choices": [{**ended, "text": ""}]}
+
+
 def _text_of(content: Any) -> str:
     if isinstance(content, list):
         return "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))

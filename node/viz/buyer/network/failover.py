@@ -21,11 +21,11 @@ import structlog
 
 from viz.buyer.answer_length import at_most, room_in
 from viz.buyer.answers.answer import PaidAnswer
-from viz.buyer.answers.received import AnswerChunk, text_of
+from viz.buyer.answers.received import AnswerChunk, has_news, text_of
 from viz.buyer.client import BuyerClient
 from viz.buyer.ledger.folders import ChannelHeld
 from viz.buyer.network.budget import DayBudget, Reservation
-from viz.buyer.network.continuation import goes_on, length_of
+from viz.buyer.network.continuation import ended_by_length, goes_on, length_of
 from viz.buyer.network.parts import AnswerPart, DepositMade, at_node, with_costs
 from viz.buyer.network.pool import NodePool
 from viz.domain.display import amount
@@ -49,7 +49,7 @@ from viz.protocol.market import MarketModel, MarketOffer
 from viz.protocol.messages import AdapterOffer
 from viz.protocol.wire import Json
 
-# A node that sends nothing for this long is given up: before its first text, and after it.
+# A node that sends no text for this long is given up: before its first text, and after it.
 FIRST_TEXT_S: Final = 60.0
 NEXT_TEXT_S: Final = 20.0
 # Every node would answer so: the fault is in the request, or with the buyer.
@@ -214,13 +214,18 @@ class NetworkAnswer:
     def _spent_units(self) -> Units:
         return sum(part.units for part in self.parts)
 
-    async def _next_body(self) -> dict[str, Any]:
+    async def _left_tokens(self) -> int:
+        """Return how many tokens of the one choice may still come; all if nothing came."""
+        most = length_of(self._body)
         if not self._texts or self._client is None or self._served is None:
-            return self._body
+            return most
         counter = await self._client.node.counter(self._served)
-        text = self._texts[0]
-        tokens = counter.text_tokens(text) if counter.exact else self._pieces
-        return goes_on(self._body, self._path, text, max(1, length_of(self._body) - tokens))
+        return most - (counter.text_tokens(self._texts[0]) if counter.exact else self._pieces)
+
+    async def _next_body(self) -> dict[str, Any]:
+        if not self._texts:
+            return self._body
+        return goes_on(self._body, self._path, self._texts[0], await self._left_tokens())
 
     async def _enter(self, client: BuyerClient, body: dict[str, Any]) -> PaidAnswer:
         self._served = await self._offer_at(client)
@@ -290,29 +295,37 @@ class NetworkAnswer:
                 if not self._can_go_on(error):
                     raise self._told(error) from failure
                 try:
+                    if await self._left_tokens() <= 0:
+                        _log.warning("every token came, no end did", reason=error.detail)
+                        yield {**ended_by_length(self._path), **self._head, "model": self.model}
+                        return
                     await self._begin(error)
                 except VizError as last:
                     raise self._told(last) from failure
 
     async def _read(self, part: PaidAnswer) -> AsyncIterator[AnswerChunk]:
         chunks = aiter(part)
+        most_s = left_s = FIRST_TEXT_S
         while True:
-            wait_s = FIRST_TEXT_S if self._first_ms is None else NEXT_TEXT_S
+            asked_s = time.monotonic()
             try:
-                async with asyncio.timeout(wait_s):
+                async with asyncio.timeout(left_s):
                     chunk = await anext(chunks)
             except StopAsyncIteration:
                 return
             except TimeoutError as error:
-                raise NodeUnreachable(f"the node sent nothing for {wait_s:.0f} s") from error
+                raise NodeUnreachable(f"the node sent no text for {most_s:.0f} s") from error
             if self._first_ms is None and part.text:
                 self._first_ms = (time.monotonic() - self._began_s) * 1_000
+            if has_news(chunk):
+                most_s = left_s = NEXT_TEXT_S
+            else:  # an empty chunk is no sign of life; how long the caller takes does not count
+                left_s -= time.monotonic() - asked_s
             yield chunk
 
     def _seen(self, chunk: AnswerChunk) -> AnswerChunk | None:
         """Record a chunk and rewrite it as part of the one answer; None if it has no content."""
         goes_on_here = bool(self.parts)
-        news = False
         for choice in chunk.get("choices") or ():
             index, text = text_of(choice)
             if text:
@@ -320,10 +333,9 @@ class NetworkAnswer:
                 self._pieces += 1
             if choice.get("finish_reason"):
                 self._finished.add(index)
-            news = news or bool(text or choice.get("finish_reason"))
         if not self._head:
             self._head = {key: chunk[key] for key in ("id", "created") if key in chunk}
-        if goes_on_here and not news:
+        if goes_on_here and not has_news(chunk):
             return None
         return {**chunk, **self._head, "model": self.model}
 
