@@ -25,6 +25,7 @@ from viz.buyer.client import BuyerClient
 from viz.buyer.control.client import ProxyControl, find_proxies
 from viz.buyer.control.commands import ChannelControl
 from viz.buyer.control.server import SOCKET, serving_control
+from viz.buyer.ledger.network_record import NetworkFile
 from viz.buyer.proxy.proxy import running_proxy
 from viz.buyer.wallet.wallet import KeyWallet, Wallet
 from viz.chain.deployment import save_deployment
@@ -102,6 +103,22 @@ async def test_ask_and_channel_work_while_the_proxy_runs(
     assert closed.exit_code == 0 and "vUSD in all; the rest went back to 0x" in closed.stdout
     shown = await viz(home, f"channel show {at}")
     assert "empty" in shown.stdout or "not open" in shown.stdout, shown.output
+
+
+@pytest.mark.usefixtures("desk")
+async def test_the_only_node_that_is_known_is_meant(node: Node, home: Path) -> None:
+    """Who trusted one node, or paid it, means that one. With several nothing is paid by chance."""
+    key = f"--key {home}/wallet.json"
+    opened = await viz(home, f"channel open 0.5 {key} --node {node.url}", secret=PASSWORD)
+    assert opened.exit_code == 0, opened.output
+    shown = await viz(home, "channel show --json")
+    assert shown.exit_code == 0 and json.loads(shown.stdout)["deposit"] == str(DEPOSIT + 500_000)
+    NetworkFile(home / "buyer").change(lambda record: record.knowing("http://127.0.0.1:9"))
+    for words in (f"channel open 0.5 {key}", "channel show", f"channel close {key}"):
+        refused = await viz(home, words, secret=PASSWORD)
+        assert refused.exit_code == 4, refused.output
+        assert f"http://127.0.0.1:9, {node.url}" in refused.stderr and "--node" in refused.stderr
+    assert json.loads((await viz(home, f"channel show --json --node {node.url}")).stdout)
 
 
 @pytest.mark.usefixtures("desk")

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from viz.cli.console import data_dir
-from viz.cli.http import RPC_VARIABLE
+from viz.cli.http import LOCAL_NODE, RPC_VARIABLE
 from viz.cli.own_chain import checked_rpc, given_here, trusted_deployment
 from viz.client.node_address import checked
+from viz.domain.display import counted
 from viz.domain.units import Address, parse_address, parse_units
 from viz.errors import ChannelUnknown, InvalidRequest, VizError
 from viz.written_file import write_new
@@ -94,6 +95,33 @@ Signer = Annotated[
 def home_of(folder: Path | None) -> Path:
     """Return the folder of a buyer's session keys and ledgers: ``buyer`` in the data folder."""
     return data_dir(folder) / "buyer"
+
+
+ChannelNode = Annotated[
+    str,
+    typer.Option(
+        "--node",
+        envvar="VIZ_NODE_URL",
+        help=f"The node's URL. Default: the only one that you know, else {LOCAL_NODE}.",
+        show_default=False,
+    ),
+]
+
+
+def node_meant(node: str, folder: Path | None) -> str:
+    """Return the URL of the node whose channel is meant: as given, or the only one known.
+
+    Raises InvalidRequest if several are known and none is given.
+    """
+    from viz.buyer.ledger.network_record import NetworkFile
+
+    known = () if node else NetworkFile(home_of(folder)).read().urls
+    if len(known) > 1:
+        raise InvalidRequest(
+            f"you know {counted(len(known), 'node')} ({', '.join(known)}), and each has a channel "
+            "of its own: name one with --node"
+        )
+    return node or (known[0] if known else LOCAL_NODE)
 
 
 def channel_kept(

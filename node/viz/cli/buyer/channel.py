@@ -15,10 +15,12 @@ from viz.cli.buyer import receipts_out, renewing
 from viz.cli.buyer.buying import (
     BuyerRpcOption,
     ChainUrl,
+    ChannelNode,
     NodeAddress,
     Signer,
     channel_control,
     channel_kept,
+    node_meant,
 )
 from viz.cli.buyer.networking import remember_node
 from viz.cli.buyer.showing import print_channel, show_channel, with_unit
@@ -36,7 +38,6 @@ from viz.cli.console import (
     run,
     show,
 )
-from viz.cli.http import LOCAL_NODE, NodeUrl
 from viz.cli.own_chain import checked_rpc, trusted_deployment
 from viz.client.node_address import checked
 from viz.domain.display import amount, moment
@@ -70,7 +71,7 @@ app.command("renew")(renewing.renew)
 def open_channel(
     deposit: Annotated[str, typer.Argument(help="Tokens to deposit, such as 2.50.")],
     key: KeyFile,
-    node: NodeUrl = LOCAL_NODE,
+    node: ChannelNode = "",
     folder: DataDir = None,
     deployment: DeploymentFile = None,
     rpc: BuyerRpcOption = "",
@@ -81,6 +82,7 @@ def open_channel(
     from viz.buyer.wallet.wallet import KeyWallet
     from viz.chain.keys import load_key_file
 
+    node = node_meant(node, folder)
     secret = password(password_file)
     wallet = load_key_file(key, secret)
     here = trusted_deployment(deployment, folder)
@@ -108,7 +110,7 @@ def forgive(
             help="How much the node may bill beyond what arrived, in total, such as 0.01."
         ),
     ] = "0",
-    node: NodeUrl = LOCAL_NODE,
+    node: ChannelNode = "",
     folder: DataDir = None,
     deployment: DeploymentFile = None,
     rpc: BuyerRpcOption = "",
@@ -116,6 +118,7 @@ def forgive(
     as_json: AsJson = False,
 ) -> None:
     """Use a node again that broke off answers, or billed something else than it sent."""
+    node = node_meant(node, folder)
     here = trusted_deployment(deployment, folder)
     units = parse_units(allow, here.token_decimals)
 
@@ -134,7 +137,7 @@ def forgive(
 @guarded
 def close_channel(
     key: KeyFile,
-    node: NodeUrl = LOCAL_NODE,
+    node: ChannelNode = "",
     folder: DataDir = None,
     deployment: DeploymentFile = None,
     rpc: BuyerRpcOption = "",
@@ -149,6 +152,7 @@ def close_channel(
     from viz.buyer.wallet.wallet import KeyWallet
     from viz.chain.keys import load_key_file
 
+    node = node_meant(node, folder)
     secret = password(password_file)
     wallet = load_key_file(key, secret)
     here = trusted_deployment(deployment, folder)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from viz.cli.buyer.buying import channel_control, home_of
+from viz.cli.buyer.buying import ChannelNode, channel_control, home_of, node_meant
 from viz.cli.console import (
     AsJson,
     DataDir,
@@ -23,7 +23,6 @@ from viz.cli.console import (
     say,
     show,
 )
-from viz.cli.http import LOCAL_NODE, NodeUrl
 from viz.domain.display import counted
 from viz.errors import InvalidRequest, NodeNotTrusted
 from viz.written_file import require_new, write_new
@@ -32,7 +31,7 @@ from viz.written_file import require_new, write_new
 @guarded
 def receipts(
     file: Annotated[Path, typer.Argument(help="New file to write; it is for you alone.")],
-    node: NodeUrl = LOCAL_NODE,
+    node: ChannelNode = "",
     folder: DataDir = None,
     deployment: DeploymentFile = None,
     password_file: PasswordFile = None,
@@ -44,8 +43,8 @@ def receipts(
     which signed them, and are counted against your own ledger. The file has salts, by which whoever
     knows a question can prove that you asked it.
     """
-
     require_new(file)
+    node = node_meant(node, folder)
     secret = cache(partial(password, password_file))
 
     async def work() -> dict[str, Any]:

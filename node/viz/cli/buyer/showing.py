@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from viz.cli.buyer.buying import (
     BuyerRpcOption,
+    ChannelNode,
     NodeAddress,
     channel_control,
     channel_kept,
     home_of,
+    node_meant,
 )
 from viz.cli.console import (
     AsJson,
@@ -25,7 +27,7 @@ from viz.cli.console import (
     show,
     table,
 )
-from viz.cli.http import LOCAL_NODE, NodeUrl
+from viz.cli.http import LOCAL_NODE
 from viz.cli.own_chain import given_here, own_chain, trusted_deployment
 from viz.clock import SystemClock
 from viz.domain.display import amount, moment
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
 
 @guarded
 def show_channel(
-    node: NodeUrl = LOCAL_NODE,
+    node: ChannelNode = "",
     node_address: NodeAddress = "",
     folder: DataDir = None,
     deployment: DeploymentFile = None,
@@ -53,6 +55,7 @@ def show_channel(
     the one that is meant.
     """
     here = trusted_deployment(deployment, folder)
+    node = node or (LOCAL_NODE if node_address else node_meant(node, folder))
 
     async def work() -> dict[str, Any]:
         secret = partial(password, password_file)
