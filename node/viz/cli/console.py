@@ -77,8 +77,19 @@ MEANINGS: dict[int, str] = {
 _USUAL_COLLECTIONS: Final = (700, 10, 10)
 # Lines to a file or a pipe are not folded: a script reads whole CIDs and addresses.
 _PIPED_COLUMNS: Final = 10_000
-out = Console(highlight=False, width=None if sys.stdout.isatty() else _PIPED_COLUMNS)
-err = Console(stderr=True, highlight=False)
+
+
+class PlainConsole(Console):
+    """A console on which no text controls the terminal, whoever wrote it and whoever prints it."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print as rich does, texts without the characters that ``plain`` removes."""
+        cleaned = (plain(each, keep="\n\t") if isinstance(each, str) else each for each in objects)
+        super().print(*cleaned, **options)
+
+
+out = PlainConsole(highlight=False, width=None if sys.stdout.isatty() else _PIPED_COLUMNS)
+err = PlainConsole(stderr=True, highlight=False)
 
 AsJson = Annotated[
     bool,
@@ -305,7 +316,7 @@ def agreed(question: str, *, yes: bool) -> None:
         raise errors.InvalidRequest(
             f"{question} There is no terminal to answer on: read the above and add --yes"
         )
-    if not typer.confirm(question, err=True):
+    if not typer.confirm(plain(question), err=True):
         raise errors.InvalidRequest("you did not agree: nothing was signed and nothing was kept")
 
 

@@ -52,6 +52,19 @@ def notices_rows(found: Mapping[str, Any]) -> list[tuple[str, object]]:
     return rows
 
 
+def ended_rows(found: Mapping[str, Any]) -> list[tuple[str, object]]:
+    """Return the rows on an adapter's end of a node's answer about it: why, and what follows."""
+    ended = found.get("ended")
+    if not ended:
+        return []
+    what = "was withdrawn" if ended["reason"] == "work-withdrawn" else "was licensed until"
+    why = f"work {ended['contentId']} {what} {moment(ended['since'])}"
+    rows: list[tuple[str, object]] = [("ended", f"{moment(ended['endedAt'])}: {why}")]
+    if successor := ended.get("successor"):
+        rows.append(("successor", successor))
+    return rows
+
+
 def _unanswered(count: int, kind: str, received_at_s: int) -> str:
     several = f"{count} unanswered, the oldest" if count > 1 else "one unanswered"
     return f"{several}: {kind}, {moment(received_at_s)}"

@@ -23,6 +23,7 @@ from viz.errors import InvalidRequest, NodeNotTrusted
 from viz.given_file import digest_given
 from viz.protocol.messages import NodeInfo
 from viz.protocol.notices import (
+    LAYOUT,
     MAX_CONTACT_CHARS,
     MAX_STATEMENT_CHARS,
     NOTICES_PATH,
@@ -50,6 +51,13 @@ class NoticeDraft:
         """Raise InvalidRequest, naming the field, for what no node takes."""
         if not self.statement.strip():
             raise InvalidRequest("the statement is empty: say what is wrong", param="statement")
+        for name in ("statement", "contact"):
+            if any(not each.isprintable() and each not in LAYOUT for each in getattr(self, name)):
+                raise InvalidRequest(
+                    f"the {name} has characters that cannot be printed, such as a terminal's "
+                    "control characters: write it in plain text",
+                    param=name,
+                )
         bounds = ("statement", MAX_STATEMENT_CHARS), ("contact", MAX_CONTACT_CHARS)
         for name, most in bounds:
             if (has := len(getattr(self, name))) > most:

@@ -22,6 +22,7 @@ from viz.client.exchange import exchange
 from viz.creator.signatures_out import SignatureOut, SignaturesOut
 from viz.creator.signing import SigningValues, chain_values, signing_values
 from viz.creator.until_seen import seen_after, until_seen
+from viz.creator.works import NodeWorks
 from viz.domain.eip712 import content_registry_domain, public_address, sign
 from viz.domain.ports.chain import ChainReader, ContentState, Deployment
 from viz.domain.ports.clock import Clock
@@ -32,7 +33,13 @@ from viz.errors import InvalidRequest, LicenseError, NodeNotTrusted, VizError
 from viz.protocol.owner_actions import ActionAnswer, signed_action
 from viz.protocol.registration import WorkDescription
 from viz.services.licensing.creator_relay import action_name, owner_call
-from viz.services.work_records import load_record, record_path, save_record, write_record
+from viz.services.work_records import (
+    load_record,
+    read_work,
+    record_path,
+    save_record,
+    write_record,
+)
 
 ActionMaker = Callable[[int, int], OwnerAction]
 """Makes the action from its nonce and its deadline."""
@@ -210,6 +217,28 @@ async def holds(chain: ChainReader, action: OwnerAction, owner: Address) -> bool
     return content.withdrawn_at != 0
 
 
+async def require_news(proposed: ProposedAction, chain: ChainReader | None, node_url: str) -> None:
+    """Raise InvalidRequest for an approval that is there already: it needs no signature.
+
+    Without a chain the node is asked. Where an earlier signature is still out, which could end the
+    approval, another one is wanted all the same. An end of an approval is always signed, since the
+    reading may be older than the approval.
+    """
+    action = proposed.action
+    if not isinstance(action, Approve) or not action.allowed or proposed.still_out:
+        return
+    if chain is not None:
+        there, whose = await holds(chain, action, proposed.signer), "on the chain"
+    else:
+        there = await NodeWorks(node_url).approved(action.content_id, action.trainer)
+        whose = f"as {node_url} says (--rpc URL looks on the chain)"
+    if there:
+        raise InvalidRequest(
+            f"{action.trainer} is approved for work {action.content_id} already, {whose}: nothing "
+            "was signed"
+        )
+
+
 def require_owner(content_id: ContentId, content: ContentState | None, signer: Address) -> None:
     """Raise LicenseError if there is no such work, or if another account owns it."""
     if content is None:
@@ -273,12 +302,24 @@ async def transfer(
 
 
 def require_record_of(work: Path, content_id: ContentId) -> None:
-    """Raise InvalidRequest if the record beside ``work`` says that it is another work."""
+    """Raise InvalidRequest if the record beside ``work`` says that it is another work.
+
+    Also if the file is not the one that was registered: the new record would be of neither. Blocks.
+    """
     record = load_record(work)
     if record is not None and record.content_id not in (None, content_id):
         raise InvalidRequest(
             f"{work} is work {record.content_id}, and the terms would be of work {content_id}: "
             f"give the folder of work {content_id}, or say {record.content_id}",
+            param="work",
+        )
+    if record is None or record.content_id is None or not work.is_file():
+        return
+    if read_work(work, record.kind).merkle_root != record.merkle_root:
+        raise InvalidRequest(
+            f"{work} is not the file that was registered as work {content_id}: it was changed or "
+            "replaced since. Put the registered file back; a new text is a work of its own, in a "
+            "folder of its own (`viz content register`)",
             param="work",
         )
 

@@ -165,7 +165,8 @@ async def check_statement(
     """Compute the statement of the same blocks; return it, and where the one given differs.
 
     Raises InvalidRequest for another kind of file, ChainMismatch if it is of another deployment, or
-    if its last block was reorganised away, ChainError if the endpoint hides a grant that it names.
+    if its last block was reorganised away or is not there yet, ChainError if the endpoint hides a
+    grant that it names.
     """
     reader = Reader(said, "the statement")
     content_id = ContentId(reader.integer("contentId", JSON_INTEGER_MAX))
@@ -176,7 +177,14 @@ async def check_statement(
     )
     if first > last:
         raise InvalidRequest(f"the statement is from block {first} to the older block {last}")
-    header = await events.header(last)
+    try:
+        header = await events.header(last)
+    except InvalidRequest as error:
+        raise ChainMismatch(
+            f"the statement of work {content_id} ends with block {last}, and the chain of --rpc is "
+            "not that long: it is behind, or it is another chain. Wait until it has the block, or "
+            "name another endpoint with --rpc"
+        ) from error
     if header.hash != reader.hash32("toBlockHash"):
         raise ChainMismatch(
             f"the statement of work {content_id} ends with block {last}, "

@@ -25,6 +25,7 @@ from viz.protocol.owner_actions import (
     OwnedWorks,
 )
 from viz.protocol.registration import CONTENTS_PATH, STATE_KEPT_S
+from viz.protocol.wire import Reader
 from viz.services.work_records import Registration
 
 # The most pages of OWNED_PAGE works that one command reads from a node.
@@ -49,6 +50,16 @@ class NodeWorks:
         """Return a work; raise LicenseError if there is none, and what ``exchange`` raises."""
         path = f"{CONTENTS_PATH}/{content_id}"
         return await exchange(partial(work_from_json, content_id), "GET", self._url, path)
+
+    async def approved(self, content_id: ContentId, trainer: Address) -> bool:
+        """Return whether the owner has approved a trainer; False if the node does not say."""
+        path = f"{CONTENTS_PATH}/{content_id}?trainer={trainer}"
+
+        def read(found: object) -> bool:
+            reader = Reader(found, "the work")
+            return reader.optional("approved", reader.boolean) or False
+
+        return await exchange(read, "GET", self._url, path)
 
     async def owned(self, owner: Address) -> list[ContentId]:
         """Return the works of an owner; raise NodeNotTrusted if the answers do not end."""

@@ -155,7 +155,8 @@ class AdapterOffer(WireModel):
     Prices are units per million tokens. The choices of one request (``n``) share one prompt, which
     is computed and billed once; the text of each choice is billed separately. ``notices`` tells of
     unanswered notices on the adapter or its works. ``base`` is None from a node that says it once
-    for all its offers: ask ``NodeInfo.base_of``.
+    for all its offers: ask ``NodeInfo.base_of``. ``sold_until_s`` is the chain time at which
+    the sale stops, before the adapter's end; None if it has none.
     """
 
     adapter_id: AdapterNumber
@@ -171,6 +172,7 @@ class AdapterOffer(WireModel):
     card: Annotated[ReportCard, REPORT_CARD] | None = None
     notices: Annotated[NoticeSummary, NOTICE_SUMMARY] | None = None
     base: ServedBase | None = None
+    sold_until_s: JsonInteger | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,8 @@ NOTICES_PAGE: Final = 100
 MAX_STATEMENT_CHARS: Final = 1_000
 MAX_CONTACT_CHARS: Final = 200
 MAX_REASON_CHARS: Final = 500
+# The only characters of a text that need not be printable.
+LAYOUT: Final = "\n\t"
 # What is read of a stranger's notice: room for both texts in any alphabet, escaped.
 MAX_NOTICE_BYTES: Final = 20_000
 

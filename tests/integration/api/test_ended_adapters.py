@@ -33,6 +33,9 @@ async def test_an_ended_adapter_is_unloaded_and_answers_451(tmp_path: Path) -> N
             3, 1_799_000_000, 1_799_900_000,
         )  # fmt: skip
         assert "work 3 was withdrawn" in problem["detail"]
+        status, found, _ = await buyer.call("GET", f"/viz/v1/adapters/{ADAPTER}")
+        ended = {"contentId": 3, "reason": WITHDRAWN, "since": END.since_s, "endedAt": END.ended_s}
+        assert (status, found["servedHere"], found["ended"]) == (200, False, ended)
         body = buyer.chat("hi", max_tokens=4)
         status, problem, _ = await buyer.call(
             "POST", "/v1/chat/completions", body=body, headers=buyer.bearer()

@@ -14,7 +14,8 @@ from viz.domain.eip712 import sign_compact
 from viz.domain.units import BASE_MODEL, AdapterId, Hash32
 from viz.domain.usage import UsageLine
 from viz.protocol import payment
-from viz.services.serving.catalogue import ENDING_LOOK_S, ENDING_MARGIN_S
+from viz.services.serving.catalogue import ENDING_LOOK_S
+from viz.services.serving.servability import ENDING_MARGIN_S
 
 
 @pytest.fixture
@@ -48,6 +49,9 @@ async def test_an_adapter_that_ends_is_sold_until_its_earnings_can_be_claimed(no
     buyer = await Buyer(node).ready()
     node.chain.ending[ADAPTER] = node.clock.now + ENDING_MARGIN_S + 600
     assert (await buyer.ask()).status == 200
+    _, models, _ = await buyer.call("GET", "/v1/models")
+    until = [each["viz"].get("soldUntil") for each in models["data"]]
+    assert until == [None, node.chain.ending[ADAPTER] - ENDING_MARGIN_S], "buyers see the date"
     assert await node.parts.catalogue.claim_by(ADAPTER) is None
     node.clock.now += 600
     answer = await buyer.ask(pays=False)

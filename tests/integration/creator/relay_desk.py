@@ -122,8 +122,12 @@ class Relay:
             return web.json_response({"code": LicenseError.code, "detail": "none"}, status=403)
         offered = await chain.terms(state.terms_hash)
         assert offered is not None
+        more = {}
+        if (named := request.query.get("trainer")) is not None:
+            more["approved"] = await chain.approved(content_id, state.owner, parse_address(named))
         return web.json_response(
-            {
+            more
+            | {
                 "contentId": int(content_id),
                 "owner": state.owner,
                 "creator": state.creator,

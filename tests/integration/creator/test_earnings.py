@@ -98,6 +98,19 @@ async def test_a_statement_is_every_unit_and_can_be_made_again(
         assert differs.exit_code == 13 and said in differs.stderr, differs.output
         assert f"the statement of work {first}" in differs.stderr
         assert "in every line" not in differs.stdout
+    twice = {"statements": [found, found]}
+    path.write_text(json.dumps(twice), encoding="utf-8")
+    done = await desk.viz(*check, key=False, yes=False)
+    assert done.exit_code == INPUT and "one of them twice" in done.stderr, done.output
+    once = await desk.json(
+        "content", "statement", first, first, "--rpc", net.anvil.url, key=False, yes=False
+    )
+    assert len(once["statements"]) == 1
+    later = {**found, "toBlock": 9_999}
+    path.write_text(json.dumps({"statements": [later]}), encoding="utf-8")
+    short = await desk.viz(*check, key=False, yes=False)
+    assert short.exit_code == CHAIN and "another endpoint with --rpc" in short.stderr, short.output
+    assert "older" not in short.stderr, "the file's block cannot be chosen anew"
     elsewhere = {**found, "settlement": net.sender(9).address}
     path.write_text(json.dumps({"statements": [elsewhere]}), encoding="utf-8")
     other = await desk.viz(*check, key=False, yes=False)

@@ -59,6 +59,10 @@ async def test_terms_approval_and_withdrawal_cost_the_owner_no_gas(
         done = await both_ways(desk, relay, "content", "approve", work, TRAINER)
         assert done["onChain"]
         assert await net.chain.approved(work, desk.owner, TRAINER)
+        for look in (way, way[:2]):
+            again = await desk.viz("content", "approve", work, TRAINER, *look)
+            assert again.exit_code == INPUT and "already" in again.stderr, again.output
+            assert "nothing was signed" in again.stderr and "You sign" not in again.stdout
         await both_ways(desk, relay, "content", "approve", work, TRAINER, "--revoke")
         assert not await net.chain.approved(work, desk.owner, TRAINER)
         told = await desk.viz("content", "withdraw", work, *way)

@@ -59,11 +59,14 @@ class _Chain:
     commitment: Hash32
     live: bool = True
     uses: Use = ADAPTER_USES
+    withdrawn_at_s: int = 0
 
     async def content(self, content_id: ContentId) -> ContentState | None:
         if content_id != ONE:
             return None
-        return ContentState(ONE, CREATOR, CREATOR, self.commitment, Hash32(bytes(32)), 0)
+        return ContentState(
+            ONE, CREATOR, CREATOR, self.commitment, Hash32(bytes(32)), self.withdrawn_at_s
+        )
 
     async def grant(self, content_id: ContentId, trainer: Address) -> GrantState | None:
         return GrantState(content_id, trainer, Hash32(bytes(32)), 0, self.live)
@@ -252,6 +255,9 @@ async def test_nothing_is_trained_without_a_live_grant_that_permits_it(place: _P
     """No grant, a lapsed grant and a grant without the uses are refused before anything runs."""
     place.chain.live = False
     with pytest.raises(NoLiveGrant, match="viz content license 1"):
+        await place.training.start(place.request)
+    place.chain.withdrawn_at_s = 1_800_000_000
+    with pytest.raises(NoLiveGrant, match="was withdrawn, 2027-01-15 08:00:00 UTC, for ever"):
         await place.training.start(place.request)
     place.chain.live, place.chain.uses = True, Use.TRAIN | Use.SERVE
     with pytest.raises(NoLiveGrant, match="does not permit"):

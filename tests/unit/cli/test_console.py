@@ -43,10 +43,13 @@ def test_what_others_wrote_commands_no_terminal(capsys: pytest.CaptureFixture[st
         console.fail(error_of({"code": "no-live-grant", "detail": evil}, 409))
     console.table(evil, ("what",), [(evil,), ({"name": evil},)])
     console.say(evil)
+    console.out.print(evil, markup=False)
+    console.lines(evil, [("row", "1")])
+    console.err.print(evil, markup=False)
     printed = capsys.readouterr()
     for said in (printed.err, printed.out):
         assert not set("\x1b\x07\x9b\u202e") & set(said)
-        assert said.count("]0;title2J[red]x[/red]") == (1 if said is printed.err else 3)
+        assert said.count("]0;title2J[red]x[/red]") == (2 if said is printed.err else 5)
 
 
 async def _dying_loop() -> None:

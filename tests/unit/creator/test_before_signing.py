@@ -29,12 +29,14 @@ from viz.services.work_records import draft, read_description, save_record
         ("statement", " \n"),
         ("statement", "x" * (MAX_STATEMENT_CHARS + 1)),
         ("contact", "x" * (MAX_CONTACT_CHARS + 1)),
+        ("statement", "It names me.\x1b]0;title\x07"),
+        ("contact", "me\u202e@example.org"),
     ],
 )
 def test_a_notice_that_no_node_takes_is_refused_before_it_is_signed(field: str, text: str) -> None:
     """The sentence names the field, and what it may hold; a node would only say 413."""
     words: dict[str, Any] = {"statement": "It names me.", "contact": ""}
-    with pytest.raises(InvalidRequest, match=f"the {field} (is empty|has [0-9]+ char)") as caught:
+    with pytest.raises(InvalidRequest, match=f"the {field} (is empty|has [0-9]* ?char)") as caught:
         NoticeDraft(AdapterId(0), ContentId(1), NoticeKind.COPYRIGHT, **{**words, field: text})
     assert caught.value.extensions["param"] == field
     NoticeDraft(AdapterId(0), ContentId(1), NoticeKind.COPYRIGHT, **words)
@@ -53,6 +55,22 @@ def test_terms_of_another_work_s_folder_are_refused(tmp_path: Path) -> None:
     require_record_of(work, ContentId(2))
     with pytest.raises(InvalidRequest, match="is work 2, and the terms would be of work 1: give"):
         require_record_of(work, ContentId(1))
+
+
+def test_terms_beside_a_replaced_file_are_refused(tmp_path: Path) -> None:
+    """The new record would have the license of one text and the file of another."""
+    work = tmp_path / "work.txt"
+    work.write_text("The lamp is lit at dusk.")
+    terms = Terms(0, 800, 0, 0, 0, Use.TRAIN, approval_required=False)
+    described = WorkDescription("The lamp", "text", work.name, terms, {"text": "Name me."})
+    made = draft(work, described, ZERO_ADDRESS)
+    save_record(work, replace(made, content_id=ContentId(2)))
+    require_record_of(work, ContentId(2))
+    work.write_text("The lamp is lit at dawn.")
+    with pytest.raises(InvalidRequest, match="not the file that was registered as work 2"):
+        require_record_of(work, ContentId(2))
+    work.unlink()
+    require_record_of(work, ContentId(2))  # the chain's terms need no file
 
 
 def test_a_folder_without_terms_or_license_says_what_to_do(tmp_path: Path) -> None:

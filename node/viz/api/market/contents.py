@@ -49,6 +49,11 @@ async def content(request: web.Request) -> web.Response:
     )
     # Not kept with the chain's answer: a notice shows at once.
     noticed = parts.notices.on_work(content_id)
+    if (trainer := request.query.get("trainer")) is not None:
+        # Not kept either: who asks is about to sign.
+        ask_chain(request)
+        owner, named = parse_address(found["owner"]), parse_address(trainer)
+        found = found | {"approved": await parts.chain.approved(content_id, owner, named)}
     return web.json_response(found | (notices_json(noticed) if noticed else {}))
 
 

@@ -14,7 +14,7 @@ from viz.domain.notices import NAME_OF_KIND
 from viz.domain.ports.ledger import AdapterRecord
 from viz.domain.pricing import Price
 from viz.domain.units import AdapterId, hex_of
-from viz.errors import ChainError, ChainMismatch, UnknownAdapter
+from viz.errors import AdapterEnded, ChainError, ChainMismatch, UnknownAdapter
 from viz.protocol.messages import NodeInfo
 from viz.protocol.payment import DEPLOYMENT_PATH, NODE_PATH
 from viz.protocol.provenance_forms.facts import provenance_path
@@ -125,7 +125,20 @@ async def adapter(request: web.Request) -> web.Response:
     }
     if record is not None:
         found |= _spelled(record) | _noticed(parts, adapter_id)
+    elif (ended := _ended(parts, adapter_id)) is not None:
+        found["ended"] = ended
     return web.json_response(found)
+
+
+def _ended(parts: NodeContext, adapter_id: AdapterId) -> Json | None:
+    """Return why and when an adapter ended here, and what follows it; None if it did not."""
+    try:
+        parts.catalogue.offer(adapter_id)
+    except AdapterEnded as error:
+        return {name: value for name, value in error.extensions.items() if name != "adapterId"}
+    except UnknownAdapter:
+        return None
+    return None
 
 
 async def deployment(request: web.Request) -> web.Response:

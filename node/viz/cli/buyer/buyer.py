@@ -65,7 +65,7 @@ from viz.cli.console import (
 from viz.cli.noticed import notices_in_words
 from viz.cli.own_chain import trusted_deployment
 from viz.client.node_address import checked
-from viz.domain.display import amount, counted, prices
+from viz.domain.display import amount, counted, moment, prices
 from viz.domain.units import BASE_MODEL
 from viz.errors import BooksMismatch, ConfigError, InvalidRequest, VizError
 from viz.given_file import read_secret
@@ -129,6 +129,8 @@ def _print_offer(offer: AdapterOffer, here: Deployment) -> None:
     works = [f"{work.title or 'untitled'} (work {work.content_id})" for work in offer.works]
     both = prices(offer.prompt_price_units, offer.completion_price_units, here)
     rows: list[tuple[str, object]] = [("price", both)]
+    if offer.sold_until_s is not None:
+        rows.append(("sold until", moment(offer.sold_until_s)))
     if works:
         rows.insert(0, ("works", ", ".join(works)))
     elif offer.adapter_id != BASE_MODEL:

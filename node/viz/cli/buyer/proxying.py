@@ -12,7 +12,7 @@ from viz.cli.buyer.buying import Caps, counted_node, home_of
 from viz.cli.buyer.networking import NETWORK, SpendingOptions, network_at
 from viz.cli.console import err, lines, out, say, show
 from viz.cli.noticed import notices_in_words
-from viz.domain.display import amount, counted, prices
+from viz.domain.display import amount, counted, moment, prices
 from viz.domain.ports.chain import Deployment
 from viz.domain.units import BASE_MODEL, ZERO_ADDRESS, Units
 
@@ -212,6 +212,8 @@ def print_market(models: Sequence[MarketModel], here: Deployment) -> None:
             both = prices(best.prompt_price_units, best.completion_price_units, here)
             rows.append(("price", both))
             rows.append(("nodes", _nodes(model)))
+        if model.retires_at_s:
+            rows.append(("ends", moment(model.retires_at_s)))
         if model.card is not None and model.card.asked:
             card = model.card
             rows.append(

@@ -21,6 +21,7 @@ from viz.cli.console import (
     lines,
     out,
     password,
+    plain,
     run,
     say,
     show,
@@ -127,7 +128,7 @@ def end_custody(
         for each in done:
             say_certificate(each, each.certificate.node)
     for url, error in errors[1:]:
-        err.print(f"{url}: {error.detail}", markup=False, soft_wrap=True)
+        err.print(plain(f"{url}: {error.detail}"), markup=False, soft_wrap=True)
     if errors:
         raise errors[0][1]
 

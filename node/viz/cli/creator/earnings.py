@@ -210,7 +210,7 @@ def statement(
         raise InvalidRequest("--check takes the blocks of the file: leave out --from and --to")
     trusted = trusted_deployment(deployment, folder)
     rpc = required_rpc(rpc, trusted, "a statement")
-    said = _read_statements(check) if check else None
+    said, works = _read_statements(check) if check else None, list(dict.fromkeys(works))
     with about(check) if check else nullcontext():
         found, wrong = run(_statements(works, start, end, rpc, trusted, said))
     told: dict[str, Any] = {"statements": [each.to_json() for each in found]}
@@ -264,6 +264,12 @@ async def _statements(
         events = _events(chain)
         if said is not None:
             has = [_work_of(each) for each in said]
+            if any(has.count(each) > 1 for each in has):
+                raise InvalidRequest(
+                    f"the file has statements of works {has}, and one of them twice: what it "
+                    "earned would be counted twice. Give what `viz content statement --json` "
+                    "printed"
+                )
             if not set(works) <= set(has):
                 raise InvalidRequest(
                     f"the file has statements of works {has}, and you named {works}: name those "

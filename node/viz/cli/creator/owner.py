@@ -310,6 +310,7 @@ async def _act(
                 ("relayed by", f"{asked.node}, until {until}; you pay no gas"),
                 ("nonce", f"{nonce}, {whose}"),
             ]
+        await owners.require_news(proposed, chain, asked.node)
         out_before = signatures_still_out(proposed)
         _ask(asked, content_id, [*told, *_where(asked), *way, *out_before], question)
         key = bytes(asked.account.key)

@@ -29,7 +29,7 @@ from viz.cli.http import (
     events,
     require_not_foreign,
 )
-from viz.cli.noticed import notices_rows
+from viz.cli.noticed import ended_rows, notices_rows
 from viz.cli.operator.answers import require_operators_form, require_progress
 from viz.cli.operator.training_progress import stands
 from viz.domain.display import moment, percent
@@ -218,6 +218,7 @@ def _adapter_rows(found: dict[str, Any]) -> list[tuple[str, object]]:
         ("shares of the works", shares),
         ("retires", moment(retires_s) if 0 < retires_s < UINT64_MAX else "no date is set"),
         ("served here", served),
+        *ended_rows(found),
         *notices_rows(found),
     ]
 

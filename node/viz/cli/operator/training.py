@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from viz.cli.console import AsJson, DataDir, err, guarded, run, say, show, table
+from viz.cli.console import AsJson, DataDir, err, guarded, plain, run, say, show, table
 from viz.cli.http import OperatedNode
 from viz.cli.operator.running_node import OperatorClient
 from viz.cli.operator.training_progress import NOT_MEASURED, of, says, stands
@@ -132,7 +132,7 @@ async def _follow(operator: OperatorClient, training: str, *, quiet: bool) -> di
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TextColumn("{task.fields[said]}"),
+        TextColumn("{task.fields[said]}", markup=False),
     )
     drawn = err.is_terminal and not quiet
     end: dict[str, Any] = {}
@@ -142,7 +142,7 @@ async def _follow(operator: OperatorClient, training: str, *, quiet: bool) -> di
         async for event in operator.events(f"/trainings/{training}/events"):
             if event.get("event") == "end":
                 end = event
-            said = says(event) or said
+            said = plain(says(event) or said)
             progress.update(
                 bar,
                 total=event.get("steps", progress.tasks[0].total),

@@ -20,6 +20,7 @@ from typing import Final
 import structlog
 
 from viz.domain.http_url import http_origin
+from viz.domain.missing_grant import no_live_grant
 from viz.domain.ports.chain import ChainReader, ContentState
 from viz.domain.ports.custody import BlobSources, KeyKind
 from viz.domain.ports.peers import PeerHttp
@@ -31,7 +32,6 @@ from viz.errors import (
     LicenseError,
     LicenseMismatch,
     ListingUnknown,
-    NoLiveGrant,
     StorageUnavailable,
     VizError,
 )
@@ -153,7 +153,7 @@ class LicensedWorks:
         content = await self._chain.content(content_id)
         if content is None:
             raise LicenseError(f"there is no work {content_id}: check the id")
-        license_hash = await self._granted_license(content_id)
+        license_hash = await self._granted_license(content)
         listing = (await self._listing(content_id)).listing
         key = await self._key(listing)
         sealed = self._directory / f".{uuid.uuid4().hex}.{sealed_name(listing.sealed.cid)}"
@@ -171,15 +171,12 @@ class LicensedWorks:
         opened = _under_license(opened, listing, license_hash)
         return await asyncio.to_thread(self._write, content_id, opened)
 
-    async def _granted_license(self, content_id: ContentId) -> Hash32:
+    async def _granted_license(self, content: ContentState) -> Hash32:
         """Return the hash of the license that this node's live grant names."""
+        content_id = content.content_id
         grant = await self._chain.grant(content_id, self._node)
         if grant is None or not grant.live:
-            raise NoLiveGrant(
-                f"{self._node} holds no live grant to work {content_id}: acquire one with "
-                f"`viz content license {content_id}`",
-                contents=[int(content_id)],
-            )
+            raise no_live_grant(content_id, self._node, content.withdrawn_at)
         terms = await self._chain.terms(grant.terms_hash)
         if terms is None:
             raise ChainUnreachable(

@@ -9,7 +9,6 @@ hour before that ends, and not while a notice suspends it.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -17,7 +16,7 @@ import structlog
 
 from viz.domain.engines import Engines
 from viz.domain.notices import Suspension
-from viz.domain.ports.chain import ChainReader, ServingState, WeightsAddress
+from viz.domain.ports.chain import ChainReader, WeightsAddress
 from viz.domain.ports.clock import Clock
 from viz.domain.ports.engine import Engine
 from viz.domain.ports.ledger import AdapterCatalogue, AdapterRecord, EndedAdapter
@@ -32,35 +31,17 @@ from viz.errors import (
     VizError,
 )
 from viz.protocol.messages import AdapterOffer, ServedBase, adapter_model, adapter_named
-from viz.services.payments.freshness import ChainAccess, Freshness, Reading
+from viz.services.payments.freshness import ChainAccess, Freshness
 from viz.services.serving.not_sold import ended_error, suspended_error
+from viz.services.serving.servability import NEVER_READ, Servability
 from viz.services.upkeep.supervision import periodically
 from viz.services.withdrawal.notices import Notices
 
 STANDING_S: Final = 10
-# A claim after an adapter's end earns the node nothing. So its sale stops this long before. That is
-# enough for running streams to end (minutes) and for their vouchers to be claimed, even if a claim
-# fails and is repeated, or the chain's endpoint is down for a while. The contract announces the end
-# two close delays before.
-ENDING_MARGIN_S: Final = 3_600
 # How old a reading may be that tells when to claim. The margin is long, so this may be minutes.
 ENDING_LOOK_S: Final = 300
 FetchWeights = Callable[[AdapterRecord], Awaitable[Path]]
 _log = structlog.get_logger()
-
-
-@dataclass(slots=True, eq=False)
-class _Servability(Reading):
-    """Hold an answer of the chain about one adapter, and the chain's time of that answer."""
-
-    state: ServingState = field(default_factory=ServingState)
-    chain_s: int = 0
-
-    def over(self, now_s: int) -> bool:
-        """Return whether the adapter ends too soon to be sold; the answer's age is added."""
-        if self.state.until_s is None:
-            return False
-        return self.chain_s + max(0, now_s - self.seen_s) >= self.state.until_s - ENDING_MARGIN_S
 
 
 class Catalogue:
@@ -96,7 +77,7 @@ class Catalogue:
         self._ended_names: dict[AdapterId, str] = {}
         self._gone: dict[AdapterId, AdapterEnd] = {}
         self._successors: dict[AdapterId, AdapterId] = {}
-        self._servability: dict[AdapterId, _Servability] = {}
+        self._servability: dict[AdapterId, Servability] = {}
         self._told_stopped: set[AdapterId] = set()
         self._freshness = Freshness(clock, access or ChainAccess(clock))
 
@@ -272,6 +253,7 @@ class Catalogue:
             record.card,
             self._notices.on_adapter(adapter_id, works_of(record)) if self._notices else None,
             _served(self._engines.require_for(adapter_id, record.base_model)),
+            self._servability.get(adapter_id, NEVER_READ).sold_until_s,
         )
 
     def find(self, model: str) -> AdapterOffer:
@@ -351,8 +333,8 @@ class Catalogue:
         servability = await self._servability_of(adapter_id, ENDING_LOOK_S)
         return servability.state.until_s if servability.over(self._clock.now_s()) else None
 
-    async def _servability_of(self, adapter_id: AdapterId, age_s: int) -> _Servability:
-        servability = self._servability.setdefault(adapter_id, _Servability())
+    async def _servability_of(self, adapter_id: AdapterId, age_s: int) -> Servability:
+        servability = self._servability.setdefault(adapter_id, Servability())
 
         async def ask() -> None:
             state = await self._chain.servable(adapter_id, self._node)

@@ -22,6 +22,7 @@ import structlog
 
 from viz.domain.license import ADAPTER_USES
 from viz.domain.manifest import SourceWork, shares_by_tokens
+from viz.domain.missing_grant import no_live_grant
 from viz.domain.ports.chain import ChainReader, ContentState, GrantState, TermsState
 from viz.domain.ports.engine import BaseModel
 from viz.domain.questions import Question
@@ -210,17 +211,15 @@ class TrainingCheck:
     async def _grant(self, content_id: ContentId, needed: bool) -> GrantState | None:
         """Return the live grant to a work, or None.
 
-        If it is ``needed``, raise NoLiveGrant when there is none or it does not permit an adapter.
+        If it is ``needed``, raise NoLiveGrant when there is none or it does not permit an adapter,
+        and InvalidRequest for a work that the chain does not have.
         """
         grant = await self._reader.grant(content_id, self._trainer)
         if grant is None or not grant.live:
             if not needed:
                 return None
-            raise NoLiveGrant(
-                f"{self._trainer} holds no live grant to work {content_id}: acquire one with "
-                f"`viz content license {content_id}`",
-                contents=[int(content_id)],
-            )
+            content = await self._content(content_id)
+            raise no_live_grant(content_id, self._trainer, content.withdrawn_at)
         granted = await self._terms(grant.terms_hash)
         if needed and not granted.terms.permits(ADAPTER_USES):
             raise NoLiveGrant(

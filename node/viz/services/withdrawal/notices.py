@@ -49,6 +49,7 @@ from viz.errors import (
     WrongDomain,
 )
 from viz.protocol.notices import (
+    LAYOUT,
     MAX_CONTACT_CHARS,
     MAX_REASON_CHARS,
     MAX_STATEMENT_CHARS,
@@ -64,7 +65,6 @@ A_DAY: Final = 4
 STRANGERS_OPEN: Final = 512
 STRANGERS_OPEN_EACH: Final = 8
 KEPT: Final = 4_096
-_LAYOUT: Final = "\n\t"
 _log = structlog.get_logger()
 
 
@@ -349,7 +349,7 @@ def _require_well_formed(said: Notice, now_s: int) -> None:
         ("statement", said.statement, MAX_STATEMENT_CHARS),
         ("contact", said.contact, MAX_CONTACT_CHARS),
     ):
-        letters = shown.translate(dict.fromkeys(map(ord, _LAYOUT)))
+        letters = shown.translate(dict.fromkeys(map(ord, LAYOUT)))
         if len(shown) > most or not letters.isprintable():
             raise InvalidRequest(
                 f"the {name} is longer than {most} characters, or has characters that cannot be "

@@ -14,8 +14,9 @@ from tests.fakes.licenses import preset
 from viz.domain.license import ADAPTER_USES
 from viz.domain.ports.chain import ContentState, TermsState
 from viz.domain.units import ZERO_HASH, ContentId, Hash32, hex_of
-from viz.errors import InvalidRequest, LicenseError, MemorisationLimitExceeded
+from viz.errors import InvalidRequest, LicenseError, MemorisationLimitExceeded, NoLiveGrant
 from viz.protocol.registration import parse_description
+from viz.services.licensing.licensed_works import LicensedWorks
 from viz.services.training.checks import UNREAD_LIMIT_TOKENS, TrainingCheck
 from viz.services.training.result import require_memorisation_limit
 from viz.services.work_records import draft, record_path
@@ -145,6 +146,26 @@ async def test_a_license_document_s_limit_binds(
     chain.license_hash = document.license_hash
     checked = await check.check(request, licensed=True)
     assert checked.settings.max_verbatim_tokens == limit
+
+
+async def test_a_withdrawn_work_is_not_to_be_licensed(tmp_path: Path) -> None:
+    """The advice to acquire a grant could not be followed: nobody gets one any more."""
+    check, request, _ = place(tmp_path, 'text = "Do."')
+    chain = cast(Chain, check._reader)
+    chain.granted.clear()
+    with pytest.raises(NoLiveGrant, match="acquire one with `viz content license 1`"):
+        await check.check(request, licensed=True)
+    chain.works[ONE] = replace(chain.works[ONE], withdrawn_at=1_800_000_000)
+    with pytest.raises(NoLiveGrant, match=r"withdrawn, 2027-01-15 .* for ever") as caught:
+        await check.check(request, licensed=True)
+    assert "viz content license" not in caught.value.detail
+    unused: Any = None
+    works = LicensedWorks(
+        chain, unused, unused, unused, unused,
+        peers=unused, node=chain.address, directory=tmp_path / "works",
+    )  # fmt: skip
+    with pytest.raises(NoLiveGrant, match=r"withdrawn, 2027-01-15 .* for ever"):
+        await works.path(ONE)
 
 
 @pytest.mark.parametrize("licensed", [True, False])
