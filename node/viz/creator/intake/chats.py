@@ -19,7 +19,8 @@ from viz.creator.intake.clean import cleaned
 from viz.creator.intake.decode import decoded
 from viz.creator.intake.found import Converted, OptOut
 from viz.creator.intake.front_matter import record_statements
-from viz.domain.strict_json import load_json
+from viz.creator.intake.signals import is_rule, plain_name
+from viz.domain.strict_json import MemberTwice, load_json, once
 from viz.domain.work import MAX_LINE_BYTES, MAX_MESSAGES
 from viz.errors import InvalidWork
 
@@ -39,6 +40,7 @@ _TEXT_PARTS: Final = ("text", "input_text", "output_text")
 _NAMED: Final = 5
 # A cheap look before a record's members are gone through; what is written with escapes passes too.
 _PERHAPS_RULE: Final = re.compile(r"tdm|no.?ai|train|usage|signal|pref|\\u", re.IGNORECASE)
+_BETWEEN: Final = re.compile(r"[\s,]*")
 ChatTurns = list[dict[str, str]]
 
 
@@ -100,10 +102,15 @@ def _reservations(text: str) -> list[OptOut]:
 
 
 def _records(text: str) -> Iterator[tuple[int, Any]]:
-    """Yield the records of JSON Lines, or of one JSON list, with their numbers, from 1."""
+    """Yield the records of JSON Lines, or of one JSON list, with their numbers, from 1.
+
+    Raises InvalidWork if the list is none, or if a record has a member twice: nobody knows which.
+    """
     if text.lstrip()[:1] == "[":
         try:
-            whole = load_json(text, max_values=None, last_counts=True)
+            whole = load_json(text, max_values=None, object_pairs_hook=_members)
+        except MemberTwice as error:
+            raise InvalidWork(f"{_place_of_twice(text)}: {error}: keep one of them") from error
         except (ValueError, RecursionError) as error:
             raise InvalidWork(
                 f"the file begins like a JSON list, but is not one: {error}"
@@ -114,9 +121,32 @@ def _records(text: str) -> Iterator[tuple[int, Any]]:
         if not line.strip():
             continue
         try:
-            yield number, load_json(line, last_counts=True)
+            yield number, load_json(line, object_pairs_hook=_members)
+        except MemberTwice as error:
+            raise InvalidWork(f"line {number}: {error}: keep one of them") from error
         except (ValueError, RecursionError):
             yield number, _Unfit("is not JSON on a line of its own")
+
+
+def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object. Raises MemberTwice; of a rule on training, each one is read elsewhere."""
+    once([pair for pair in pairs if not is_rule(plain_name(pair[0]))])
+    return dict(pairs)
+
+
+def _place_of_twice(text: str) -> str:
+    """Return which record of a JSON list has a member twice, and the line on which it begins."""
+    read = json.JSONDecoder(object_pairs_hook=_members).raw_decode
+    number, at = 1, text.index("[") + 1
+    while gap := _BETWEEN.match(text, at):
+        at = gap.end()
+        try:
+            _, at = read(text, at)
+        except ValueError:
+            break
+        number += 1
+    line = text.count("\n", 0, at) + 1
+    return f"record {number}, which begins on line {line}"
 
 
 def _turns(record: Any, counts: Counter[str]) -> ChatTurns:
