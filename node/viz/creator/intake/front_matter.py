@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from itertools import pairwise
@@ -26,12 +26,18 @@ from viz.creator.intake.heads import (
     find_head,
     is_speech,
     is_usual,
+    leading_comments,
     leading_lines,
     looks_named,
 )
+from viz.creator.intake.markup import html_tree
 from viz.creator.intake.signals import (
+    as_seen,
+    html_signals,
     is_answer,
+    is_preferences,
     is_rule,
+    is_tags,
     is_usage,
     named_statements,
     plain_name,
@@ -59,9 +65,15 @@ _PLAIN: Final = re.compile(
     re.I,
 )
 _WORD: Final = re.compile(r"[\w?/:-]+")
-_PREFERENCES: Final = re.compile(r"(?:[\w-]+\s*[:=]\s*[\w?\"'-]+\s*(?:[,;&]\s*|$))+")
-_TAG: Final = r"(?:(?:no|max-|un)[a-z-]+(?::\S+)?|index|follow|all)"
-_TAGS: Final = re.compile(rf"{_TAG}(?:[\s,;]+{_TAG})*", re.I)
+# ``tdm`` is other things too: at a text's beginning only these words are sure to bar.
+_BARS: Final = re.compile(
+    r"opt(?:ed)?[ -]?out|reserv(?:ed|ation)|prohibited|disallow(?:ed)?|forbidden|den(?:y|ied)", re.I
+)
+# Where a work is filed by single words, and the word there that reserves.
+_FILED: Final = frozenset({"tag", "tags", "keyword", "keywords", "flags", "categories"})
+_NO_AI_TAG: Final = re.compile(r"no[-_]?ai", re.I)
+# Markup for a page's head, perhaps in Pandoc's mark for raw HTML.
+_MARKUP: Final = re.compile(r"\s*(?:```\s*\{?=?html\}?\s*)?<(?:meta|link|script)\b", re.I)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +93,7 @@ class FrontMatter:
     def first(self, *names: str) -> str:
         """Return the first of these names' values that stands outermost and is not empty."""
         told = ((path, text) for name in names for path, text in self.entries if path == (name,))
-        return next((text for _path, text in told if text), "")
+        return next((text for _path, text in told if text not in ("", "null", "~")), "")
 
 
 class _Pairs(list[tuple[str, Any]]):
@@ -94,19 +106,23 @@ def split(text: str) -> tuple[str, FrontMatter]:
     What the text keeps is searched for names that only rules have.
     """
     search = find_head(text)
-    found = [said for each in search.comments for said in _plain_statements(_dedented(each), 0)]
+    found = list(_of_comments(search.comments))
     told = next(filter(None, (_read(text, bounds) for bounds in search.closed)), None)
     after, matter = told or (0, FrontMatter())
     if matter.left_out:
         before = text[: search.begin] if search.comments else ""
         rest = before.replace("\ufeff", "").replace("\u200b", "") + text[after:]
-        found += _plain_statements(text, find_head(text[after:]).begin + after)
+        below = find_head(text[after:])
+        found += _of_comments(below.comments)
+        begin = below.begin + after
+        found += _plain_statements(text, begin)
     else:
-        rest = text
+        rest, begin = text, search.begin
         if search.never_closed:
             matter = _never_closed(text, search.never_closed)
         if not matter.opt_outs:
-            found += _plain_statements(text, search.begin)
+            found += _plain_statements(text, begin)
+    found += _of_comments(leading_comments(text, begin))
     return rest, replace(matter, opt_outs=list(dict.fromkeys([*matter.opt_outs, *found])))
 
 
@@ -120,14 +136,15 @@ def _read(text: str, bounds: HeadBounds) -> tuple[int, FrontMatter] | None:
         root, entries = _parsed(head, bounds.language, text.count("\n", 0, bounds.start) + 1)
     except ValueError as error:
         looks = bounds.fenced and looks_named(head, bounds.language)
-        if not looks and not _names_rule(head):
+        spoken = bounds.language == "yaml" and is_speech(head)
+        if not looks and (spoken or not _names_rule(head)):
             return None
         said = OptOut(_WHERE, "reserved", _WHERE, f"it cannot be read: {error}")
         left_out = "left out: front matter that cannot be read" if looks else ""
         return bounds.after, FrontMatter(opt_outs=[said], left_out=left_out)
     found = list(dict.fromkeys(_statements(entries)))
     # A list between two breaks is text, and so is what two people say there.
-    names = [each[0] for each in _inside(root) if each[0]]
+    names = [each[0] for each in _inside(root) if each[0]] if root is not None else []
     if bounds.language == "yaml" and is_speech(head):
         ruled = [each for each in entries if any(map(is_rule, each[0]))]
         names, found = [], list(dict.fromkeys(_statements(ruled)))
@@ -166,18 +183,24 @@ def _never_closed(text: str, bounds: HeadBounds) -> FrontMatter:
 def _plain_statements(text: str, begin: int) -> Iterator[OptOut]:
     """Yield what lines at a text's beginning say whose names and values only rules have."""
     for line in leading_lines(text, begin):
-        if not (said := _PLAIN.match(line)):
+        if not (said := _PLAIN.match(as_seen(line))):
             continue
         name, value = plain_name(said["name"]), said["value"].strip("*_\"', ")
         # `No AI: a manifesto` is a title; only what a program would write counts.
-        sure = is_answer(value) or _PREFERENCES.fullmatch(value) or said["name"] == "noai"
-        is_tdm = name.startswith("tdm") and _WORD.fullmatch(value)
-        if (is_rule(name) and (sure or is_tdm)) or _TAGS.fullmatch(value):
+        sure = is_answer(value) or is_preferences(value) or said["name"] == "noai"
+        is_tdm = name.startswith("tdm") and (_BARS if name == "tdm" else _WORD).fullmatch(value)
+        if (is_rule(name) and (sure or is_tdm)) or is_tags(value):
             yield from named_statements(name, value, _AT_BEGINNING)
 
 
-def _dedented(text: str) -> str:
-    return "\n".join(line.strip() for line in text.split("\n"))
+def _of_comments(comments: Iterable[str]) -> Iterator[OptOut]:
+    """Yield what comments at a text's beginning say, as lines or as a tag alone."""
+    for each in comments:
+        lines = "\n".join(line.strip() for line in each.split("\n"))
+        found = list(_plain_statements(lines, 0))
+        yield from found
+        if not found and is_tags(tags := as_seen(each).strip()):
+            yield from named_statements("robots", tags, _AT_BEGINNING)
 
 
 def _is_known(name: str) -> bool:
@@ -250,13 +273,13 @@ def record_statements(record: str) -> list[OptOut]:
 
 def _entries(root: Any, most: int = _MOST_VALUES) -> Iterator[tuple[tuple[str, ...], str]]:
     """Yield each value with the names above it. Raises ValueError if there are too many."""
-    left: list[tuple[tuple[str, ...], Any]] = [((), root)]
+    left: list[tuple[tuple[str, ...], Any]] = [((), root)] if root is not None else []
     seen = 0
     while left:
         names, value = left.pop()
         inside = _inside(value)
-        if isinstance(inside, str):
-            yield names, inside
+        if isinstance(inside, str) or (names and not inside):
+            yield names, inside if isinstance(inside, str) else ""
             continue
         seen += 1 + len(inside)
         if seen > most or len(names) > _DEEPEST:
@@ -278,7 +301,7 @@ def _inside(value: Any) -> str | list[tuple[str, Any]]:
     """Return a value's text, or what is in it with its name; an item of a list has none."""
     match value:
         case None:
-            return []
+            return "null"
         case yaml.MappingNode(value=pairs):
             found: list[tuple[str, Any]] = []
             for key, each in pairs:
@@ -301,10 +324,18 @@ def _inside(value: Any) -> str | list[tuple[str, Any]]:
 def _statements(
     entries: Sequence[tuple[tuple[str, ...], str]], where: str = _WHERE
 ) -> Iterator[OptOut]:
+    told = {names[:at] for names, _ in entries for at in _below_tdm(names, "reservation")}
     for names, text in entries:
         if not names:
             continue
         *above, own = names
+        if own in _FILED and any(map(_NO_AI_TAG.fullmatch, re.split(r"\s*,\s*", as_seen(text)))):
+            yield OptOut("robots tag", "reserved", where, f"{own}: {text[:80]}")
+        if _MARKUP.match(text):
+            yield from (replace(each, where=where) for each in html_signals(html_tree(text)))
+        # What else is below ``tdm`` says nothing beside its ``reservation``, and reserves alone.
+        if any(names[:at] not in told for at in _below_tdm(names)):
+            yield from named_statements("tdm", f"{own} {text}", where)
         # What a list of preferences holds is said once, below.
         listed = any(map(is_usage, above))
         for said_alone in named_statements(own, text, where):
@@ -312,14 +343,24 @@ def _statements(
                 yield said_alone
         if above:
             yield from named_statements(f"{above[-1]}:{own}", text, where)
-        for name in above:
+        for name in filter("tdm".__ne__, above):
             # As a list of preferences: ``train-ai: n``. A name without a value is a value.
             said = f"{own}={text}" if is_usage(name) else text or own
             yield from named_statements(name, said, where)
 
 
+def _below_tdm(names: tuple[str, ...], member: str = "") -> list[int]:
+    """Return how many names come to each ``tdm`` that has a member, or this one, below it."""
+    return [
+        at
+        for at, (name, below) in enumerate(pairwise(names), start=1)
+        if name == "tdm" and member in ("", below)
+    ]
+
+
 def _names_rule(head: str) -> bool:
     """Return whether unreadable front matter has a name that rules have, or ``noai``."""
+    head = as_seen(head)
     if any(is_rule(plain_name(found[1])) for found in _NAME.finditer(head)):
         return True
     return any(says_no_ai(found[0]) for found in _ENTRY_LINE.finditer(head))

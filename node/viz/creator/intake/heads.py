@@ -2,8 +2,9 @@
 
 Owns the forms of fences: ``---`` (also with a language, a comment, or up to three blanks before
 it), ``+++``, ``;;;``, and a JSON object that begins the text. Blank lines, byte order marks and
-HTML comments may stand before a head. Also owns what tells a head from a script's speech, whose
-lines look alike. ``front_matter`` reads what is found here. Pure.
+HTML comments may stand before a head. Also owns what tells a head from a script's speech, a letter
+and a list of amounts, whose lines look alike, and which comments stand at a text's beginning.
+``front_matter`` reads what is found here. Pure.
 """
 
 from __future__ import annotations
@@ -13,7 +14,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from viz.creator.intake.signals import is_rule, plain_name
+from viz.creator.intake.signals import (
+    is_answer,
+    is_preferences,
+    is_rule,
+    is_tags,
+    named_statements,
+    plain_name,
+)
 
 HeadLanguage = Literal["yaml", "toml", "json"]
 
@@ -53,6 +61,17 @@ _SPEAKER: Final = re.compile(r"""([^\s:"'#\-][^:\n"]{0,40}):[ \t]+(\S.*)""")
 _DATUM: Final = re.compile(
     r"true|false|null|[\d.:/\-+ TZ]+|https?://\S+|\{.*\}|\[.*\]", re.IGNORECASE
 )
+# A value that is more than a word: where a block, a list or a mapping begins, and a quantity.
+_BLOCK_VALUE: Final = re.compile(r"[|>][\d+-]{0,2}[ \t]*(?:#.*)?")
+_BEFORE_VALUE: Final = re.compile(r"(?:[&!]\S*[ \t]+)+")
+_COMMENT: Final = re.compile(r"[ \t]#.*")
+_BRACKET: Final = re.compile(r"([\[{])|([\]}])")
+_AROUND: Final = "[]{}\"', \t"
+_SENTENCE: Final = re.compile(r"\S+\s.*[.!?\u2026][\"'\u2019\u201d)*_]*", re.S)
+_AMOUNT: Final = re.compile(r"(?:about |ca\.? )?[\d\u00bc-\u00be\u2150-\u215e].*[^\W\d_].*")
+_LETTERHEAD: Final = frozenset({"to", "from", "cc", "bcc", "re", "subject", "date", "sent", "attn"})
+_HEADING: Final = re.compile(r" {0,3}#{1,6}(?:[ \t]|$)")
+_UNDERLINE: Final = re.compile(r" {0,3}(?:=+|-+)[ \t]*(?:\n|\Z)")
 # Names that heads have, and speakers have not; as ``compact`` writes them.
 _USUAL: Final = frozenset(
     re.findall(
@@ -226,25 +245,96 @@ def is_usual(name: str) -> bool:
 
 
 def is_speech(head: str) -> bool:
-    """Return whether the lines are what people say: ``ANNA: Good morning.``; not a list of data.
+    """Return whether the lines are what people say or write: ``ANNA: Good morning.``; no head.
 
-    Speakers are written with a capital, or speak more than once.
+    Speakers are written with a capital, or speak more than once. A list or a mapping is nobody's
+    speech, and neither is what reserves. A letter's first lines and a list of amounts are text too.
     """
     names: list[str] = []
     values: list[str] = []
+    structured = False
     for line in head.strip("\n").split("\n"):
-        if not line.strip() or (line[0] in " \t" and names):
+        if not line.strip():
+            continue
+        if line[0] in " \t" and names:
+            values[-1] += f" {line.strip()}"
             continue
         said = _SPEAKER.match(line)
         if not said:
             return False
         names.append(said[1].strip())
         values.append(said[2].strip())
-    if not names or any(is_usual(name) or is_rule(plain_name(name)) for name in names):
+        structured = structured or bool(_BLOCK_VALUE.fullmatch(values[-1]))
+    if not names or any(map(_reserves, names, values)):
         return False
     capital = all(name[0].isalpha() and not name[0].islower() for name in names)
+    # Who speaks twice may be heard without a word: `ANNA: [sighs]`. A head has each name once.
     repeated = len(set(names)) < len(names)
-    return (capital or repeated) and not all(_DATUM.fullmatch(value) for value in values)
+    if structured or (not repeated and any(map(_is_structure, values))):
+        return False
+    data = [bool(_DATUM.fullmatch(value)) for value in values]
+    if capital and _LETTERHEAD.issuperset(map(compact, names)):
+        return not any(data) or not {"to", "from"}.isdisjoint(map(compact, names))
+    if any(map(is_usual, names)):
+        return repeated and all(map(_SENTENCE.fullmatch, values))
+    amounts = sum(bool(_AMOUNT.fullmatch(value)) for value in values if not _DATUM.fullmatch(value))
+    listed = 2 * amounts > len(values) and all(name.replace(" ", "").isalpha() for name in names)
+    return listed or ((capital or repeated) and not all(data))
+
+
+def _reserves(name: str, value: str) -> bool:
+    """Return whether a rule alone has this name, or a value that no sentence is reserves by it."""
+    plain, said = plain_name(name), _COMMENT.sub("", value).strip(_AROUND)
+    if is_rule(plain):
+        return True
+    terse = is_answer(said) or is_preferences(said) or is_tags(said)
+    return terse and any(each.says == "reserved" for each in named_statements(plain, said, ""))
+
+
+def _is_structure(value: str) -> bool:
+    """Return whether a value is one list or mapping of YAML, also one that nothing closes."""
+    value = _COMMENT.sub("", _BEFORE_VALUE.sub("", value, count=1)).strip()
+    if value[:1] not in ("[", "{"):
+        return False
+    depth = 0
+    for bracket in _BRACKET.finditer(value):
+        depth += 1 if bracket[1] else -1
+        if depth == 0:
+            return bracket.end() == len(value)
+    return True
+
+
+def leading_comments(text: str, begin: int) -> list[str]:
+    """Return the comments of HTML that stand among a text's first headings and names."""
+    found: list[str] = []
+    at = begin
+    for _ in range(_MOST_LINES):
+        at = _after_blank(text, at)
+        line_end = text.find("\n", at)
+        line_end = len(text) if line_end < 0 else line_end
+        line = text[at : min(line_end, at + _MOST_CHARACTERS)]
+        if at >= min(len(text), begin + _MOST_CHARACTERS) or _is_code(text, at):
+            break
+        if line.startswith("<!--"):
+            end = text.find("-->", at + 4)
+            if end < 0:
+                break
+            found.append(text[at + 4 : end])
+            at = end + 3
+        elif _HEADING.match(line) or _NAMED_LINE.match(line) or set(line.strip()) <= set("-+;."):
+            found += re.findall("<!--(.{1,400}?)-->", line)
+            at = line_end
+        elif underline := _UNDERLINE.match(text, line_end + 1):
+            at = underline.end()
+        else:
+            break
+    return found
+
+
+def _is_code(text: str, at: int) -> bool:
+    """Return whether so many blanks stand before a line's words that Markdown takes it for code."""
+    before = text[text.rfind("\n", 0, at) + 1 : at]
+    return "\t" in before or (before.isspace() and before.count(" ") > 3)
 
 
 def leading_lines(text: str, begin: int) -> Iterator[str]:

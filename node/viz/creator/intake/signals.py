@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import re
+import unicodedata
 import zlib
 from collections.abc import Iterator, Set
 from dataclasses import replace
@@ -31,7 +32,7 @@ _TRAINING: Final = frozenset(
 LINK_ELEMENT: Final = "link element"
 _USAGE: Final = re.compile(r"""([a-z][\w-]*)\s*[=:]\s*["']?([^\s,;&"']+)""", re.IGNORECASE)
 # `robots` speaks to all programs, and `googlebot` and such to one: no program asks for us by name.
-_CRAWLER: Final = re.compile(r"robot|bot$|crawler|spider")
+_CRAWLER: Final = re.compile(r"robot|bots?$|crawler|spider")
 _NO_AI: Final = re.compile(r"\bno[-_]?(?:ai|train(?:ing)?)\b", re.IGNORECASE)
 _NO_AI_NAME: Final = re.compile(r"(?:no|do-?not)-?(?:ai|(?:ai-?)?train(?:ing)?)")
 # A name alone is set: ``noai:``.
@@ -39,6 +40,10 @@ _NOT_SET: Final = frozenset({"0", "false", "no", "n", "off", "null", "none", "~"
 _SET: Final = frozenset({"1", "true", "yes", "y", "on", "?1", "allow", "allowed", "permitted"})
 _HUMP: Final = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _BLANKS: Final = re.compile(r"[\s_.-]+")
+# Values that programs write: preferences, and tags, perhaps for one crawler.
+_PREFERENCES: Final = re.compile(r"(?:[\w-]+\s*[:=]\s*[\w?\"'-]+\s*(?:[,;&]\s*|$))+")
+_TAG: Final = r"(?:(?:no|max-|un)[a-z-]+(?::[^\s,;]+)?|index|follow|all)"
+_TAGS: Final = re.compile(rf"(?:[\w-]{{1,40}}:\s*)?{_TAG}(?:[\s,;]+{_TAG})*", re.IGNORECASE)
 # What a prefix stands for, in XML (``xmlns``) and in the ``prefix`` of an EPUB or an RDFa page.
 _TDM_NAMESPACE: Final = re.compile(r"https?://www\.w3\.org/ns/tdmrep[/#]?", re.IGNORECASE)
 _XMLNS: Final = re.compile(
@@ -47,6 +52,8 @@ _XMLNS: Final = re.compile(
 )
 _PREFIXES: Final = re.compile(r"([^\s:]+):\s+(\S+)")
 _RESERVATION: Final = "reservation"
+# Values of ``tdm`` that permit; whatever else stands there was written to reserve.
+_MINED: Final = frozenset({"0", "allow", "allowed", "permitted"})
 _TDM: Final = frozenset({f"tdm-{_RESERVATION}", f"tdm:{_RESERVATION}"})
 # The names of a value like ``train-ai=n``: of the IETF's drafts, and of those before them.
 _USAGE_NAMES: Final = frozenset(
@@ -133,11 +140,13 @@ def named_statements(key: str, value: str, where: str, tdm: Set[str] = _TDM) -> 
     ``tdm`` are the names of TDMRep's ``reservation`` there, in lower case. Of a name that is about
     training alone, a value that nobody knows reserves, and so does none.
     """
-    plain = plain_name(key)
+    plain, value = plain_name(key), as_seen(value)
     if _reserves(key.lower(), tdm) or plain in _TDM:
         return tdm_statements(value, where)
     if plain == "tdm":
-        return tdm_statements("1", where) if value.lower() in _SET | {"reserved"} else []
+        permits = value.strip().lower() in _MINED
+        told = f"{plain}: {value[:80]}".strip()
+        return [OptOut("TDMRep", "allowed" if permits else "reserved", where, told)]
     if plain in _USAGE_NAMES or (plain in _PERHAPS_USAGE and _USAGE.search(value)):
         return usage_signals(value, "AI Preferences", where)
     if _TRAINING_NAME.fullmatch(plain):
@@ -155,15 +164,33 @@ def plain_name(written: str) -> str:
 
     ``tdm_reservation``, ``tdmReservation``, ``TDM Reservation`` and ``tdm.reservation`` are one.
     """
-    plain = _BLANKS.sub("-", _HUMP.sub("-", written.strip())).lower()
+    plain = _BLANKS.sub("-", _HUMP.sub("-", as_seen(written).strip())).lower()
     # An escape may write half of a surrogate pair, which no file can hold.
     plain = plain.encode("utf-8", "replace").decode()
     return _WHOLE.get(plain.replace("-", ""), plain)
 
 
+def as_seen(text: str) -> str:
+    """Return a text in NFKC without marks that nobody sees: ``ｎoai`` is ``noai``."""
+    if text.isascii():
+        return text
+    plain = unicodedata.normalize("NFKC", text)
+    return "".join(each for each in plain if unicodedata.category(each) != "Cf")
+
+
 def is_answer(value: str) -> bool:
     """Return whether a value says yes or no."""
     return value.lower() in _SET | _NOT_SET
+
+
+def is_preferences(value: str) -> bool:
+    """Return whether a value is nothing but preferences: ``search=y, train-ai=n``."""
+    return bool(_PREFERENCES.fullmatch(value))
+
+
+def is_tags(value: str) -> bool:
+    """Return whether a value is nothing but a robots meta element's tags: ``noindex, noai``."""
+    return bool(_TAGS.fullmatch(value))
 
 
 def is_usage(key: str) -> bool:

@@ -247,6 +247,22 @@ RESERVING = {
     "do-not-train": ("true",),
     "ai-training": ("no", "false", "0", "never", "ask me", ""),
     "allow-ai-training": ("false",),
+    "tdm": (
+        "opt-out",
+        "prohibited",
+        "disallow",
+        "no",
+        "false",
+        "[reservation]",
+        "reserved",
+        "",
+        "{policy: 'https://a.test/'}",
+        "[]",
+        "{a: {b: 0}}",
+        "null",
+        "yes",
+        "{allowed: 1}",
+    ),
     "content-usage": ("train-ai=n", "train-ai=0", "'train-ai: n'", "train-ai=maybe", "none", ""),
     "content-signal": ("search=yes, ai-train=no", "ai-train=off"),
     "aipref": ("'train-ai=n'", "ai=n", "never"),
@@ -275,9 +291,12 @@ def test_a_name_that_permits_or_is_about_something_else_reserves_nothing() -> No
     """Protects honest heads: a letter's copy, a work's training plan, what search may do."""
     for head in (
         "content-usage: search=y", "content-signal: ai-train=yes", "ai-training: allowed",
-        "noai: no", "tdm-reservation: 0", "cc: by-sa", "cc: ada@alma.example", "training: hard",
-        "tags: [training, ai, noai-free]", "ai: Ada", "tdm: {policy: 'https://a.test/'}",
-        "ai-generated: no", "usage: none", "signal: strong", "aipref: 'train-ai=y'",
+        "noai: no", "tdm-reservation: 0", "tags: [no, ai]", "cc: by-sa",
+        "cc: ada@alma.example", "training: hard",
+        "tags: [training, ai, noai-free]", "ai: Ada",
+        "tdm: {reservation: 0, policy: 'https://a.test/'}",
+        "tdm: 0", "tdm: allowed", "tdm: [0]", "ai-generated: no",
+        "usage: none", "signal: strong", "aipref: 'train-ai=y'",
     ):  # fmt: skip
         told = split(f"---\ntitle: Ada\n{head}\n---\n{BODY}")[1]
         assert "reserved" not in {each.says for each in told.opt_outs}, head
