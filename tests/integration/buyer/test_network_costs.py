@@ -100,6 +100,22 @@ async def test_what_a_broken_answer_cost_is_said_if_no_other_node_continues_it(
     assert error_body(refused.value)["viz"]["parts"] == [part]
 
 
+async def test_no_deposit_is_made_for_an_adapter_that_ended_on_the_buyer_s_chain(
+    network: Network,
+) -> None:
+    """It ends while B answers, and B dies: C was paid a deposit only to refuse then."""
+    async with network.buyer() as buyer:
+        answer = None
+        with pytest.raises(VizError, match="may not be served by") as refused:
+            async with buyer.ask(chat(max_tokens=120)) as answer:
+                async for _ in answer:
+                    if len(answer.text) >= 40 and ADAPTER not in network.chain.unservable:
+                        network.chain.unservable[ADAPTER] = "it is retired"
+                        await cut(network.nodes["b"])
+        assert answer is not None and "it is retired" in refused.value.detail
+        assert [each.node for each in answer.deposits] == [network.address("b")]
+
+
 async def test_a_node_whose_price_rose_is_left_for_the_next(network: Network) -> None:
     """A price that is not accepted is that node's: the next one is asked, with nothing lost."""
     async with network.buyer() as buyer:

@@ -162,7 +162,9 @@ class NetworkAnswer:
             body = await self._next_body()
             self._began_s, self._first_ms = time.monotonic(), None
             try:
-                self._client = await self._pool.ready(self._offer, self.deposits.append)
+                self._client = await self._pool.ready(
+                    self._offer, self._wanted.adapter_id, self.deposits.append
+                )
                 self._part = await self._enter(self._client, body)
             except ChannelHeld as error:
                 # The buyer's own doing: it says nothing of the node, and is no reason to deposit at

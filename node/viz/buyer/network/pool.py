@@ -22,7 +22,7 @@ from viz.buyer.network.parts import DepositMade
 from viz.buyer.wallet.signing import SIGNED_DEPOSIT
 from viz.buyer.wallet.wallet import Wallet
 from viz.domain.display import amount
-from viz.domain.units import ZERO_ADDRESS, Address, Units
+from viz.domain.units import ZERO_ADDRESS, AdapterId, Address, Units
 from viz.errors import BalanceTooLow, ChannelUnknown, DepositExceeded, NodeNotTrusted, VizError
 from viz.protocol.market import MarketOffer
 
@@ -110,13 +110,14 @@ class NodePool:
         return node not in self._unspent_units and (known is None or not known.channel.limit_units)
 
     async def ready(
-        self, offer: MarketOffer, deposited: Callable[[DepositMade], None]
+        self, offer: MarketOffer, adapter_id: AdapterId, deposited: Callable[[DepositMade], None]
     ) -> BuyerClient:
         """Return a node's client whose channel can pay; make the deposit if necessary.
 
         ``deposited`` is called with a deposit that was signed, also if its fate is not known.
         Raises what connecting and depositing raise, NodeNotTrusted if another node answers,
-        ChannelUnknown without a deposit and without a wallet, DepositExceeded if it is used up.
+        ChannelUnknown without a deposit and without a wallet, DepositExceeded if it is used up,
+        AdapterNotServable before a deposit for an adapter that the node may not serve.
         """
         turn = self._turns.setdefault(offer.node, _Turn())
         async with turn.lock:
@@ -125,7 +126,7 @@ class NodePool:
             client = turn.client or await self._connected(offer, turn)
             client.require_trust()
             if offer.prompt_price_units or offer.completion_price_units:
-                await self._fund(client, offer, deposited)
+                await self._fund(client, offer, adapter_id, deposited)
             return client
 
     async def _connected(self, offer: MarketOffer, turn: _Turn) -> BuyerClient:
@@ -149,7 +150,11 @@ class NodePool:
         return client
 
     async def _fund(
-        self, client: BuyerClient, offer: MarketOffer, deposited: Callable[[DepositMade], None]
+        self,
+        client: BuyerClient,
+        offer: MarketOffer,
+        adapter_id: AdapterId,
+        deposited: Callable[[DepositMade], None],
     ) -> None:
         channel, info, here = client.channel, client.info, client.deployment
         if _left(client) > 0 and channel.payer != ZERO_ADDRESS:
@@ -177,6 +182,7 @@ class NodePool:
                 f"{info.node} takes deposits of at least "
                 f"{amount(info.minimum_deposit_units, here)}, and --max-deposit is less"
             )
+        await client.node.require_servable(adapter_id)
         self._deposits += 1
         try:
             await client.open_channel(self._wallet, units)

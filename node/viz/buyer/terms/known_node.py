@@ -16,7 +16,13 @@ from viz.buyer.terms.offers import find_offer, is_askable, unknown
 from viz.client.node_client import NodeClient
 from viz.domain.ports.chain import ChainReader, Deployment
 from viz.domain.units import BASE_MODEL, AdapterId, Hash32
-from viz.errors import AdapterEnded, AdapterSuspended, NodeNotTrusted, VizError
+from viz.errors import (
+    AdapterEnded,
+    AdapterNotServable,
+    AdapterSuspended,
+    NodeNotTrusted,
+    VizError,
+)
 from viz.protocol.messages import AdapterOffer, NodeInfo
 from viz.services.market.node_claims import check_node, check_offer, check_tokenizer
 
@@ -80,6 +86,19 @@ class KnownNode:
             raise
         except VizError:
             return  # it is not among the node's offers, whatever else the node says of it
+
+    async def require_servable(self, adapter_id: AdapterId) -> None:
+        """Raise AdapterNotServable if the buyer's chain does not let the node serve an adapter now.
+
+        Without a chain nothing is known of that. Raises ChainError.
+        """
+        if self._chain is None or adapter_id == BASE_MODEL:
+            return
+        serving = await self._chain.servable(adapter_id, self.info.node)
+        if serving.reason is not None:
+            raise AdapterNotServable(
+                f"adapter {adapter_id} may not be served by {self.info.node}: {serving.reason}"
+            )
 
     async def renewed_offer(self, model: str) -> AdapterOffer:
         """Read the description again, because it is out of date; return the offer in it."""
