@@ -26,16 +26,18 @@ WORK = b'{"messages": [{"role": "user", "content": "When?"}, ' + (
     b'{"role": "assistant", "content": "At six."}]}\n'
 )
 SALT = Hash32(b"\x05" * 32)
-ONE, NEW = ContentId(1), AdapterId(ADAPTER + 1)
+ONE, TWO, NEW = ContentId(1), ContentId(2), AdapterId(ADAPTER + 1)
 
 
 @pytest.fixture
 async def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Node]:
-    """A node that trains, with one work on chain that it holds a grant to."""
+    """A node that trains, with two works on chain; it holds a grant to the first."""
     async with running_node(tmp_path) as running:
         chain = running.chain
         commitment = parse_work("dialogue", WORK).commitment(ZERO_ADDRESS, SALT)
-        chain.works[ONE] = ContentState(ONE, ZERO_ADDRESS, ZERO_ADDRESS, commitment, ZERO_HASH, 0)
+        for work in (ONE, TWO):
+            state = ContentState(work, ZERO_ADDRESS, ZERO_ADDRESS, commitment, ZERO_HASH, 0)
+            chain.works[work] = state
         chain.granted.add(ONE)
         training = TrainingQueue(
             chain,
@@ -60,6 +62,7 @@ WORKS: list[tuple[str, bytes | None, dict[str, Any], int, str]] = [
     ("a work that is no dialogue", b"only words\n", {}, 400, "invalid-work"),
     ("a work that is not there", None, {}, 400, "invalid-work"),
     ("a work without a grant", WORK, {"contentId": 2}, 403, "no-live-grant"),
+    ("a work that the chain does not have", WORK, {"contentId": 3}, 400, "invalid-request"),
 ]
 
 
