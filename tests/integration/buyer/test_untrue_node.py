@@ -212,6 +212,21 @@ def another_byte(match: re.Match[bytes]) -> bytes:
     return match[1] + (b"01" if match[2] == b"00" else b"00")
 
 
+@pytest.mark.parametrize("seq", [2**53, 2**64 - 1])
+async def test_a_receipt_with_a_number_that_no_channel_comes_to_is_the_node_s_fault(
+    liar: Liar, seq: int
+) -> None:
+    """It was written into the ledger, which no later process could read: no close, no evidence."""
+    client = liar.client
+    liar.answer = lambda: [said("high"), liar.receipt("high", 4, seq=seq), DONE]
+    with pytest.raises(NodeNotTrusted, match="no channel comes to"):
+        await ask(client)
+    assert "no channel comes to" in client.voucher_signer.fault
+    assert client.channel.billed_units(ADAPTER) == 0
+    written = (client.directory / "ledger.jsonl").read_bytes()
+    assert str(seq).encode() not in written.replace(client.voucher_signer.fault.encode(), b"")
+
+
 async def test_an_answer_beyond_the_cap_is_left(liar: Liar) -> None:
     """Where parallel requests paid for it, an answer still ends at the cap; nobody is blamed."""
     client = liar.client

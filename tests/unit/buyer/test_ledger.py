@@ -65,6 +65,21 @@ def busy(home: Path) -> BuyerLedger:
     return ledger
 
 
+@pytest.mark.parametrize("seq", [2**53, 2**64 - 1])
+def test_a_ledger_reads_whatever_number_of_a_receipt_it_has_written(
+    tmp_path: Path, seq: int
+) -> None:
+    """A node's signed number once made it unreadable, with the deposit in the channel."""
+    ledger = opened(tmp_path)
+    observe(ledger, 1_000, 0)
+    pay(ledger, 3, 10)
+    receive(ledger, seq, 3, 7)
+    ledger.close()
+    again = opened(tmp_path)
+    assert again.channel.unlinked[seq].lines == (UsageLine(AdapterId(3), 7),)
+    again.close()
+
+
 def test_a_reopened_ledger_is_the_same(tmp_path: Path) -> None:
     """Vector, end points, receipts and key are what they were."""
     ledger = busy(tmp_path)

@@ -18,7 +18,7 @@ from viz.domain.ports.chain import ChannelState
 from viz.domain.units import UINT32_MAX, UINT64_MAX, AdapterId, Units, hex_of
 from viz.domain.usage import spelled_lines
 from viz.errors import InvalidRequest
-from viz.protocol.wire import JSON_INTEGER_MAX, Json, Reader
+from viz.protocol.wire import Json, Reader
 
 
 def signing_line(raised: Vector) -> Json:
@@ -118,7 +118,7 @@ def _snapshot(channel: BuyerChannel, reader: Reader, members: Json) -> BuyerChan
         vector=_vector(members["vector"]),
         points={int(end): _vector(at) for end, at in members["points"].items()},
         billed=_vector(members["spent"]),
-        seq=reader.integer("seq", JSON_INTEGER_MAX),
+        seq=reader.integer("seq", UINT64_MAX),
         head=reader.hash32("head"),
         linked_units=reader.units("linked"),
         unlinked={link.seq: link for link in links},
@@ -147,7 +147,7 @@ def _link_to_json(link: ReceiptLink) -> Json:
 
 def _link(reader: Reader) -> ReceiptLink:
     return ReceiptLink(
-        seq=reader.integer("seq", JSON_INTEGER_MAX),
+        seq=reader.integer("seq", UINT64_MAX),
         digest=reader.hash32("digest"),
         total_units=reader.units("total"),
         lines=reader.lines("lines"),

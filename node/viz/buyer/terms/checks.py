@@ -20,6 +20,7 @@ from viz.errors import InvalidSignature, NodeNotTrusted
 from viz.protocol.answers import no_answer
 from viz.protocol.messages import AdapterOffer, NodeInfo
 from viz.protocol.payment import SignedQuote
+from viz.protocol.wire import JSON_INTEGER_MAX
 
 QUOTE_LIFE_S: Final = 60
 CLOCK_SKEW_S: Final = 60
@@ -140,9 +141,12 @@ def with_receipt(
 ) -> tuple[BuyerChannel, ReceiptLink]:
     """Return the channel with a receipt, and the receipt's place in the chain of receipts.
 
-    Raises as ``own_link``, and InvalidSignature if it contradicts the receipts before it.
+    Raises as ``own_link``, InvalidSignature if it contradicts the receipts before it, and
+    NodeNotTrusted if it has a number that the node's own view of the channel could not name.
     """
     link = own_link(channel, domain, signed)
+    if link.seq > JSON_INTEGER_MAX:
+        raise NodeNotTrusted(f"receipt {link.seq} has a number that no channel comes to")
     return take_receipt(channel, link), link
 
 
