@@ -26,6 +26,8 @@ from viz.errors import (
 )
 
 OPEN = 6
+# A server on a busy machine, which compiles at its first answer, may take a minute.
+HANGS_S = 300
 
 
 def asked(
@@ -37,7 +39,7 @@ def asked(
 
 
 async def collect(stream: Generation) -> list[Piece]:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(HANGS_S):
         return [piece async for piece in stream]
 
 
